@@ -1,0 +1,33 @@
+"""lightning-bolts on today's Lightning."""
+
+import importlib
+import sys
+import warnings
+from types import ModuleType
+
+from lightning_utilities.core import apply_func
+
+from lambdanets.errors import UserError
+
+
+def bolts(module: str) -> ModuleType:
+    """Imports `pl_bolts.<module>`.
+
+    lightning-bolts 0.7.0 was written for Lightning 1 and asks for one module that has since moved to
+    lightning-utilities; under its old name all of bolts imports.
+
+    Raises:
+        UserError: lightning-bolts is not installed.
+    """
+    sys.modules.setdefault("pytorch_lightning.utilities.apply_func", apply_func)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(f"pl_bolts.{module}")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("pl_bolts"):
+            raise
+        raise UserError(
+            f"This needs pl_bolts.{module}, and lightning-bolts is not installed: run "
+            "'pip install --no-deps lightning-bolts==0.7.0' (make and uv install it by themselves)."
+        ) from None

@@ -1,0 +1,46 @@
+"""The run's config in TensorBoard's HParams tab."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
+
+
+class HParams(pl.Callback):
+    """Writes the config at the start of training and names the scores that the tab can sort runs by.
+
+    The scores themselves are the scalars of the same name that the run logs, at the latest the test score at its end.
+
+    Args:
+        config: the resolved config, nested.
+        scores: names of logged scalars.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], scores: Sequence[str] = ("test/top1", "test/top5", "val/top1")
+    ) -> None:
+        self.config = flat(config)
+        self.scores = scores
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        parameters = sum(parameter.numel() for parameter in pl_module.parameters())
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                writer = logger.experiment.file_writer
+                assert writer is not None
+                # The scalars' values are read from their own events: only their names matter here.
+                for summary in hparams({**self.config, "parameters": parameters}, dict.fromkeys(self.scores, 0.0)):
+                    writer.add_summary(summary)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Nested keys joined by dots, values as the tab can show them."""
+    items: dict[str, bool | int | float | str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            items |= flat(value, f"{prefix}{key}.")
+        else:
+            items[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return items

@@ -1,0 +1,12 @@
+"""Data modules; one a file."""
+
+from lambdanets.data.augmentation import Augmentation
+from lambdanets.data.cifar10 import CIFAR10
+from lambdanets.data.cifar100 import CIFAR100
+from lambdanets.data.digits import Digits
+from lambdanets.data.fashion_mnist import FashionMNIST
+from lambdanets.data.imagefolder import ImageFolder
+from lambdanets.data.imagenet import ImageNet
+from lambdanets.data.module import ImageData
+
+__all__ = ["CIFAR10", "CIFAR100", "Augmentation", "Digits", "FashionMNIST", "ImageData", "ImageFolder", "ImageNet"]

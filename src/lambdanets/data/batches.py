@@ -1,0 +1,72 @@
+"""The order in which a split's images are read."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+from lambdanets.errors import UserError
+
+
+class Batches(Sampler[list[int]]):
+    """Lists of indices, one a batch, for one of several processes.
+
+    In training, each epoch is a new permutation, a function of seed and epoch only; a batch of the run is the next
+    `batch_size · world` indices of it, whatever the number of processes, and the incomplete last one is left out.
+    In evaluation, each process reads its own share of the split exactly once, in as many batches as every other
+    process; so metrics over all processes are those over the split, without a repeated image.
+
+    Args:
+        size: number of images in the split.
+        batch_size: images a batch and process.
+        train: shuffle, and leave out the incomplete last batch.
+        seed: of the permutations.
+        rank: this process.
+        world: number of processes.
+
+    Raises:
+        UserError: the split is empty or, in training, smaller than one batch.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, *, train: bool, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} must be at least 1.")
+        if size < world:
+            raise UserError(f"A split of {size} images can't be read by {world} processes; use fewer or add images.")
+        if train and size < batch_size * world:
+            raise UserError(
+                f"The training split has {size} images, fewer than one batch of {batch_size} for each of {world} "
+                f"processes: set recipe.batch_size to {size // world} or less."
+            )
+        self.size = size
+        self.batch_size = batch_size
+        self.train = train
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> "Batches":
+        """Itself: where Lightning looks for what to tell the epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.train:
+            return self.size // (self.batch_size * self.world)
+        largest_share = -(-self.size // self.world)
+        return -(-largest_share // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self.train:
+            generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+            order = torch.randperm(self.size, generator=generator)[: len(self) * self.batch_size * self.world]
+        else:
+            order = torch.arange(self.size)
+        share = order[self.rank :: self.world]
+        yield from (batch.tolist() for batch in share.tensor_split(len(self)))

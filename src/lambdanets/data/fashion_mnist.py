@@ -1,0 +1,16 @@
+"""Fashion-MNIST."""
+
+from typing import Any
+
+from torchvision import datasets
+
+from lambdanets.data.downloads import DownloadedImages
+
+
+class FashionMNIST(DownloadedImages):
+    """70,000 grey images of clothes, 28×28, 10 classes (Xiao et al. 2017); arguments as `DownloadedImages`."""
+
+    SOURCE = datasets.FashionMNIST
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(channels=1, image_size=(28, 28), mean=[0.286], std=[0.353], **options)

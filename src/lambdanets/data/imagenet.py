@@ -1,0 +1,23 @@
+"""ImageNet (ILSVRC 2012)."""
+
+from typing import Any, ClassVar
+
+from lambdanets.data.imagefolder import ImageFolder
+
+
+class ImageNet(ImageFolder):
+    """ImageNet in its usual layout, `root/train/<wnid>/*.JPEG` and `root/val/<wnid>/*.JPEG`.
+
+    The 50,000 images of `val/` are what papers report on: they are the test split here, read once. Models are selected
+    on images held out of `train/`.
+
+    Args:
+        val_share: training images to hold out, as their number or share.
+        **options: as `ImageFolder`.
+    """
+
+    VAL: ClassVar[str | None] = None
+    TEST: ClassVar[str] = "val"
+
+    def __init__(self, *, val_share: float | int = 10_000, crop_share: float = 0.875, **options: Any) -> None:
+        super().__init__(val_share=val_share, crop_share=crop_share, **options)

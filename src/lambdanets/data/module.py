@@ -1,0 +1,103 @@
+"""What all image data modules share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchvision.transforms import v2
+
+from lambdanets.data.augmentation import Augmentation
+from lambdanets.data.batches import Batches
+
+
+class ImageData(pl.LightningDataModule):
+    """Splits of images, read as uint8 batches, augmented and normalised on the device that trains.
+
+    A data module of its own sets `classes`, and `train_set`, `val_set` and `test_set` in `setup`: a `TensorDataset` of
+    (images, labels) in memory, whose batches are gathered in one piece, or a map-style dataset of single images, which
+    workers stream. A split that doesn't exist stays None.
+
+    Batches are (images, labels): (B, channels, *image_size) float32 normalised, and (B,) int64.
+
+    Args:
+        channels: channels of the images, 1 or 3.
+        image_size: (H, W).
+        mean: per channel, on the scale from 0 to 1.
+        std: per channel, on the same scale.
+        batch_size: images a batch and process.
+        augment: what happens to training images.
+        seed: of the order of training images.
+        split_seed: of a validation split that is cut from the training images; apart from `seed`, so that runs with
+            different seeds share their splits.
+        num_workers: processes that read images, for sets that are streamed.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        image_size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int = 64,
+        augment: Augmentation | None = None,
+        seed: int = 0,
+        split_seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.augment = augment or Augmentation()
+        self.seed = seed
+        self.split_seed = split_seed
+        self.num_workers = num_workers
+        self.normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
+        self.classes: list[str] = []
+        self.train_set: Dataset[Any] | None = None
+        self.val_set: Dataset[Any] | None = None
+        self.test_set: Dataset[Any] | None = None
+
+    @property
+    def has_test(self) -> bool:
+        """Is there a test split to read?"""
+        return True
+
+    def preprocess(self, image: Tensor) -> Tensor:
+        """Brings a photo of any size to what evaluation images look like: (C, H, W) uint8 → (channels, *image_size)."""
+        steps = [v2.Resize(self.image_size, antialias=True)]
+        if self.channels == 1:
+            steps.append(v2.Grayscale())
+        return v2.Compose(steps)(image)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self.loader(self.train_set, train=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self.loader(self.val_set)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self.loader(self.test_set)
+
+    def loader(self, split: Any, *, train: bool = False) -> DataLoader[Any]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = Batches(len(split), self.batch_size, train=train, seed=self.seed, rank=rank, world=world)
+        if isinstance(split, TensorDataset):
+            return DataLoader(split, sampler=batches, batch_size=None)
+        return DataLoader(
+            split,
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        if self.trainer is not None and self.trainer.training and isinstance(self.train_set, TensorDataset):
+            images = self.augment.batch(images)
+        return self.normalise(images), labels

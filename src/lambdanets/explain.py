@@ -1,0 +1,63 @@
+"""From an exception to the one sentence that its maker needs."""
+
+import difflib
+from collections.abc import Iterator
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from lambdanets.errors import UserError
+
+
+def explain(error: BaseException) -> str | None:
+    """What is wrong, what was given, what to do; or None for an error that is not the user's."""
+    chain = list(causes(error))
+    for cause in chain:
+        if isinstance(cause, UserError):
+            return str(cause)
+    for cause in chain:
+        match cause:
+            case MissingConfigException(options=options, missing_cfg_file=str(file)) if options and "/" in file:
+                group, _, choice = file.rpartition("/")
+                return f"{group}={choice} is not known; choose one of {', '.join(sorted(options))}."
+            case ConfigAttributeError() | ConfigKeyError():
+                return unknown_key(cause)
+            case MissingMandatoryValue():
+                key = str(cause).split(": ")[-1].split()[0]
+                return f"{key} has no value yet: give it, as {key}=…"
+    for cause in reversed(chain):
+        # Named, not imported: this module is loaded before torch is.
+        match type(cause).__name__:
+            case "OutOfMemoryError":
+                return "The GPU's memory is full: lower recipe.batch_size, or set trainer.precision=bf16-mixed."
+            case "MisconfigurationException":
+                return joined(cause)
+    for cause in chain:
+        if isinstance(cause, InstantiationException) and isinstance(cause.__cause__, TypeError | ValueError):
+            return joined(cause)
+        if isinstance(cause, HydraException | OmegaConfBaseException) and not isinstance(cause, InstantiationException):
+            return joined(cause)
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from, outermost first."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+
+
+def unknown_key(error: OmegaConfBaseException) -> str:
+    key = str(error.full_key or error.key)
+    parent, _, last = key.rpartition(".")
+    known = [str(name) for name in error.parent_node] if error.parent_node is not None else []
+    near = difflib.get_close_matches(last, known, n=1)
+    advice = f"did you mean {f'{parent}.' if parent else ''}{near[0]}?" if near else f"known there: {', '.join(known)}."
+    return f"{key} is not a key of the config; {advice}"
+
+
+def joined(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+

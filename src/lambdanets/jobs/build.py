@@ -1,0 +1,67 @@
+"""From a config to its objects."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lambdanets.data import ImageData
+from lambdanets.errors import UserError
+
+
+def build_data(config: DictConfig) -> ImageData:
+    return instantiate(config.data)
+
+
+def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> pl.LightningModule:
+    """The task around the model, both fitted to the data; its weights are a function of the seed."""
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    model = instantiate(config.model)(
+        instantiate(config.mixer),
+        image_size=data.image_size,
+        in_channels=data.channels,
+        num_classes=len(classes),
+    )
+    return instantiate(config.task)(model, num_classes=len(classes))
+
+
+def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
+    """Lightning's trainer.
+
+    Args:
+        config: the run's config.
+        **options: what a job adds, such as loggers and callbacks.
+
+    Raises:
+        UserError: the machine lacks the devices that are asked for.
+    """
+    check_devices(config.trainer)
+    # The data modules shard their own splits; folders of runs are the jobs' to fill.
+    return instantiate(config.trainer)(
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def check_devices(trainer: Mapping[str, Any]) -> None:
+    """Raises UserError: fewer GPUs, or CPU cores, than trainer.devices asks for."""
+    accelerator, devices = trainer["accelerator"], trainer["devices"]
+    gpus = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and gpus == 0:
+        raise UserError(f"trainer.accelerator={accelerator} needs a GPU and torch finds none here: use trainer=cpu.")
+    if not isinstance(devices, int) or devices <= 1:
+        return
+    if accelerator == "auto" and gpus == 0 and trainer["strategy"] == "auto":
+        raise UserError(
+            f"trainer.devices={devices} asks for {devices} GPUs and this machine has none: leave it out, or use "
+            f"trainer=ddp trainer.devices={devices} for as many processes on the CPU."
+        )
+    available, kind = (gpus, "GPUs") if gpus and accelerator != "cpu" else (os.cpu_count() or 1, "CPU cores")
+    if devices > available:
+        raise UserError(f"trainer.devices={devices} asks for more than the {available} {kind} of this machine.")

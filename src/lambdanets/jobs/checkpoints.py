@@ -1,0 +1,80 @@
+"""Reading checkpoints: safely, and with a sentence where one is not what it should be."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from lambdanets.errors import UserError
+
+
+class RunInCheckpoint(pl.Callback):
+    """Puts into every checkpoint what it takes to use it without its run's folder.
+
+    Args:
+        config: the run's config with its interpolations.
+        classes: names of the classes.
+    """
+
+    def __init__(self, config: dict[str, Any], classes: list[str]) -> None:
+        self.config = config
+        self.classes = classes
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["config"] = self.config
+        checkpoint["classes"] = self.classes
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Loads a run's checkpoint on the CPU. Only tensors and plain values are read: a checkpoint can't run code.
+
+    Raises:
+        UserError: the file is missing, damaged, holds other objects, or is not a checkpoint of a run.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"There is no checkpoint '{path}'; check the path.") from None
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+            raise UserError(
+                f"The checkpoint '{path}' holds objects other than tensors and plain values and was not opened, since "
+                "they could run code; use a checkpoint that run.py wrote."
+            ) from error
+        raise UserError(f"The file '{path}' is not a checkpoint; give one that run.py wrote.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"The checkpoint '{path}' is damaged or cut off ({Path(path).stat().st_size} bytes): use another one of "
+            "the run, such as best.ckpt instead of last.ckpt."
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "config", "classes"} <= checkpoint.keys():
+        raise UserError(f"The file '{path}' is not a checkpoint of a run; give one that run.py wrote.")
+    return checkpoint
+
+
+def check_fits(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raises UserError: the checkpoint's weights are those of another architecture."""
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            found = "is not in it"
+        elif state[name].shape != tensor.shape:
+            found = f"is {list(state[name].shape)} in it and {list(tensor.shape)} in the model"
+        else:
+            continue
+        break
+    else:
+        name = next((name for name in state if name not in own), "")
+        found = "is not in the model"
+        if not name:
+            return
+    raise UserError(
+        f"The checkpoint '{path}' is of another architecture: {name} {found}. Leave out the overrides of mixer, model "
+        "and data, so that the run's own are used."
+    )

@@ -1,0 +1,34 @@
+"""What a job says on the terminal."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+# Lightning's advice on choices that are made on purpose here.
+UNWANTED = (
+    r".*does not have many workers.*",
+    r".*Experiment logs directory .* exists and is not empty.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*You're resuming from a checkpoint that ended before the epoch ended.*",
+)
+
+
+def quiet() -> None:
+    """Silences Lightning's notes on the machine and its advice on what is done on purpose."""
+    for logger in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    for message in UNWANTED:
+        warnings.filterwarnings("ignore", message)
+
+
+def show(metrics: Mapping[str, float], *, title: str) -> None:
+    """Prints a job's results as a table."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    Console().print(table)

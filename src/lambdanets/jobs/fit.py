@@ -1,0 +1,119 @@
+"""job=fit: trains, then tests the best checkpoint."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from lambdanets.callbacks import HParams
+from lambdanets.data import ImageData
+from lambdanets.jobs.build import build_data, build_task, build_trainer
+from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, read_checkpoint
+from lambdanets.jobs.console import quiet, show
+from lambdanets.jobs.csv_log import CSVLog
+from lambdanets.jobs.runs import CHECKPOINTS, load_config, write_metrics
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig, folder: Path) -> dict[str, float]:
+    """Trains until recipe.epochs, from the checkpoint config.ckpt if there is one, then tests the best checkpoint.
+
+    The test split is read here, once, after the choice of the checkpoint by the validation split.
+
+    Args:
+        config: resolved.
+        folder: where logs, checkpoints and metrics.json go.
+
+    Returns:
+        The best checkpoint's test and validation scores, the number of parameters, the seconds spent, images/s.
+    """
+    quiet()
+    data = build_data(config)
+    data.prepare_data()
+    data.setup("fit")
+    task = build_task(config, data, data.classes)
+    step = resumed_step(config, task)
+
+    best = ModelCheckpoint(
+        folder / CHECKPOINTS,
+        filename="best",
+        monitor=task.MONITOR,
+        mode="max",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    trainer = build_trainer(
+        config,
+        default_root_dir=folder,
+        logger=build_loggers(config, folder, step),
+        callbacks=[*build_callbacks(config, folder, data), best],
+    )
+    parameters = sum(parameter.numel() for parameter in task.parameters())
+    log.info("%s: %.3f M parameters, in %s", config.name, parameters / 1e6, folder)
+
+    start = time.perf_counter()
+    trainer.fit(task, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
+    seconds = time.perf_counter() - start
+    images_per_s = trainer.callback_metrics.get("speed/images_per_s")
+    if trainer.interrupted:
+        log.info("Interrupted; go on with ckpt=%s", folder)
+        return {}
+
+    scores: dict[str, float] = {}
+    if data.has_test:
+        trainer.test(task, datamodule=data, ckpt_path=best.best_model_path, weights_only=True, verbose=False)
+        scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+    else:
+        log.info("There is no test split: the run ends with its validation score.")
+    if best.best_model_score is not None:
+        scores[task.MONITOR] = best.best_model_score.item()
+    metrics = scores | {"parameters": parameters, "epochs": trainer.current_epoch, "seconds": round(seconds, 2)}
+    if images_per_s is not None:
+        metrics["images_per_s"] = round(images_per_s.item(), 1)
+    if trainer.is_global_zero:
+        write_metrics(folder, metrics)
+        show(metrics, title=f"{config.name} in {folder}")
+    return metrics
+
+
+def resumed_step(config: DictConfig, task: pl.LightningModule) -> int:
+    """Optimiser steps behind the checkpoint that the run goes on from, or 0.
+
+    Raises:
+        UserError: the checkpoint can't be used with this config.
+    """
+    if config.ckpt is None:
+        return 0
+    checkpoint = read_checkpoint(config.ckpt)
+    check_fits(task, checkpoint["state_dict"], config.ckpt)
+    log.info("going on from %s, after epoch %d", config.ckpt, checkpoint["epoch"] + 1)
+    return checkpoint["global_step"]
+
+
+def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
+    """TensorBoard, unless the config leaves it out, and metrics.csv; without what a resumed run will go through again."""
+    loggers: list[Logger] = []
+    if config.logger:
+        name = {"name": folder.name, "version": "", "default_hp_metric": False}
+        loggers.append(instantiate(config.logger)(folder.parent, **name, **({"purge_step": step} if step else {})))
+    return [*loggers, CSVLog(folder, step)]
+
+
+def build_callbacks(config: DictConfig, folder: Path, data: ImageData) -> list[pl.Callback]:
+    callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
+    resolved: Any = OmegaConf.to_container(config)
+    hidden = ("callbacks", "logger", "ckpt", "like", "input", "job")
+    callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}))
+    composed: Any = OmegaConf.to_container(load_config(folder))
+    callbacks.append(RunInCheckpoint(composed, data.classes))
+    if config.recipe.ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=config.recipe.ema_decay))
+    return callbacks

@@ -1,0 +1,60 @@
+"""What a run's folder tells of its origin."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lambdanets.jobs.runs import COMPOSED, RESOLVED, write_text
+
+PACKAGES = ("lambdanets", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "lightning-bolts")
+
+
+def record(folder: Path, config: DictConfig) -> None:
+    """Writes the config, as composed and as resolved, and adds this start to provenance.json.
+
+    The run is repeated from these files alone, by `like=<folder>`.
+    """
+    write_text(folder / COMPOSED, OmegaConf.to_yaml(config))
+    write_text(folder / RESOLVED, OmegaConf.to_yaml(config, resolve=True))
+    file = folder / "provenance.json"
+    starts = json.loads(file.read_text()) if file.is_file() else []
+    write_text(file, json.dumps([*starts, origin()], indent=2) + "\n")
+
+
+def origin() -> dict[str, Any]:
+    """Command, code and packages of this process."""
+    return {
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "folder": os.getcwd(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "git": git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: package_version(name) for name in PACKAGES},
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the code, with -dirty where files differ from it, or None outside of a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
+
+
+def package_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

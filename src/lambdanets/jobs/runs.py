@@ -1,0 +1,117 @@
+"""Folders of runs: where a new one goes, how an earlier one is found, what they hold.
+
+No import of torch here: the command line answers from this module before anything heavy is loaded.
+"""
+
+import json
+import os
+import re
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lambdanets.errors import UserError
+
+OUTPUTS = Path("outputs")
+# The config with its interpolations, which later commands build upon, and as it was resolved, for people.
+COMPOSED = "composed.yaml"
+RESOLVED = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+@cache
+def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
+    """The folder that a command works in: an earlier run's to go on with it, a place in it to test or to predict, or a
+    new one, `outputs/<name>/<time>`.
+
+    Args:
+        job: name of the job.
+        name: name of the run.
+        ckpt: as `find_run`, or None for a new run.
+        like: folder of the run whose name a new one takes, or None.
+
+    Raises:
+        UserError: ckpt or like names nothing that exists.
+    """
+    if ckpt is not None:
+        run = find_run(ckpt, name)
+        if run is not None:
+            return str(run if job == "fit" else run / job)
+    if like is not None:
+        name = load_config(like).name
+    folder = OUTPUTS / name / time.strftime("%Y-%m-%d_%H-%M-%S")
+    while folder.exists():
+        folder = folder.with_name(f"{folder.name}_")
+    return str(folder)
+
+
+def sweep_folder(overrides: str) -> str:
+    """A folder name from a run's overrides, without what a shell, Hydra or a file system would take for its own."""
+    return re.sub(r"[^\w.-]+", "_", overrides.replace("=", "-")).strip("_")[:200] or "run"
+
+
+def find_run(ckpt: str, name: str) -> Path | None:
+    """The folder of the run that `ckpt` speaks of.
+
+    Args:
+        ckpt: "last" for the newest run of that name, a run's folder, or a checkpoint file.
+        name: name of the run.
+
+    Returns:
+        The folder, or None for a checkpoint file that lies outside of a run.
+
+    Raises:
+        UserError: there is no such run or file.
+    """
+    if ckpt == "last":
+        runs = [path.parent for path in (OUTPUTS / name).glob(f"*/{COMPOSED}")]
+        if not runs:
+            raise UserError(
+                f"ckpt=last found no run named '{name}' below '{OUTPUTS}': name its folder (ckpt=<folder>) or start one."
+            )
+        return max(runs, key=lambda run: (run / COMPOSED).stat().st_mtime)
+    path = Path(ckpt)
+    if path.is_dir():
+        if not (path / COMPOSED).is_file():
+            raise UserError(f"The folder '{path}' holds no run ({COMPOSED} is missing): give a run's folder.")
+        return path
+    if path.is_file():
+        run = path.resolve().parent.parent
+        return run if (run / COMPOSED).is_file() else None
+    raise UserError(f"ckpt={ckpt} does not exist: give a run's folder, a checkpoint file, or last.")
+
+
+def checkpoint_file(run: Path, kinds: tuple[str, ...]) -> Path | None:
+    """The first of these kinds of checkpoint ("best", "last") that the run has."""
+    files = (run / CHECKPOINTS / f"{kind}.ckpt" for kind in kinds)
+    return next((file for file in files if file.is_file()), None)
+
+
+def load_config(run: str | Path) -> DictConfig:
+    """A run's config with its interpolations.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    file = Path(run) / COMPOSED
+    if not file.is_file():
+        raise UserError(f"'{run}' is not the folder of a run ({COMPOSED} is missing).")
+    config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replaces a file in one piece, so that a reader or a crash never meets half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(file)
+
+
+def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Leaves a job's results as the folder's metrics.json."""
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")

@@ -1,0 +1,43 @@
+"""job=test: a checkpoint's score on the test split."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lambdanets.errors import UserError
+from lambdanets.jobs.build import build_data, build_task, build_trainer
+from lambdanets.jobs.checkpoints import check_fits, read_checkpoint
+from lambdanets.jobs.console import quiet, show
+from lambdanets.jobs.runs import write_metrics
+
+
+def run(config: DictConfig, folder: Path) -> dict[str, float]:
+    """Tests the checkpoint config.ckpt; the same score as at the end of its training.
+
+    Args:
+        config: resolved.
+        folder: where metrics.json goes.
+
+    Returns:
+        The test scores.
+
+    Raises:
+        UserError: no checkpoint is named, it doesn't fit, or the data has no test split.
+    """
+    quiet()
+    if config.ckpt is None:
+        raise UserError("job=test needs a checkpoint: ckpt=<run's folder>, ckpt=<file> or ckpt=last.")
+    checkpoint = read_checkpoint(config.ckpt)
+    data = build_data(config)
+    if not data.has_test:
+        raise UserError("The data has no test split: its folder lacks one.")
+    task = build_task(config, data, checkpoint["classes"])
+    check_fits(task, checkpoint["state_dict"], config.ckpt)
+    task.load_state_dict(checkpoint["state_dict"])
+    trainer = build_trainer(config, logger=False, enable_checkpointing=False, default_root_dir=folder)
+    trainer.test(task, datamodule=data, verbose=False)
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    if trainer.is_global_zero:
+        write_metrics(folder, metrics)
+        show(metrics, title=f"{config.ckpt}")
+    return metrics

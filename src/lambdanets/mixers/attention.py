@@ -1,0 +1,67 @@
+"""Global multi-head self-attention with two-dimensional relative positions (Bello et al. 2019, Srinivas et al. 2021)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lambdanets.mixers.seam import downsample, split_heads
+
+
+class Attention(nn.Module):
+    """y_n^h = Σ_m softmax_m(q_n^h · (k_m^h + r_nm) / √d_h) v_m^h, over all positions m of the map.
+
+    The relative embedding r_nm = R^rows[m_y − n_y] + R^columns[m_x − n_x] is shared by the heads. A map of another
+    size than `feature_size` gets linearly interpolated tables.
+
+    (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
+
+    Args:
+        channels: C.
+        stride: 2 appends a 3×3 average pooling.
+        feature_size: (H, W) of the input.
+        heads: number of heads; d_h = C / heads.
+
+    Raises:
+        UserError: the heads don't divide the channels.
+    """
+
+    def __init__(self, channels: int, *, stride: int = 1, feature_size: tuple[int, int], heads: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_depth = split_heads(channels, heads)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        height, width = feature_size
+        self.row_table = nn.Parameter(torch.empty(2 * height - 1, self.head_depth))
+        self.column_table = nn.Parameter(torch.empty(2 * width - 1, self.head_depth))
+        self.pool = downsample(stride)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
+        nn.init.normal_(self.row_table, std=self.head_depth**-0.5)
+        nn.init.normal_(self.column_table, std=self.head_depth**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        query, key, value = self.qkv(x).unflatten(1, (3, self.heads, self.head_depth)).unbind(1)
+        query = query * self.head_depth**-0.5
+        rows = torch.einsum("bhdyx,ytd->bhyxt", query, axis_embeddings(self.row_table, height))
+        columns = torch.einsum("bhdyx,xtd->bhyxt", query, axis_embeddings(self.column_table, width))
+        bias = rows[..., :, None] + columns[..., None, :]
+        y = F.scaled_dot_product_attention(
+            query.flatten(3).transpose(2, 3),
+            key.flatten(3).transpose(2, 3),
+            value.flatten(3).transpose(2, 3),
+            attn_mask=bias.flatten(4).flatten(2, 3),
+            scale=1.0,
+        )
+        y = y.transpose(2, 3).reshape(x.shape)
+        return self.pool(y)
+
+
+def axis_embeddings(table: Tensor, length: int) -> Tensor:
+    """All pairs' embeddings along one axis: (2L' − 1, d) → (L, L, d), entry [n, m] that of offset m − n."""
+    size = 2 * length - 1
+    if table.shape[0] != size:
+        table = F.interpolate(table.T[None], size=size, mode="linear", align_corners=True)[0].T
+    return table.unfold(0, length, 1).flip(0).transpose(1, 2)

@@ -1,0 +1,149 @@
+"""The ResNet that every mixer shares."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lambdanets.errors import UserError
+from lambdanets.mixers import Conv, Gate, Mixer
+from lambdanets.models.bottleneck import EXPANSION, Bottleneck, make_shortcut
+from lambdanets.models.depths import blocks_per_stage
+from lambdanets.models.layout import mixer_blocks
+from lambdanets.models.stem import STRIDES, make_stem
+
+
+class ResNet(nn.Module):
+    """A bottleneck ResNet whose 3×3 convolutions are replaced by a mixer: (B, in_channels, H, W) → (B, num_classes).
+
+    Args:
+        mixer: factory of the module in each block's middle (see `lambdanets.mixers.Mixer`).
+        depth: a named depth (26, 50, 101, 152, 200, 270, 350, 420) or the blocks per stage.
+        width: multiplier of the stages' inner widths 64, 128, 256, 512, … and of the stem's 64.
+        stem: "imagenet", "deep" (ResNet-D), "small" (3×3) or "strided" (3×3 with stride 2).
+        shortcut: "conv" or "pool" (ResNet-D).
+        layout: one entry a stage: C, L, or a list of the blocks (from 1) that use the mixer; such as "CCLL".
+        strides: stride of each stage's first block.
+        gate: factory of the gate at the end of the blocks that the layout keeps convolutional, or None.
+        image_size: (H, W) of the images; fixes the feature size that each mixer is told.
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        zero_init: start the gain of each block's last batch norm at 0, so that blocks start as identities
+            (Goyal et al. 2017).
+        drop_path: probability of dropping the last block's residual branch; from the first block on it grows linearly.
+        dropout: probability of dropping a feature before the classifier.
+
+    Attributes:
+        feature_channels: channels of each stage's features.
+        feature_strides: stride of each stage's features against the image.
+
+    Raises:
+        UserError: an unknown depth, stem, shortcut or layout, a number of strides that is not that of the stages.
+    """
+
+    def __init__(
+        self,
+        mixer: Mixer,
+        *,
+        depth: int | Sequence[int] = 50,
+        width: float = 1.0,
+        stem: str = "imagenet",
+        shortcut: str = "conv",
+        layout: str | Sequence[str | Sequence[int]] = "LLLL",
+        strides: Sequence[int] = (1, 2, 2, 2),
+        gate: Gate | None = None,
+        image_size: tuple[int, int] = (224, 224),
+        in_channels: int = 3,
+        num_classes: int = 1000,
+        zero_init: bool = True,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        blocks = blocks_per_stage(depth)
+        uses_mixer = mixer_blocks(layout, blocks)
+        if len(strides) != len(blocks) or not set(strides) <= {1, 2}:
+            raise UserError(f"strides={list(strides)} must give 1 or 2 for each of the model's {len(blocks)} stages.")
+        if shortcut not in ("conv", "pool"):
+            raise UserError(f"shortcut={shortcut} is not known; choose one of conv, pool.")
+
+        channels = scaled(64, width)
+        self.stem = make_stem(stem, in_channels, channels)
+        reduction = STRIDES[stem]
+        feature_size = divided(image_size, reduction)
+        drop_paths = iter(torch.linspace(0, drop_path, sum(blocks)).tolist())
+
+        self.stages = nn.ModuleList()
+        self.feature_channels: list[int] = []
+        self.feature_strides: list[int] = []
+        for index, stage_mixers in enumerate(uses_mixer):
+            inner = scaled(64 * 2**index, width)
+            stage = nn.Sequential()
+            for number, use_mixer in enumerate(stage_mixers):
+                stride = strides[index] if number == 0 else 1
+                make_mixer: Mixer = mixer if use_mixer else Conv
+                make_gate: Gate | None = getattr(mixer, "gate", None) if use_mixer else gate
+                stage.append(
+                    Bottleneck(
+                        channels,
+                        inner,
+                        mixer=make_mixer(inner, stride=stride, feature_size=feature_size),
+                        gate=make_gate(EXPANSION * inner) if make_gate else None,
+                        shortcut=make_shortcut(shortcut, channels, EXPANSION * inner, stride),
+                        drop_path=next(drop_paths),
+                    )
+                )
+                channels = EXPANSION * inner
+                feature_size = divided(feature_size, stride)
+                reduction *= stride
+            self.stages.append(stage)
+            self.feature_channels.append(channels)
+            self.feature_strides.append(reduction)
+
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(channels, num_classes)
+        self.reset_parameters(zero_init)
+
+    def reset_parameters(self, zero_init: bool) -> None:
+        """He's initialisation of the skeleton's convolutions; mixers and gates of another kind have their own."""
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                skeleton = [module.conv1, module.conv3, *module.shortcut.modules()]
+                if isinstance(module.mixer, Conv):
+                    skeleton.append(module.mixer)
+                for layer in skeleton:
+                    init_conv(layer)
+                if zero_init:
+                    nn.init.zeros_(module.norm3.weight)
+        for layer in self.stem.modules():
+            init_conv(layer)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The output of each stage: (B, feature_channels[i], ⌈H / feature_strides[i]⌉, ⌈W / feature_strides[i]⌉)."""
+        x = self.stem(x)
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.features(x)[-1].mean((2, 3))))
+
+
+def divided(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The feature size behind a layer of that stride: every strided layer here rounds up."""
+    height, width = size
+    return -(-height // stride), -(-width // stride)
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels times the width multiplier, as the nearest multiple of 8."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def init_conv(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
