@@ -8,10 +8,10 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 
-from lambdanets.callbacks import HParams
+from lambdanets.callbacks import BestCheckpoint, HParams
 from lambdanets.data import ImageData
 from lambdanets.jobs.build import build_data, build_task, build_trainer
 from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, read_checkpoint
@@ -41,15 +41,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     task = build_task(config, data, data.classes)
     step = resumed_step(config, task)
 
-    best = ModelCheckpoint(
-        folder / CHECKPOINTS,
-        filename="best",
-        monitor=task.MONITOR,
-        mode="max",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+    best = BestCheckpoint(str(folder / CHECKPOINTS), task.MONITOR)
     trainer = build_trainer(
         config,
         default_root_dir=folder,
@@ -80,7 +72,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         metrics["images_per_s"] = round(images_per_s.item(), 1)
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
-        show(metrics, title=f"{config.name} in {folder}")
+        show(metrics, title=config.name)
+        log.info("The run lies in %s; look at it with: tensorboard --logdir %s", folder, folder)
     return metrics
 
 
