@@ -38,17 +38,26 @@ def main(configs: Path) -> int:
     """
     if RANK_JOB in os.environ:
         return run_rank()
-    OmegaConf.register_new_resolver("run_folder", runs.run_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", runs.sweep_folder, replace=True)
     # Hydra's own report of an exception would end the process before it can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(config_path=str(configs), config_name="config", version_base="1.3")(door)()
-    except OSError as error:
-        return complain(error, f"The output folder can't be written ({error}): name another with hydra.run.dir=<folder>.")
     except Exception as error:
-        return complain(error, explain(error))
+        sentence = explain(error)
+        if sentence is None and isinstance(error, OSError):
+            sentence = f"The output folder can't be written ({error}): name another with hydra.run.dir=<folder>."
+        return complain(error, sentence)
     return 0
+
+
+def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
+    """`runs.run_folder`, ending the process on a mistake: OmegaConf would bury an exception's own words."""
+    try:
+        return runs.run_folder(job, name, ckpt, like)
+    except UserError as error:
+        sys.exit(complain(error, str(error)))
 
 
 def door(composed: DictConfig) -> dict[str, float]:

@@ -17,14 +17,18 @@ def explain(error: BaseException) -> str | None:
             return str(cause)
     for cause in chain:
         match cause:
-            case MissingConfigException(options=options, missing_cfg_file=str(file)) if options and "/" in file:
+            case MissingConfigException(options=options, missing_cfg_file=str(file)) if options:
                 group, _, choice = file.rpartition("/")
                 return f"{group}={choice} is not known; choose one of {', '.join(sorted(options))}."
+            case MissingConfigException():
+                return joined(cause).split(" Config search path:")[0]
             case ConfigAttributeError() | ConfigKeyError():
                 return unknown_key(cause)
             case MissingMandatoryValue():
                 key = str(cause).split(": ")[-1].split()[0]
                 return f"{key} has no value yet: give it, as {key}=…"
+            case TypeError() if "unexpected keyword argument" in str(cause):
+                return f"{joined(cause)}: leave that key out of the config."
     for cause in reversed(chain):
         # Named, not imported: this module is loaded before torch is.
         match type(cause).__name__:

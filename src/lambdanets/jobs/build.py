@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
@@ -19,6 +19,7 @@ def build_data(config: DictConfig) -> ImageData:
 
 def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> pl.LightningModule:
     """The task around the model, both fitted to the data; its weights are a function of the seed."""
+    check_numbers(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     model = instantiate(config.model)(
         instantiate(config.mixer),
@@ -47,6 +48,20 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
         enable_model_summary=False,
         **options,
     )
+
+
+def check_numbers(config: DictConfig) -> None:
+    """Raises UserError: one of the numbers that every run needs is none, or too small."""
+    for key, kind, least in (
+        ("seed", int, 0),
+        ("trainer.max_epochs", int, 1),
+        ("recipe.batch_size", int, 1),
+        ("recipe.optimizer.lr", float, 0.0),
+    ):
+        value = OmegaConf.select(config, key)
+        if not isinstance(value, (int, kind)) or isinstance(value, bool) or value < least:
+            noun = "a whole number" if kind is int else "a number"
+            raise UserError(f"{key}={value} must be {noun} of at least {least}.")
 
 
 def check_devices(trainer: Mapping[str, Any]) -> None:

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from lambdanets.errors import UserError
 
 
+# What torch.save writes is a zip archive, and begins like one.
+ARCHIVE = b"PK\x03\x04"
+
+
 class RunInCheckpoint(pl.Callback):
     """Puts into every checkpoint what it takes to use it without its run's folder.
 
@@ -37,21 +41,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged, holds other objects, or is not a checkpoint of a run.
     """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint '{path}'; check the path.")
+    with path.open("rb") as file:
+        is_archive = file.read(len(ARCHIVE)) == ARCHIVE
+    if not is_archive:
+        raise UserError(f"The file '{path}' is not a checkpoint; give one that run.py wrote.")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"There is no checkpoint '{path}'; check the path.") from None
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported" in str(error):
-            raise UserError(
-                f"The checkpoint '{path}' holds objects other than tensors and plain values and was not opened, since "
-                "they could run code; use a checkpoint that run.py wrote."
-            ) from error
-        raise UserError(f"The file '{path}' is not a checkpoint; give one that run.py wrote.") from error
+        raise UserError(
+            f"The checkpoint '{path}' holds objects other than tensors and plain values and was not opened, since "
+            "they could run code; use a checkpoint that run.py wrote."
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"The checkpoint '{path}' is damaged or cut off ({Path(path).stat().st_size} bytes): use another one of "
-            "the run, such as best.ckpt instead of last.ckpt."
+            f"The checkpoint '{path}' is damaged or cut off ({path.stat().st_size} bytes): use another one of the run, "
+            "such as best.ckpt instead of last.ckpt."
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "config", "classes"} <= checkpoint.keys():
         raise UserError(f"The file '{path}' is not a checkpoint of a run; give one that run.py wrote.")

@@ -1,6 +1,7 @@
 """job=fit: trains, then tests the best checkpoint."""
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,15 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         callbacks=[*build_callbacks(config, folder, data), best],
     )
     parameters = sum(parameter.numel() for parameter in task.parameters())
-    log.info("%s: %.3f M parameters, in %s", config.name, parameters / 1e6, folder)
+    shown = os.path.relpath(folder)
+    log.info("%s: %.3f M parameters, in %s", config.name, parameters / 1e6, shown)
 
     start = time.perf_counter()
     trainer.fit(task, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
     seconds = time.perf_counter() - start
     images_per_s = trainer.callback_metrics.get("speed/images_per_s")
     if trainer.interrupted:
-        log.info("Interrupted; go on with ckpt=%s", folder)
+        log.info("Interrupted; go on with ckpt=%s", shown)
         return {}
 
     scores: dict[str, float] = {}
@@ -73,7 +75,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
         show(metrics, title=config.name)
-        log.info("The run lies in %s; look at it with: tensorboard --logdir %s", folder, folder)
+        log.info("The run lies in %s; look at it with: tensorboard --logdir %s", shown, shown)
     return metrics
 
 

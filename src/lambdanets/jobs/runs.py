@@ -72,7 +72,9 @@ def find_run(ckpt: str, name: str) -> Path | None:
             raise UserError(
                 f"ckpt=last found no run named '{name}' below '{OUTPUTS}': name its folder (ckpt=<folder>) or start one."
             )
-        return max(runs, key=lambda run: (run / COMPOSED).stat().st_mtime)
+        # A run that never came to a checkpoint, for a mistake in its config say, is not what is meant by the last one.
+        started = [run for run in runs if checkpoint_file(run, ("last",))]
+        return max(started or runs, key=lambda run: (run / COMPOSED).stat().st_mtime)
     path = Path(ckpt)
     if path.is_dir():
         if not (path / COMPOSED).is_file():
