@@ -2,8 +2,9 @@
 
 from lambdanets.callbacks.best import BestCheckpoint
 from lambdanets.callbacks.epoch_line import EpochLine
+from lambdanets.callbacks.epoch_seed import EpochSeed
 from lambdanets.callbacks.hparams import HParams
 from lambdanets.callbacks.monitors import data_monitor, gradient_check, module_monitor
 from lambdanets.callbacks.speed import Speed
 
-__all__ = ["BestCheckpoint", "EpochLine", "HParams", "Speed", "data_monitor", "gradient_check", "module_monitor"]
+__all__ = ["BestCheckpoint", "EpochLine", "EpochSeed", "HParams", "Speed", "data_monitor", "gradient_check", "module_monitor"]

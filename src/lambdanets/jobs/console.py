@@ -14,6 +14,8 @@ UNWANTED = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*It is recommended to use `self.log\('speed/.*",
+    r"(?s).*Grad strides do not match bucket view strides.*",
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",
 )
 

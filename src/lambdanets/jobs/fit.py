@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 
-from lambdanets.callbacks import BestCheckpoint, HParams
+from lambdanets.callbacks import BestCheckpoint, EpochSeed, HParams
 from lambdanets.data import ImageData
 from lambdanets.jobs.build import build_data, build_task, build_trainer
 from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, read_checkpoint
@@ -63,7 +63,9 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
     scores: dict[str, float] = {}
     if data.has_test:
-        trainer.test(task, datamodule=data, ckpt_path=best.best_model_path, weights_only=True, verbose=False)
+        # Lightning's own loading would take the weights that are trained where averaged ones are kept beside them.
+        task.load_state_dict(read_checkpoint(best.best_model_path)["state_dict"])
+        trainer.test(task, datamodule=data, verbose=False)
         scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     else:
         log.info("There is no test split: the run ends with its validation score.")
@@ -104,6 +106,7 @@ def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
 
 def build_callbacks(config: DictConfig, folder: Path, data: ImageData) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
+    callbacks.append(EpochSeed(config.seed))
     resolved: Any = OmegaConf.to_container(config)
     hidden = ("callbacks", "logger", "ckpt", "like", "input", "job")
     callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}))

@@ -42,7 +42,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     task.load_state_dict(checkpoint["state_dict"])
 
     files = image_files(Path(config.input))
-    photos = ImageFiles([(str(file), 0) for file in files], data.preprocess)
+    photos = ImageFiles([(str(file), 0) for file in files], lambda image: data.normalise(data.preprocess(image)))
     trainer = build_trainer(config, logger=False, enable_checkpointing=False, default_root_dir=folder)
     probabilities = torch.cat(trainer.predict(task, DataLoader(photos, config.recipe.batch_size)))  # type: ignore[arg-type]
 

@@ -39,5 +39,5 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
-        show(metrics, title=f"{config.ckpt}")
+        show(metrics, title=str(config.ckpt))
     return metrics

@@ -96,8 +96,9 @@ class Classification(pl.LightningModule):
             else:
                 metric.update(logits, labels)
 
-    def predict_step(self, images: Tensor, batch_idx: int = 0) -> Tensor:
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int = 0) -> Tensor:
         """Class probabilities: (B, C, H, W) → (B, num_classes)."""
+        images, _ = batch
         return self(images).float().softmax(-1)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
