@@ -65,10 +65,10 @@ def door(composed: DictConfig) -> dict[str, float]:
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     try:
-        config = settle(composed, folder, settings.overrides.task, settings.runtime.choices.job)
-        resolved = OmegaConf.to_container(config, resolve=True)
-        with rank_job(json.dumps({"config": resolved, "folder": str(folder)})):
-            return get_method(config.job._target_)(OmegaConf.create(resolved), folder)
+        config = settle(composed, folder, settings.overrides.task, settings.runtime.choices["job"])
+        OmegaConf.resolve(config)
+        with rank_job(json.dumps({"config": OmegaConf.to_container(config), "folder": str(folder)})):
+            return get_method(config.job._target_)(config, folder)
     except Exception as error:
         sentence = explain(error)
         if sentence is None:
@@ -78,7 +78,7 @@ def door(composed: DictConfig) -> dict[str, float]:
 
 
 def settle(composed: DictConfig, folder: Path, overrides: list[str], job: str) -> DictConfig:
-    """The config of this command: composed anew, or that of the run that ckpt= or like= names with the overrides on top.
+    """The config of this command: composed anew, or that of the run which ckpt= or like= names, overridden.
 
     The folder gets a record of it. In the result, ckpt is a checkpoint's path or None.
     """

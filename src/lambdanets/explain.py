@@ -63,5 +63,3 @@ def unknown_key(error: OmegaConfBaseException) -> str:
 
 def joined(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-

@@ -7,4 +7,13 @@ from lambdanets.callbacks.hparams import HParams
 from lambdanets.callbacks.monitors import data_monitor, gradient_check, module_monitor
 from lambdanets.callbacks.speed import Speed
 
-__all__ = ["BestCheckpoint", "EpochLine", "EpochSeed", "HParams", "Speed", "data_monitor", "gradient_check", "module_monitor"]
+__all__ = [
+    "BestCheckpoint",
+    "EpochLine",
+    "EpochSeed",
+    "HParams",
+    "Speed",
+    "data_monitor",
+    "gradient_check",
+    "module_monitor",
+]

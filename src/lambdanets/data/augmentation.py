@@ -14,7 +14,7 @@ class Augmentation:
 
     Args:
         crop_padding: sets held in memory: pixels of zeros around an image, out of which a random crop is cut.
-        crop_scale: sets read from files: smallest and largest share of an image's area that a random resized crop keeps.
+        crop_scale: sets read from files: least and largest share of an image's area that a random resized crop keeps.
         flip: mirror half of the images from left to right.
         rand_augment: RandAugment's arguments (Cubuk et al. 2020), such as {num_ops: 2, magnitude: 15}, or None.
     """

@@ -56,10 +56,10 @@ class DownloadedImages(ImageData):
 
     def read(self, *, train: bool, download: bool) -> Any:
         try:
-            return self.SOURCE(self.root, train=train, download=download)  # type: ignore[call-arg]
+            return self.SOURCE(self.root, train=train, download=download)
         except (OSError, RuntimeError) as error:
             name = self.SOURCE.__name__
             raise UserError(
-                f"{name} could not be brought to '{self.root}' ({' '.join(str(error).split())}): connect to the network "
-                "once, or put torchvision's files there, or name another folder with data.root."
+                f"{name} could not be brought to '{self.root}' ({' '.join(str(error).split())}): connect to the "
+                "network once, or put torchvision's files there, or name another folder with data.root."
             ) from error

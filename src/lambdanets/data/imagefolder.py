@@ -47,9 +47,7 @@ class ImageFolder(ImageData):
         memory_gib: float = 1.0,
         **options: Any,
     ) -> None:
-        super().__init__(
-            channels=3, image_size=(image_size, image_size), mean=self.MEAN, std=self.STD, **options
-        )
+        super().__init__(channels=3, image_size=(image_size, image_size), mean=self.MEAN, std=self.STD, **options)
         self.root = Path(root)
         self.crop_share = crop_share
         self.val_share = val_share

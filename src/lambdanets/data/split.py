@@ -11,6 +11,7 @@ def seeded_split(size: int, held_out: float | int, seed: int) -> tuple[Tensor, T
 
     Args:
         size: number of images.
+        seed: of the choice.
         held_out: how many to hold out, as a share of all (a fraction below 1) or as their number.
 
     Raises:

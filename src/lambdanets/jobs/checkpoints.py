@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lambdanets.errors import UserError
 
-
 # What torch.save writes is a zip archive, and begins like one.
 ARCHIVE = b"PK\x03\x04"
 

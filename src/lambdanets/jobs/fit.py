@@ -41,8 +41,9 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     data.setup("fit")
     task = build_task(config, data, data.classes)
     step = resumed_step(config, task)
+    monitor = str(task.MONITOR)
 
-    best = BestCheckpoint(str(folder / CHECKPOINTS), task.MONITOR)
+    best = BestCheckpoint(str(folder / CHECKPOINTS), monitor)
     trainer = build_trainer(
         config,
         default_root_dir=folder,
@@ -70,7 +71,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     else:
         log.info("There is no test split: the run ends with its validation score.")
     if best.best_model_score is not None:
-        scores[task.MONITOR] = best.best_model_score.item()
+        scores[monitor] = best.best_model_score.item()
     metrics = scores | {"parameters": parameters, "epochs": trainer.current_epoch, "seconds": round(seconds, 2)}
     if images_per_s is not None:
         metrics["images_per_s"] = round(images_per_s.item(), 1)
@@ -96,7 +97,7 @@ def resumed_step(config: DictConfig, task: pl.LightningModule) -> int:
 
 
 def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
-    """TensorBoard, unless the config leaves it out, and metrics.csv; without what a resumed run will go through again."""
+    """TensorBoard, unless the config leaves it out, and metrics.csv, both cut back to the step of a resumed run."""
     loggers: list[Logger] = []
     if config.logger:
         name = {"name": folder.name, "version": "", "default_hp_metric": False}

@@ -1,4 +1,4 @@
-"""Global multi-head self-attention with two-dimensional relative positions (Bello et al. 2019, Srinivas et al. 2021)."""
+"""Global self-attention with two-dimensional relative positions (Bello et al. 2019, Srinivas et al. 2021)."""
 
 import torch
 from torch import Tensor, nn

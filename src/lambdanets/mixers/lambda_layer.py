@@ -54,9 +54,7 @@ class LambdaLayer(nn.Module):
         self.intra_depth = intra_depth
         self.value_depth = split_heads(channels, heads)
         if min(key_depth, intra_depth) < 1:
-            raise UserError(
-                f"key_depth={key_depth} and intra_depth={intra_depth} must both be at least 1."
-            )
+            raise UserError(f"key_depth={key_depth} and intra_depth={intra_depth} must both be at least 1.")
 
         self.sections = [heads * key_depth, key_depth * intra_depth, self.value_depth * intra_depth]
         self.qkv = nn.Conv2d(channels, sum(self.sections), 1, bias=False)

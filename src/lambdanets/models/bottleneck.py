@@ -54,6 +54,9 @@ def make_shortcut(kind: str, in_channels: int, out_channels: int, stride: int) -
 
     Args:
         kind: "conv", a 1×1 convolution with the stride; "pool", an average pooling before it (ResNet-D).
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: 1 or 2.
     """
     if stride == 1 and in_channels == out_channels:
         return None

@@ -23,6 +23,8 @@ def make_stem(kind: str, in_channels: int, channels: int) -> nn.Sequential:
         kind: "imagenet", the 7×7 convolution and max pooling of He et al. (2016); "deep", the three 3×3 convolutions
             and max pooling of ResNet-D (He et al. 2019); "small", one 3×3 convolution for images of 32×32 and less;
             "strided", the same with stride 2.
+        in_channels: channels of the images.
+        channels: channels of the features.
 
     Raises:
         UserError: an unknown kind.

@@ -19,9 +19,7 @@ def global_position_lambdas(values: Tensor, table: Tensor) -> Tensor:
     # The context of query (y, x) is the window of the table that starts at offset (−y, −x), that is at entry
     # (H − 1 − y, W − 1 − x): all windows, last one first.
     embeddings = table.unfold(2, height, 1).unfold(3, width, 1).flip(2, 3)
-    embeddings = embeddings.permute(0, 2, 3, 1, 4, 5).reshape(
-        key_depth * height * width, intra_depth * height * width
-    )
+    embeddings = embeddings.permute(0, 2, 3, 1, 4, 5).reshape(key_depth * height * width, intra_depth * height * width)
     context = values.permute(1, 3, 4, 0, 2).reshape(intra_depth * height * width, batch * value_depth)
     lambdas = (embeddings @ context).view(key_depth, height, width, batch, value_depth)
     return lambdas.permute(3, 0, 4, 1, 2)

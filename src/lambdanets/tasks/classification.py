@@ -1,8 +1,8 @@
 """Image classification."""
 
 from collections.abc import Callable
+
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F

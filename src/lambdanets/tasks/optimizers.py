@@ -10,7 +10,7 @@ from lambdanets.bolts import bolts
 
 
 def parameter_groups(model: nn.Module, *, decay_norm_and_bias: bool = False) -> list[dict[str, Any]]:
-    """The trainable parameters, those of norms and all biases (the one-dimensional ones) in a group without weight decay.
+    """The trainable parameters, with norms and biases (the one-dimensional ones) in a group without weight decay.
 
     Args:
         model: their owner.

@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Linear warm-up from 1 / warmup_steps of each group's rate to all of it, then a cosine to 0, a value for each step.
+    """Linear warm-up from 1 / warmup_steps of each group's rate to all of it, then a cosine to 0; step by step.
 
     Args:
         optimizer: its groups' learning rates are the peak.

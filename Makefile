@@ -1,0 +1,42 @@
+# `make run` and `make test` set up .venv first; ARGS= goes to the command: make run ARGS="mixer=conv seed=1".
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := bolts,dev
+ARGS ?=
+
+.PHONY: setup run test lint types tensorboard lock clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) must be Python 3.10 or newer; name another one, as PYTHON=python3.12"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+		{ rm -rf .venv; echo "error: $(PYTHON) can't make a virtual environment (Debian and Ubuntu: apt install python3-venv)"; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --compile-bytecode --constraint requirements.lock --editable ".[$(EXTRAS)]"
+	@touch $@
+
+run: setup
+	$(BIN)/python run.py $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check $(ARGS) .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy $(ARGS)
+
+tensorboard: setup
+	$(BIN)/tensorboard --logdir . $(ARGS)
+
+# Versions for every extra and Python, without the host that they came from.
+lock: setup
+	$(BIN)/uv pip compile --universal --python-version 3.10 --all-extras --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
