@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
@@ -71,7 +70,8 @@ class ResNet(nn.Module):
         self.stem = make_stem(stem, in_channels, channels)
         reduction = STRIDES[stem]
         feature_size = divided(image_size, reduction)
-        drop_paths = iter(torch.linspace(0, drop_path, sum(blocks)).tolist())
+        total = sum(blocks)
+        drop_paths = iter(drop_path * number / max(total - 1, 1) for number in range(total))
 
         self.stages = nn.ModuleList()
         self.feature_channels: list[int] = []

@@ -1,0 +1,143 @@
+"""The skeleton against torchvision's ResNet, published parameter counts, and its own promises."""
+
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+
+from lambdanets.errors import UserError
+from lambdanets.mixers import SE, Attention, Conv, LambdaConv, LambdaLayer, squeeze_excitation
+from lambdanets.models import ResNet
+from lambdanets.models.depths import DEPTHS
+from lambdanets.models.layout import mixer_blocks
+
+NAMES = {
+    "conv1": "stem.0",
+    "bn1": "stem.1",
+    "fc": "classifier",
+    "downsample": "shortcut",
+    "bn2": "norm2",
+    "bn3": "norm3",
+    "conv2": "mixer",
+}
+
+
+def from_torchvision(name):
+    """Our name of a parameter of torchvision's ResNet."""
+    first, *rest = name.split(".")
+    if not first.startswith("layer"):
+        return ".".join([NAMES[first], *rest])
+    block, layer, *rest = rest
+    layer = {"conv1": "conv1", "bn1": "norm1"}.get(layer, NAMES.get(layer, layer))
+    return ".".join(["stages", str(int(first[-1]) - 1), block, layer, *rest])
+
+
+def millions(model):
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+
+def small(mixer=LambdaLayer, **options):
+    options = {"depth": [1, 1, 1, 1], "width": 0.25, "stem": "small", "image_size": (16, 16), "num_classes": 7} | options
+    return ResNet(mixer, **options)
+
+
+@pytest.mark.parametrize(("depth", "peer"), [(50, "resnet50"), (101, "resnet101")])
+def test_with_convolutions_it_is_torchvisions_resnet(depth, peer):
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, peer)().eval()
+    ours = ResNet(Conv, depth=depth).eval()
+    ours.load_state_dict({from_torchvision(name): tensor for name, tensor in theirs.state_dict().items()})
+    images = torch.randn(2, 3, 65, 96)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "options", "published", "tolerance"),
+    [
+        (Conv, {}, 25.557, 0.005),
+        (SE(), {}, 28.088, 0.005),
+        (LambdaLayer, {}, 14.996, 0.005),
+        (partial(LambdaLayer, scope=7, intra_depth=4), {}, 16.040, 0.005),
+        (LambdaLayer, {"layout": "CCLL"}, 15.56, 0.005),
+        (LambdaLayer, {"layout": "CLLL"}, 15.06, 0.005),
+        (LambdaLayer, {"layout": "CCCL"}, 18.83, 0.005),
+        (LambdaLayer, {"layout": "LLLC"}, 21.73, 0.005),
+        (Conv, {"stem": "deep", "shortcut": "pool"}, 25.58, 0.005),  # timm's resnet50d
+        (Conv, {"depth": 101}, 44.55, 0.005),
+        (Conv, {"depth": 152}, 60.19, 0.005),
+    ],
+)
+def test_parameter_counts(mixer, options, published, tolerance):
+    with torch.device("meta"):
+        model = ResNet(mixer, **options)
+    assert abs(millions(model) - published) <= tolerance
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_depths_count_their_layers(depth):
+    # Three layers a block, the stem and the classifier; ResNet-RS rounds its names.
+    assert abs(3 * sum(DEPTHS[depth]) + 2 - depth) <= 2
+
+
+@pytest.mark.parametrize("mixer", [Conv, SE(), Attention, LambdaLayer, partial(LambdaLayer, scope="global"), LambdaConv])
+@pytest.mark.parametrize(("stem", "size"), [("small", (16, 16)), ("imagenet", (65, 40)), ("deep", (33, 64))])
+def test_features_have_the_sizes_that_mixers_were_told(mixer, stem, size):
+    model = small(mixer, stem=stem, image_size=size, shortcut="pool")
+    features = model.features(torch.randn(2, 3, *size))
+    for feature, channels, stride in zip(features, model.feature_channels, model.feature_strides, strict=True):
+        assert feature.shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
+    for module in model.modules():
+        if isinstance(module, LambdaLayer) and module.scope == "global":
+            assert not module.training or module.table.shape[2] % 2 == 1
+    assert model(torch.randn(2, 3, *size)).shape == (2, 7)
+
+
+def test_layout_says_which_blocks_mix():
+    assert mixer_blocks("CCLL", (1, 2, 1, 2)) == [[False], [False, False], [True], [True, True]]
+    assert mixer_blocks(["C", [2, 4], "L"], (1, 4, 1)) == [[False], [False, True, False, True], [True]]
+    model = small(depth=[1, 1, 3, 1], layout=["C", "C", [2], "L"])
+    kinds = [[type(block.mixer).__name__ for block in stage] for stage in model.stages]
+    assert kinds == [["Conv"], ["Conv"], ["Conv", "LambdaLayer", "Conv"], ["LambdaLayer"]]
+
+
+def test_gates_stand_on_convolutional_blocks_and_where_a_mixer_brings_one():
+    gate = partial(squeeze_excitation, ratio=4)
+    gated = [type(stage[0].gate).__name__ for stage in small(layout="CCLL", gate=gate).stages]
+    assert gated == ["SqueezeExcitation", "SqueezeExcitation", "Identity", "Identity"]
+    brought = [type(stage[0].gate).__name__ for stage in small(SE(), layout="CLLL").stages]
+    assert brought == ["Identity", "SqueezeExcitation", "SqueezeExcitation", "SqueezeExcitation"]
+
+
+def test_blocks_start_as_their_shortcuts():
+    torch.manual_seed(0)
+    model = small(LambdaLayer, depth=[2, 1, 1, 1]).eval()
+    block = model.stages[0][1]
+    x = torch.rand(2, model.feature_channels[0], 16, 16)
+    torch.testing.assert_close(block(x), x)
+    assert not torch.allclose(small(LambdaLayer, depth=[2, 1, 1, 1], zero_init=False).eval().stages[0][1](x), x)
+
+
+def test_stochastic_depth_grows_linearly_to_the_last_block():
+    model = small(depth=[2, 1, 1, 1], drop_path=0.4)
+    rates = [block.drop_path.p for stage in model.stages for block in stage]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert model.dropout.p == 0 and small(dropout=0.3).dropout.p == 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"depth": 51}, "depth=51 is not a known ResNet"),
+        ({"depth": [1, 0, 1, 1]}, "at least one block"),
+        ({"layout": "CCL"}, "speaks of 3 stages, the model has 4"),
+        ({"layout": "CCXL"}, "layout has 'X'"),
+        ({"layout": ["C", "C", [2], "L"]}, r"blocks \[2\] of a stage that has blocks 1 to 1"),
+        ({"stem": "big"}, "stem=big is not known"),
+        ({"shortcut": "none"}, "shortcut=none is not known"),
+        ({"strides": (1, 2, 2)}, "strides"),
+    ],
+)
+def test_mistakes(options, words):
+    with pytest.raises(UserError, match=words):
+        small(**options)
