@@ -55,7 +55,8 @@ def main(configs: Path) -> int:
 def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
     """`runs.run_folder`, ending the process on a mistake: OmegaConf would bury an exception's own words."""
     try:
-        return runs.run_folder(job, name, ckpt, like)
+        named = any(argument.startswith("name=") for argument in sys.argv[1:])
+        return runs.run_folder(job, name, ckpt, None if named else like)
     except UserError as error:
         sys.exit(complain(error, str(error)))
 

@@ -103,9 +103,7 @@ def test_evaluation_crops_the_middle_of_the_shorter_side(folder):
 def test_an_image_that_cannot_be_decoded_is_named(folder, memory_gib, damage):
     file = folder / "train" / "dog" / "01.jpg"
     file.write_bytes(file.read_bytes()[:300] if damage == "cut" else b"not an image")
-    data = ImageFolder(
-        root=str(folder), image_size=16, batch_size=1, memory_gib=memory_gib, val_share=1, num_workers=1
-    )
+    data = ImageFolder(root=str(folder), image_size=16, batch_size=1, memory_gib=memory_gib, val_share=1, num_workers=1)
     with pytest.raises(UserError, match=r"^The image '.*dog/01\.jpg' can't be decoded .*remove it\.$"):
         data.setup("fit")
         [*data.train_dataloader(), *data.val_dataloader()]

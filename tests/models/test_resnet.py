@@ -38,7 +38,13 @@ def millions(model):
 
 
 def small(mixer=LambdaLayer, **options):
-    options = {"depth": [1, 1, 1, 1], "width": 0.25, "stem": "small", "image_size": (16, 16), "num_classes": 7} | options
+    options = {
+        "depth": [1, 1, 1, 1],
+        "width": 0.25,
+        "stem": "small",
+        "image_size": (16, 16),
+        "num_classes": 7,
+    } | options
     return ResNet(mixer, **options)
 
 
@@ -80,7 +86,9 @@ def test_depths_count_their_layers(depth):
     assert abs(3 * sum(DEPTHS[depth]) + 2 - depth) <= 2
 
 
-@pytest.mark.parametrize("mixer", [Conv, SE(), Attention, LambdaLayer, partial(LambdaLayer, scope="global"), LambdaConv])
+@pytest.mark.parametrize(
+    "mixer", [Conv, SE(), Attention, LambdaLayer, partial(LambdaLayer, scope="global"), LambdaConv]
+)
 @pytest.mark.parametrize(("stem", "size"), [("small", (16, 16)), ("imagenet", (65, 40)), ("deep", (33, 64))])
 def test_features_have_the_sizes_that_mixers_were_told(mixer, stem, size):
     model = small(mixer, stem=stem, image_size=size, shortcut="pool")

@@ -2,7 +2,6 @@
 
 from lambdanets.callbacks.best import BestCheckpoint
 from lambdanets.callbacks.epoch_line import EpochLine
-from lambdanets.callbacks.epoch_seed import EpochSeed
 from lambdanets.callbacks.hparams import HParams
 from lambdanets.callbacks.monitors import data_monitor, gradient_check, module_monitor
 from lambdanets.callbacks.speed import Speed
@@ -10,7 +9,6 @@ from lambdanets.callbacks.speed import Speed
 __all__ = [
     "BestCheckpoint",
     "EpochLine",
-    "EpochSeed",
     "HParams",
     "Speed",
     "data_monitor",

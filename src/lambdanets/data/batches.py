@@ -64,9 +64,15 @@ class Batches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.train:
-            generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
             order = torch.randperm(self.size, generator=generator)[: len(self) * self.batch_size * self.world]
         else:
             order = torch.arange(self.size)
         share = order[self.rank :: self.world]
         yield from (batch.tolist() for batch in share.tensor_split(len(self)))
+
+
+def mixed_seed(seed: int, count: int) -> int:
+    """A generator's seed for the count-th use of a run's seed; neighbouring seeds and counts don't meet."""
+    golden = 0x9E3779B97F4A7C15
+    return (seed * golden + count) % 2**63

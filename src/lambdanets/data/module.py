@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from lambdanets.data.augmentation import Augmentation
-from lambdanets.data.batches import Batches
+from lambdanets.data.batches import Batches, mixed_seed
 
 
 class ImageData(pl.LightningDataModule):
@@ -29,7 +29,7 @@ class ImageData(pl.LightningDataModule):
         std: per channel, on the same scale.
         batch_size: images a batch and process.
         augment: what happens to training images.
-        seed: of the order of training images.
+        seed: of the order of training images and of all that is random in a training step.
         split_seed: of a validation split that is cut from the training images; apart from `seed`, so that runs with
             different seeds share their splits.
         num_workers: processes that read images, for sets that are streamed.
@@ -98,6 +98,16 @@ class ImageData(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        if self.trainer is not None and self.trainer.training and isinstance(self.train_set, TensorDataset):
-            images = self.augment.batch(images)
+        if self.trainer is not None and self.trainer.training:
+            self.seed_step(self.trainer)
+            if isinstance(self.train_set, TensorDataset):
+                images = self.augment.batch(images)
         return self.normalise(images), labels
+
+    def seed_step(self, trainer: pl.Trainer) -> None:
+        """Makes augmentation, dropout and stochastic depth of a step a function of seed, step and process.
+
+        A run that goes on from a checkpoint then draws what the run that was never stopped draws.
+        """
+        step = trainer.fit_loop.total_batch_idx + 1
+        torch.manual_seed(mixed_seed(self.seed, (step << 12) + trainer.global_rank))

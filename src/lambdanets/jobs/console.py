@@ -9,6 +9,7 @@ from rich.table import Table
 
 # Lightning's advice on choices that are made on purpose here.
 UNWANTED = (
+    r".*is currently marked under review.*",
     r".*does not have many workers.*",
     r".*Experiment logs directory .* exists and is not empty.*",
     r".*Checkpoint directory .* exists and is not empty.*",
@@ -30,7 +31,9 @@ def quiet() -> None:
 
 def show(metrics: Mapping[str, float], *, title: str) -> None:
     """Prints a job's results as a table."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    console = Console()
+    console.print(title, soft_wrap=True, highlight=False)
+    table = Table(show_header=False)
     for name, value in metrics.items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
-    Console().print(table)
+    console.print(table)

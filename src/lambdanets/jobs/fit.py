@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 
-from lambdanets.callbacks import BestCheckpoint, EpochSeed, HParams
+from lambdanets.callbacks import BestCheckpoint, HParams
 from lambdanets.data import ImageData
 from lambdanets.jobs.build import build_data, build_task, build_trainer
 from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, read_checkpoint
@@ -107,7 +107,6 @@ def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
 
 def build_callbacks(config: DictConfig, folder: Path, data: ImageData) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
-    callbacks.append(EpochSeed(config.seed))
     resolved: Any = OmegaConf.to_container(config)
     hidden = ("callbacks", "logger", "ckpt", "like", "input", "job")
     callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}))

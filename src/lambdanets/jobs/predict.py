@@ -73,8 +73,10 @@ def image_files(path: Path) -> list[Path]:
 
 
 def show(predictions: list[dict[str, Any]]) -> None:
+    console = Console()
     for prediction in predictions:
-        table = Table(title=prediction["file"], title_justify="left", show_header=False)
+        console.print(prediction["file"], soft_wrap=True, highlight=False)
+        table = Table(show_header=False)
         for guess in prediction["classes"]:
             table.add_row(guess["name"], f"{guess['probability']:.1%}")
-        Console().print(table)
+        console.print(table)

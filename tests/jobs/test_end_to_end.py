@@ -1,0 +1,160 @@
+"""fit, test, predict, resume and their kin through the real command line, on digits."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.command import command, environment, run
+
+EPOCHS = 4
+
+
+def scalars(folder, tag):
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.step for event in events.Scalars(tag)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working folder with one finished run, outputs/lambda-digits/<time>."""
+    place = tmp_path_factory.mktemp("place")
+    run(f"trainer.max_epochs={EPOCHS}", cwd=place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    (folder,) = place.glob("outputs/lambda-digits/*")
+    return folder
+
+
+def test_a_run_leaves_everything_to_judge_and_to_repeat_it(place, finished):
+    assert not [path for path in finished.rglob("*") if "=" in path.name]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["test/top1"] > 0.5 and metrics["epochs"] == EPOCHS and metrics["images_per_s"] > 0
+    (start,) = json.loads((finished / "provenance.json").read_text())
+    assert start["command"].endswith(f"run.py trainer.max_epochs={EPOCHS}")
+    assert start["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert "${" not in (finished / "config.yaml").read_text()
+    assert (finished / "checkpoints" / "best.ckpt").is_file() and (finished / "checkpoints" / "last.ckpt").is_file()
+    steps = scalars(finished, "val/top1")
+    assert len(steps) == EPOCHS and len(set(steps)) == EPOCHS
+    for tag in ("lr-AdamW/pg1", "train/loss", "speed/images_per_s", "speed/peak_memory_gib", "test/top1", "test/top5"):
+        assert scalars(finished, tag)
+
+    run(f"like={finished.relative_to(place)}", "name=again", cwd=place)
+    (repeated,) = place.glob("outputs/again/*")
+    again = json.loads((repeated / "metrics.json").read_text())
+    assert {k: again[k] for k in ("test/loss", "test/top1")} == {k: metrics[k] for k in ("test/loss", "test/top1")}
+
+
+def test_hparams_tab_can_sort_runs_by_the_test_score(finished):
+    events = EventAccumulator(str(finished))
+    events.Reload()
+    metadata = events.summary_metadata
+    (tag,) = [tag for tag in metadata if tag.startswith("_hparams_/session_start_info")]
+    content = metadata[tag].plugin_data.content
+    assert b"mixer.scope" in content and b"recipe.optimizer.lr" in content
+    experiment = metadata["_hparams_/experiment"].plugin_data.content
+    assert b"test/top1" in experiment
+
+
+def test_testing_again_gives_the_same_score_in_one_process_and_in_two(place, finished):
+    expected = json.loads((finished / "metrics.json").read_text())
+    for options in ([], ["trainer=ddp", "trainer.devices=2"]):
+        run("job=test", f"ckpt={finished.relative_to(place)}", *options, cwd=place)
+        found = json.loads((finished / "test" / "metrics.json").read_text())
+        assert found["test/top1"] == expected["test/top1"] and found["test/top5"] == expected["test/top5"]
+        assert found["test/loss"] == pytest.approx(expected["test/loss"], rel=1e-6)
+
+
+def test_prediction_names_the_likeliest_classes(place, finished, tmp_path):
+    scans = load_digits()
+    for number in range(6):
+        pixels = (scans.images[number] * (255 / 16)).round().astype("uint8")
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    # A checkpoint that was carried off alone is enough.
+    lone = tmp_path / "lone.ckpt"
+    lone.write_bytes((finished / "checkpoints" / "best.ckpt").read_bytes())
+    done = run("job=predict", f"ckpt={lone}", f"input={tmp_path}", f"hydra.run.dir={tmp_path}/out", cwd=place)
+    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [Path(prediction["file"]).name for prediction in predictions] == [f"{n}.png" for n in range(6)]
+    for prediction in predictions:
+        probabilities = [guess["probability"] for guess in prediction["classes"]]
+        assert len(probabilities) == 5 and probabilities == sorted(probabilities, reverse=True)
+        assert prediction["file"] in done.stdout
+    right = sum(prediction["classes"][0]["name"] == str(n) for n, prediction in enumerate(predictions))
+    assert right >= 4
+
+
+def test_a_killed_run_goes_on_to_the_weights_of_one_that_was_never_stopped(place, finished, tmp_path):
+    arguments = (f"trainer.max_epochs={EPOCHS}", "trainer.log_every_n_steps=1")
+    with subprocess.Popen(command(*arguments), cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.7)  # into the middle of an epoch
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+    done = run(*arguments, "ckpt=last", cwd=tmp_path)
+    assert "going on from" in done.stdout
+    (folder,) = tmp_path.glob("outputs/lambda-digits/*")
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) for row in rows if row["val/top1"]]
+    assert epochs == list(range(EPOCHS))
+    steps = [int(row["step"]) for row in rows if row["train/loss"]]
+    assert steps == sorted(set(steps)) == list(range(20 * EPOCHS))
+    assert scalars(folder, "val/top1") == scalars(finished, "val/top1")
+    weights = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (folder, finished)]
+    for name, tensor in weights[0]["state_dict"].items():
+        assert torch.equal(tensor, weights[1]["state_dict"][name]), name
+
+
+def test_multirun_puts_runs_side_by_side_with_monitors_lars_and_bfloat16(tmp_path):
+    run(
+        "--multirun",
+        "mixer=conv,lambda",
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=10",
+        "trainer.precision=bf16-mixed",
+        "recipe/optimizer=lars",
+        "callbacks=gradient_check",
+        "callbacks.data_monitor.log_every_n_steps=10",
+        "callbacks.module_monitor.log_every_n_steps=10",
+        cwd=tmp_path,
+    )
+    folders = sorted(tmp_path.glob("multirun/*/*/metrics.json"))
+    assert len(folders) == 2 and len({file.parent.parent for file in folders}) == 1
+    for file, mixer in zip(folders, ("conv", "lambda"), strict=True):
+        assert mixer in file.parent.name and "=" not in file.parent.name
+        events = EventAccumulator(str(file.parent))
+        events.Reload()
+        histograms = events.Tags()["histograms"]
+        assert any(tag.startswith("training_step/0") for tag in histograms)
+        assert any(tag.startswith("output/model.stages.0.0.mixer") for tag in histograms)
+
+
+def test_two_processes_train_together_and_average_weights(tmp_path):
+    arguments = ("mixer=se", "trainer=ddp", "trainer.devices=2", "recipe.ema_decay=0.9", "trainer.max_epochs=1")
+    run(*arguments, cwd=tmp_path)
+    (folder,) = tmp_path.glob("outputs/se-digits/*")
+    assert len(scalars(folder, "val/top1")) == 1
+    metrics = json.loads((folder / "metrics.json").read_text())
+    # Alone, the averaged weights of the checkpoint give the score that the run printed.
+    run("job=test", "ckpt=last", "mixer=se", "trainer=cpu", cwd=tmp_path)
+    again = json.loads((folder / "test" / "metrics.json").read_text())
+    assert again["test/top1"] == metrics["test/top1"]
+    assert os.listdir(tmp_path) == ["outputs"]
