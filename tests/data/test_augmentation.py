@@ -39,7 +39,8 @@ def test_rand_augment_treats_each_image_by_itself():
     torch.manual_seed(0)
     image = torch.randint(256, (3, 16, 16), dtype=torch.uint8)
     found = Augmentation(rand_augment={"num_ops": 2, "magnitude": 15}).batch(image.expand(16, -1, -1, -1))
-    assert found.shape == (16, 3, 16, 16) and found.dtype == torch.uint8
+    assert found.shape == (16, 3, 16, 16)
+    assert found.dtype == torch.uint8
     assert len({tuple(one.flatten().tolist()) for one in found}) > 8
 
 

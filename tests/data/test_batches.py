@@ -21,7 +21,8 @@ def test_a_training_batch_holds_the_same_images_whatever_the_number_of_processes
     alone = [set(batch) for batch in Batches(50, 16, train=True, seed=3)]
     ranks = [list(Batches(50, 16 // world, train=True, seed=3, rank=rank, world=world)) for rank in range(world)]
     together = [set().union(*batches) for batches in zip(*ranks, strict=True)]
-    assert together == alone and len(alone) == 3
+    assert together == alone
+    assert len(alone) == 3
     assert all(len(batch) == 16 for batch in together)
 
 

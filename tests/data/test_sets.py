@@ -68,7 +68,8 @@ def test_a_folder_is_read_in_memory_or_streamed_alike(folder, memory_gib):
     assert (len(data.train_set), len(data.val_set), len(data.test_set)) == (30, 10, 8)
     assert labels_of(data.test_dataloader()).tolist() == [0] * 4 + [1] * 4
     images, labels = next(iter(data.train_dataloader()))
-    assert images.shape == (4, 3, 16, 16) and images.dtype == torch.uint8
+    assert images.shape == (4, 3, 16, 16)
+    assert images.dtype == torch.uint8
     assert torch.equal((images[:, 0].float().mean((1, 2)) > 100).long(), labels)
     normalised, _ = data.on_after_batch_transfer((images, labels), 0)
     expected = (images.double() / 255 - torch.tensor(data.MEAN)[:, None, None]) / torch.tensor(data.STD)[:, None, None]
@@ -104,9 +105,13 @@ def test_an_image_that_cannot_be_decoded_is_named(folder, memory_gib, damage):
     file = folder / "train" / "dog" / "01.jpg"
     file.write_bytes(file.read_bytes()[:300] if damage == "cut" else b"not an image")
     data = ImageFolder(root=str(folder), image_size=16, batch_size=1, memory_gib=memory_gib, val_share=1, num_workers=1)
-    with pytest.raises(UserError, match=r"^The image '.*dog/01\.jpg' can't be decoded .*remove it\.$"):
+
+    def read_everything():
         data.setup("fit")
-        [*data.train_dataloader(), *data.val_dataloader()]
+        return [*data.train_dataloader(), *data.val_dataloader()]
+
+    with pytest.raises(UserError, match=r"^The image '.*dog/01\.jpg' can't be decoded .*remove it\.$"):
+        read_everything()
 
 
 def test_mistakes_in_a_folder(folder, tmp_path_factory):

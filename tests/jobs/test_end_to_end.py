@@ -42,14 +42,18 @@ def finished(place):
 def test_a_run_leaves_everything_to_judge_and_to_repeat_it(place, finished):
     assert not [path for path in finished.rglob("*") if "=" in path.name]
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert metrics["test/top1"] > 0.5 and metrics["epochs"] == EPOCHS and metrics["images_per_s"] > 0
+    assert metrics["test/top1"] > 0.5
+    assert metrics["epochs"] == EPOCHS
+    assert metrics["images_per_s"] > 0
     (start,) = json.loads((finished / "provenance.json").read_text())
     assert start["command"].endswith(f"run.py trainer.max_epochs={EPOCHS}")
     assert start["packages"]["torch"] == torch.__version__.split("+")[0]
     assert "${" not in (finished / "config.yaml").read_text()
-    assert (finished / "checkpoints" / "best.ckpt").is_file() and (finished / "checkpoints" / "last.ckpt").is_file()
+    assert (finished / "checkpoints" / "best.ckpt").is_file()
+    assert (finished / "checkpoints" / "last.ckpt").is_file()
     steps = scalars(finished, "val/top1")
-    assert len(steps) == EPOCHS and len(set(steps)) == EPOCHS
+    assert len(steps) == EPOCHS
+    assert len(set(steps)) == EPOCHS
     for tag in ("lr-AdamW/pg1", "train/loss", "speed/images_per_s", "speed/peak_memory_gib", "test/top1", "test/top5"):
         assert scalars(finished, tag)
 
@@ -65,7 +69,8 @@ def test_hparams_tab_can_sort_runs_by_the_test_score(finished):
     metadata = events.summary_metadata
     (tag,) = [tag for tag in metadata if tag.startswith("_hparams_/session_start_info")]
     content = metadata[tag].plugin_data.content
-    assert b"mixer.scope" in content and b"recipe.optimizer.lr" in content
+    assert b"mixer.scope" in content
+    assert b"recipe.optimizer.lr" in content
     experiment = metadata["_hparams_/experiment"].plugin_data.content
     assert b"test/top1" in experiment
 
@@ -75,7 +80,8 @@ def test_testing_again_gives_the_same_score_in_one_process_and_in_two(place, fin
     for options in ([], ["trainer=ddp", "trainer.devices=2"]):
         run("job=test", f"ckpt={finished.relative_to(place)}", *options, cwd=place)
         found = json.loads((finished / "test" / "metrics.json").read_text())
-        assert found["test/top1"] == expected["test/top1"] and found["test/top5"] == expected["test/top5"]
+        assert found["test/top1"] == expected["test/top1"]
+        assert found["test/top5"] == expected["test/top5"]
         assert found["test/loss"] == pytest.approx(expected["test/loss"], rel=1e-6)
 
 
@@ -92,7 +98,8 @@ def test_prediction_names_the_likeliest_classes(place, finished, tmp_path):
     assert [Path(prediction["file"]).name for prediction in predictions] == [f"{n}.png" for n in range(6)]
     for prediction in predictions:
         probabilities = [guess["probability"] for guess in prediction["classes"]]
-        assert len(probabilities) == 5 and probabilities == sorted(probabilities, reverse=True)
+        assert len(probabilities) == 5
+        assert probabilities == sorted(probabilities, reverse=True)
         assert prediction["file"] in done.stdout
     right = sum(prediction["classes"][0]["name"] == str(n) for n, prediction in enumerate(predictions))
     assert right >= 4
@@ -137,9 +144,11 @@ def test_multirun_puts_runs_side_by_side_with_monitors_lars_and_bfloat16(tmp_pat
         cwd=tmp_path,
     )
     folders = sorted(tmp_path.glob("multirun/*/*/metrics.json"))
-    assert len(folders) == 2 and len({file.parent.parent for file in folders}) == 1
+    assert len(folders) == 2
+    assert len({file.parent.parent for file in folders}) == 1
     for file, mixer in zip(folders, ("conv", "lambda"), strict=True):
-        assert mixer in file.parent.name and "=" not in file.parent.name
+        assert mixer in file.parent.name
+        assert "=" not in file.parent.name
         events = EventAccumulator(str(file.parent))
         events.Reload()
         histograms = events.Tags()["histograms"]

@@ -58,7 +58,7 @@ def sentence(*arguments, cwd):
         (
             ["ckpt=last"],
             "ckpt=last found no run named 'lambda-digits' below 'outputs': give its folder, ckpt=<folder>, or start "
-            "one.",
+            "it.",
         ),
     ],
 )
@@ -69,7 +69,8 @@ def test_mistakes_in_a_command(arguments, expected, tmp_path):
 def test_an_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     found = sentence(f"hydra.run.dir={tmp_path}/file/run", cwd=tmp_path)
-    assert found.startswith("The output folder can't be written") and found.endswith("hydra.run.dir=<folder>.")
+    assert found.startswith("The output folder can't be written")
+    assert found.endswith("hydra.run.dir=<folder>.")
 
 
 def make_images(folder, **classes):
@@ -98,7 +99,8 @@ def test_mistakes_in_a_folder_of_images(tmp_path):
     broken.write_bytes(broken.read_bytes()[:60])
     for memory in (1, 0):
         found = sentence(*arguments, f"data.memory_gib={memory}", "trainer.max_epochs=2", cwd=tmp_path)
-        assert found.startswith(f"The image '{broken}' can't be decoded") and found.endswith("replace or remove it.")
+        assert found.startswith(f"The image '{broken}' can't be decoded")
+        assert found.endswith("replace or remove it.")
 
 
 class Payload:

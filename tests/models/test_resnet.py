@@ -130,7 +130,8 @@ def test_stochastic_depth_grows_linearly_to_the_last_block():
     model = small(depth=[2, 1, 1, 1], drop_path=0.4)
     rates = [block.drop_path.p for stage in model.stages for block in stage]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
-    assert model.dropout.p == 0 and small(dropout=0.3).dropout.p == 0.3
+    assert model.dropout.p == 0
+    assert small(dropout=0.3).dropout.p == 0.3
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def test_norms_and_biases_are_not_decayed_unless_asked():
         for name, parameter in module.named_parameters(recurse=False):
             is_norm = isinstance(module, torch.nn.BatchNorm2d)
             assert (id(parameter) in undecayed) == (is_norm or name == "bias")
-    assert spared["weight_decay"] == 0 and "weight_decay" not in decayed
+    assert spared["weight_decay"] == 0
+    assert "weight_decay" not in decayed
     assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
     (group,) = parameter_groups(model, decay_norm_and_bias=True)
     assert len(group["params"]) == len(list(model.parameters()))

@@ -70,7 +70,7 @@ def find_run(ckpt: str, name: str) -> Path | None:
         runs = [path.parent for path in (OUTPUTS / name).glob(f"*/{COMPOSED}")]
         if not runs:
             raise UserError(
-                f"ckpt=last found no run named '{name}' below '{OUTPUTS}': give its folder, ckpt=<folder>, or start one."
+                f"ckpt=last found no run named '{name}' below '{OUTPUTS}': give its folder, ckpt=<folder>, or start it."
             )
         # A run that never came to a checkpoint, for a mistake in its config say, is not what is meant by the last one.
         started = [run for run in runs if checkpoint_file(run, ("last",))]
