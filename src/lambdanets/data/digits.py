@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from lambdanets.data.module import ImageData
@@ -28,15 +29,21 @@ class Digits(ImageData):
         self.val_share = val_share
         self.classes = [str(digit) for digit in range(10)]
 
-    def setup(self, stage: str) -> None:
-        scans = load_digits()
-        images = torch.from_numpy(scans.images * (255 / 16)).round().to(torch.uint8)[:, None]
-        labels = torch.from_numpy(scans.target).long()
-        rest, test = seeded_split(len(images), self.TEST_SHARE, seed=0)
-        if stage == "test":
-            self.test_set = TensorDataset(images[test], labels[test])
-            return
+    def fit_splits(self) -> tuple[TensorDataset, TensorDataset]:
+        images, labels = scans()
+        rest, _ = seeded_split(len(images), self.TEST_SHARE, seed=0)
         kept, held_out = seeded_split(len(rest), self.val_share, self.split_seed)
         train, val = rest[kept], rest[held_out]
-        self.train_set = TensorDataset(images[train], labels[train])
-        self.val_set = TensorDataset(images[val], labels[val])
+        return TensorDataset(images[train], labels[train]), TensorDataset(images[val], labels[val])
+
+    def test_split(self) -> TensorDataset:
+        images, labels = scans()
+        _, test = seeded_split(len(images), self.TEST_SHARE, seed=0)
+        return TensorDataset(images[test], labels[test])
+
+
+def scans() -> tuple[Tensor, Tensor]:
+    """All images, (1797, 1, 8, 8) uint8 on the scale to 255, and their digits."""
+    digits = load_digits()
+    images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    return images, torch.from_numpy(digits.target).long()

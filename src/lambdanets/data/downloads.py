@@ -37,14 +37,13 @@ class DownloadedImages(ImageData):
         for train in (True, False):
             self.read(train=train, download=True)
 
-    def setup(self, stage: str) -> None:
-        if stage == "test":
-            self.test_set = TensorDataset(*self.tensors(train=False))
-            return
+    def fit_splits(self) -> tuple[TensorDataset, TensorDataset]:
         images, labels = self.tensors(train=True)
         train, val = seeded_split(len(images), self.val_share, self.split_seed)
-        self.train_set = TensorDataset(images[train], labels[train])
-        self.val_set = TensorDataset(images[val], labels[val])
+        return TensorDataset(images[train], labels[train]), TensorDataset(images[val], labels[val])
+
+    def test_split(self) -> TensorDataset:
+        return TensorDataset(*self.tensors(train=False))
 
     def tensors(self, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, channels, H, W) uint8 and (N,) int64."""

@@ -1,14 +1,12 @@
 """Images in files: decoding, streaming, and reading a whole small set into memory."""
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms.v2 import functional as F
 
 from lambdanets.errors import UserError
@@ -53,9 +51,8 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return self.transform(read_image(path)), label
 
 
-def read_all(samples: list[Sample], transform: Callable[[Tensor], Tensor]) -> TensorDataset:
-    """Decodes and transforms every image once, on all cores; to be held in memory."""
-    files = ImageFiles(samples, transform)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = torch.stack([image for image, _ in pool.map(files.__getitem__, range(len(files)))])
-    return TensorDataset(images, torch.tensor([label for _, label in samples]))
+def read_all(samples: list[Sample], transform: Callable[[Tensor], Tensor], *, num_workers: int = 0) -> TensorDataset:
+    """Decodes and transforms every image once, by that many processes; to be held in memory."""
+    batches = DataLoader(ImageFiles(samples, transform), batch_size=256, num_workers=num_workers)
+    images, labels = zip(*batches, strict=True)
+    return TensorDataset(torch.cat(images), torch.cat(labels))

@@ -62,14 +62,19 @@ class ImageFolder(ImageData):
         return v2.functional.center_crop(v2.functional.resize(image, [side], antialias=True), list(self.image_size))
 
     def setup(self, stage: str) -> None:
-        """Raises:
-        UserError: a folder is missing or empty, a class in it has no training folder, an image can't be decoded.
+        """Reads the splits of a stage, once.
+
+        Raises:
+            UserError: a folder is missing or empty, a class in it has no training folder, an image can't be decoded.
         """
         if not self.classes:
             self.classes = class_names(self.root, self.TRAIN)
-        if stage == "test":
-            self.test_set = self.dataset(self.scan(self.TEST), self.preprocess)
-            return
+        super().setup(stage)
+
+    def test_split(self) -> Dataset[Any]:
+        return self.dataset(self.scan(self.TEST), self.preprocess)
+
+    def fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         train = self.scan(self.TRAIN)
         if self.VAL and (self.root / self.VAL).is_dir():
             val = self.scan(self.VAL)
@@ -77,8 +82,8 @@ class ImageFolder(ImageData):
             kept, held_out = seeded_split(len(train), self.val_share, self.split_seed)
             train, val = [train[i] for i in kept.tolist()], [train[i] for i in held_out.tolist()]
         streamed = self.augment.one(self.image_size)
-        self.train_set = self.dataset(train, self.preprocess if self.fits_memory(train) else streamed)
-        self.val_set = self.dataset(val, self.preprocess)
+        fitted = self.preprocess if self.fits_memory(train) else streamed
+        return self.dataset(train, fitted), self.dataset(val, self.preprocess)
 
     def scan(self, split: str) -> list[Sample]:
         """Paths and labels of a split, in the order of their names."""
@@ -95,7 +100,9 @@ class ImageFolder(ImageData):
         return len(samples) * self.channels * height * width <= self.memory_gib * 2**30
 
     def dataset(self, samples: list[Sample], transform: Callable[[Tensor], Tensor]) -> Dataset[Any]:
-        return read_all(samples, transform) if self.fits_memory(samples) else ImageFiles(samples, transform)
+        if self.fits_memory(samples):
+            return read_all(samples, transform, num_workers=self.num_workers)
+        return ImageFiles(samples, transform)
 
 
 def class_names(root: Path, split: str) -> list[str]:

@@ -16,9 +16,9 @@ from lambdanets.data.batches import Batches, mixed_seed
 class ImageData(pl.LightningDataModule):
     """Splits of images, read as uint8 batches, augmented and normalised on the device that trains.
 
-    A data module of its own sets `classes`, and `train_set`, `val_set` and `test_set` in `setup`: a `TensorDataset` of
+    A data module of its own sets `classes` and defines `fit_splits` and `test_split`. A split is a `TensorDataset` of
     (images, labels) in memory, whose batches are gathered in one piece, or a map-style dataset of single images, which
-    workers stream. A split that doesn't exist stays None.
+    workers stream.
 
     Batches are (images, labels): (B, channels, *image_size) float32 normalised, and (B,) int64.
 
@@ -66,6 +66,21 @@ class ImageData(pl.LightningDataModule):
     def has_test(self) -> bool:
         """Is there a test split to read?"""
         return True
+
+    def fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
+        """The training and the validation split."""
+        raise NotImplementedError
+
+    def test_split(self) -> Dataset[Any]:
+        """The test split."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Reads the splits of a stage, once."""
+        if stage == "test":
+            self.test_set = self.test_split() if self.test_set is None else self.test_set
+        elif self.train_set is None:
+            self.train_set, self.val_set = self.fit_splits()
 
     def preprocess(self, image: Tensor) -> Tensor:
         """Brings a photo of any size to what evaluation images look like: (C, H, W) uint8 → (channels, *image_size)."""

@@ -35,7 +35,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     if config.ckpt is None or config.input is None:
         raise UserError("job=predict needs ckpt=<run's folder or file> and input=<image or folder of images>.")
     checkpoint = read_checkpoint(config.ckpt)
-    classes = checkpoint["classes"]
+    classes: list[str] = checkpoint["classes"]
     data = build_data(config)
     task = build_task(config, data, classes)
     check_fits(task, checkpoint["state_dict"], config.ckpt)

@@ -31,7 +31,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     data = build_data(config)
     if not data.has_test:
         raise UserError("The data has no test split: its folder lacks one.")
-    task = build_task(config, data, checkpoint["classes"])
+    data.classes = checkpoint["classes"]
+    task = build_task(config, data, data.classes)
     check_fits(task, checkpoint["state_dict"], config.ckpt)
     task.load_state_dict(checkpoint["state_dict"])
     trainer = build_trainer(config, logger=False, enable_checkpointing=False, default_root_dir=folder)
