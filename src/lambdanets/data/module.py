@@ -1,5 +1,7 @@
 """What all image data modules share."""
 
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from lambdanets.data.augmentation import Augmentation
 from lambdanets.data.batches import Batches, mixed_seed
 
 
-class ImageData(pl.LightningDataModule):
+class ImageData(pl.LightningDataModule, ABC):
     """Splits of images, read as uint8 batches, augmented and normalised on the device that trains.
 
     A data module of its own sets `classes` and defines `fit_splits` and `test_split`. A split is a `TensorDataset` of
@@ -32,7 +34,7 @@ class ImageData(pl.LightningDataModule):
         seed: of the order of training images and of all that is random in a training step.
         split_seed: of a validation split that is cut from the training images; apart from `seed`, so that runs with
             different seeds share their splits.
-        num_workers: processes that read images, for sets that are streamed.
+        num_workers: processes that read images from files, at most one a CPU core.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class ImageData(pl.LightningDataModule):
         self.augment = augment or Augmentation()
         self.seed = seed
         self.split_seed = split_seed
-        self.num_workers = num_workers
+        self.num_workers = min(num_workers, os.cpu_count() or 1)
         self.normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
         self.classes: list[str] = []
         self.train_set: Dataset[Any] | None = None
@@ -67,13 +69,13 @@ class ImageData(pl.LightningDataModule):
         """Is there a test split to read?"""
         return True
 
+    @abstractmethod
     def fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         """The training and the validation split."""
-        raise NotImplementedError
 
+    @abstractmethod
     def test_split(self) -> Dataset[Any]:
         """The test split."""
-        raise NotImplementedError
 
     def setup(self, stage: str) -> None:
         """Reads the splits of a stage, once."""
