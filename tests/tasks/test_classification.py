@@ -1,11 +1,14 @@
 """Metrics, schedule and parameter groups, each against something independent."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from lambdanets.bolts import bolts
+from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaLayer
 from lambdanets.models import ResNet
 from lambdanets.tasks import Classification
@@ -77,3 +80,11 @@ def test_lars_scales_a_step_by_the_ratio_of_norms():
     optimizer.step()
     # ‖w‖ = 8, ‖g‖ = 200: the step is trust · ‖w‖ / (‖g‖ + decay · ‖w‖) · (g + decay · w) = 0.01 · 8 / 204 · 51 = 0.02.
     torch.testing.assert_close(weight.detach(), torch.full((4, 4), 2.0 - 0.02), rtol=1e-4, atol=1e-4)
+
+
+def test_without_lightning_bolts_a_sentence_says_how_to_get_it(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "pl_bolts"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pl_bolts", None)
+    with pytest.raises(UserError, match="pip install --no-deps lightning-bolts==0.7.0"):
+        lars([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
