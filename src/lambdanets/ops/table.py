@@ -3,16 +3,34 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+Size = tuple[int, int]
 
-def scope_to_offsets(table: Tensor, height: int, width: int) -> Tensor:
-    """Lays a table of r × r offsets out over all offsets of an H × W map: (k, u, 2H − 1, 2W − 1).
 
-    Offsets outside of the scope become zero, offsets that the map doesn't have are cut off.
+def scope_to_offsets(table: Tensor, queries: Size, context: Size | None = None) -> Tensor:
+    """Lays a table out over all offsets from a query to a position of the context.
+
+    Args:
+        table: (k, u, R, C).
+        queries: (H, W), the map of queries.
+        context: (H', W'), the map of the context, with the same origin; by default the map of queries.
+
+    Returns:
+        (k, u, H + H' − 1, W + W' − 1), entry (i, j) for the offset (i − H + 1, j − W + 1). Offsets outside of the scope
+        become zero, offsets that don't occur are cut off.
     """
-    rows, columns = table.shape[2:]
-    above = height - 1 - rows // 2
-    left = width - 1 - columns // 2
-    return F.pad(table, (left, left, above, above))
+    return F.pad(table, margins(table.shape[2:], queries, context or queries))
+
+
+def offsets_to_scope(offsets: Tensor, scope: Size, queries: Size, context: Size | None = None) -> Tensor:
+    """The transpose of `scope_to_offsets`: takes gradients of all offsets back to those of an R × C table."""
+    return F.pad(offsets, [-margin for margin in margins(scope, queries, context or queries)])
+
+
+def margins(scope: Size, queries: Size, context: Size) -> list[int]:
+    padding = []
+    for side, here, there in reversed([*zip(scope, queries, context, strict=True)]):
+        padding += [here - 1 - side // 2, there - 1 - side // 2]
+    return padding
 
 
 def resize_table(table: Tensor, height: int, width: int) -> Tensor:

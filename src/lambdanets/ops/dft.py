@@ -1,0 +1,169 @@
+"""Position lambdas by a discrete Fourier transform along the rows' axis.
+
+E_nm depends on offsets only, so that λ_n = Σ_m E_nm v_mᵀ is a correlation. A transform along y turns its sum over y into
+a product per frequency, while the sum over x stays a (Toeplitz) matrix product: 12·n^1.5·k·v multiply-adds in place of
+2·n²·k·v, all of them in large real matrix products, transforms included.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lambdanets.ops.library import operator
+from lambdanets.ops.table import offsets_to_scope, scope_to_offsets
+
+# Elements of the lambdas' spectrum that are held at a time.
+CHUNK = 2**18
+
+
+def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
+    batch, height, width, heads, key_depth = query.shape
+    rows = Rows(query, values, table)
+    q, content = query.to(rows.dtype), content.to(rows.dtype)
+    value_spectrum, table_spectrum = rows.of_values(values), rows.of_table(table)
+    y = query.new_empty(*query.shape[:4], values.shape[4])
+    for columns, context in rows.chunks():
+        blocks = rows.toeplitz(table_spectrum, columns, context)
+        for image in range(batch):
+            lambdas = rows.lambdas(blocks, value_spectrum[image, ..., context, :], content[image])
+            out = torch.bmm(q[image, :, columns].flatten(0, 1), lambdas)
+            y[image, :, columns] = out.view(height, -1, heads, out.shape[2])
+    return y
+
+
+def backward(
+    grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, height, width, heads, key_depth = query.shape
+    rows = Rows(query, values, table)
+    q, g, content = query.to(rows.dtype), grad.to(rows.dtype), content.to(rows.dtype)
+    value_spectrum, table_spectrum = rows.of_values(values), rows.of_table(table)
+    d_value_spectrum, d_table_spectrum = torch.zeros_like(value_spectrum), torch.zeros_like(table_spectrum)
+    d_query, d_content = query.new_empty(query.shape), torch.zeros_like(content)
+    for columns, context in rows.chunks():
+        blocks = rows.toeplitz(table_spectrum, columns, context)
+        d_blocks = torch.zeros_like(blocks)
+        for image in range(batch):
+            part = value_spectrum[image, ..., context, :]
+            lambdas = rows.lambdas(blocks, part, content[image])
+            q_part, g_part = q[image, :, columns].flatten(0, 1), g[image, :, columns].flatten(0, 1)
+            d_query[image, :, columns] = torch.bmm(g_part, lambdas.mT).view(height, -1, heads, key_depth)
+            d_lambdas = torch.bmm(q_part.mT, g_part)
+            d_spectrum = (rows.backward.T @ d_lambdas.view(height, -1)).view(rows.frequencies, -1, lambdas.shape[2])
+            # At frequency 0 stands the sum over y.
+            sums = d_spectrum[0, : d_spectrum.shape[1] // 2].view(-1, key_depth, lambdas.shape[2])
+            d_content[image] += rows.period * sums.sum(0)
+            d_part = torch.bmm(blocks.mT, d_spectrum)
+            d_value_spectrum[image, ..., context, :] += d_part.view(part.shape)
+            d_blocks.baddbmm_(d_spectrum, part.flatten(1, 3).mT)
+        rows.add_toeplitz(d_table_spectrum, d_blocks, columns, context)
+    d_values = rows.values_from(d_value_spectrum)
+    d_table = rows.table_from(d_table_spectrum)
+    return d_query, d_values.to(values.dtype), d_table.to(table.dtype), d_content.to(query.dtype)
+
+
+row_transform = operator("row_transform", forward, backward)
+
+
+class Rows:
+    """The transform along y, of a length at which no offset is taken for another, and what it makes of a layer.
+
+    A complex number is a pair of real ones on an axis of its own; of the frequencies of a real signal half are kept.
+    """
+
+    def __init__(self, query: Tensor, values: Tensor, table: Tensor) -> None:
+        self.dtype = torch.promote_types(query.dtype, torch.float32)
+        self.height, self.width = query.shape[1:3]
+        self.key_depth, self.intra_depth = table.shape[:2]
+        self.side = (table.shape[2], table.shape[3])
+        self.reach = min(self.side[0] // 2, self.height - 1), min(self.side[1] // 2, self.width - 1)
+        self.period = self.height + self.reach[0]
+        self.frequencies = self.period // 2 + 1
+        frequency = torch.arange(self.frequencies, dtype=torch.float64) * (2 * math.pi / self.period)
+        weight = torch.full_like(frequency, 2 / self.period)
+        weight[0] = 1 / self.period
+        if self.period % 2 == 0:
+            weight[-1] = 1 / self.period
+        self.forward = self.wave(frequency, torch.arange(self.height)).to(query.device, self.dtype)
+        self.backward = self.wave(frequency, torch.arange(self.height), weight).T.to(query.device, self.dtype)
+        self.of_offsets = self.wave(frequency, torch.arange(2 * self.reach[0] + 1) - self.reach[0])
+        self.of_offsets = self.of_offsets.to(query.device, self.dtype)
+        self.step = max(1, CHUNK // max(1, 2 * self.frequencies * self.key_depth * values.shape[4]))
+
+    @staticmethod
+    def wave(frequency: Tensor, position: Tensor, weight: Tensor | None = None) -> Tensor:
+        """(2·frequencies, positions): cosines and negated sines in turn."""
+        angle = frequency[:, None] * position
+        pair = torch.stack([angle.cos(), -angle.sin()], 1)
+        if weight is not None:
+            pair = pair * weight[:, None, None]
+        return pair.flatten(0, 1)
+
+    def chunks(self) -> Iterator[tuple[slice, slice]]:
+        """Some columns of queries, and the columns of the context that they see."""
+        for start in range(0, self.width, self.step):
+            stop = min(self.width, start + self.step)
+            yield slice(start, stop), slice(max(0, start - self.reach[1]), min(self.width, stop + self.reach[1]))
+
+    def of_values(self, values: Tensor) -> Tensor:
+        """(B, H, W, u, v) → (B, frequencies, 2, u, W, v)."""
+        values = values.to(self.dtype).transpose(2, 3)
+        spectrum = self.forward @ values.flatten(2)
+        return spectrum.view(len(values), self.frequencies, 2, *values.shape[2:])
+
+    def values_from(self, spectrum: Tensor) -> Tensor:
+        """The transpose of `of_values`."""
+        values = self.forward.T @ spectrum.flatten(1, 2).flatten(2)
+        return values.view(len(spectrum), self.height, *spectrum.shape[3:]).transpose(2, 3)
+
+    def of_table(self, table: Tensor) -> Tensor:
+        """(k, u, R, C) → (frequencies, 2, k, u, 2·reach + 1)."""
+        table = scope_to_offsets(table.to(self.dtype), (self.reach[0] + 1, self.reach[1] + 1))
+        spectrum = self.of_offsets @ table.permute(2, 0, 1, 3).flatten(1)
+        return spectrum.view(self.frequencies, 2, *table.shape[:2], table.shape[3])
+
+    def table_from(self, spectrum: Tensor) -> Tensor:
+        """The transpose of `of_table`."""
+        table = self.of_offsets.T @ spectrum.flatten(0, 1).flatten(1)
+        table = table.view(-1, *spectrum.shape[2:]).permute(1, 2, 0, 3)
+        return offsets_to_scope(table, self.side, (self.reach[0] + 1, self.reach[1] + 1))
+
+    def toeplitz(self, table: Tensor, columns: slice, context: slice) -> Tensor:
+        """The matrix from the context's columns to the lambdas of some columns: (frequencies, 2·x·k, 2·u·m)."""
+        count, seen = columns.stop - columns.start, context.stop - context.start
+        blocks = table.new_zeros(self.frequencies, 2, count, self.key_depth, 2, self.intra_depth, seen)
+        turned = -table[:, 1]
+        for x, offsets, place in self.windows(columns, context):
+            # A correlation multiplies by the conjugate: (r, i) acts as the matrix ((r, i), (−i, r)).
+            blocks[:, 0, x, :, 0, :, place] = table[:, 0, ..., offsets]
+            blocks[:, 1, x, :, 1, :, place] = table[:, 0, ..., offsets]
+            blocks[:, 0, x, :, 1, :, place] = table[:, 1, ..., offsets]
+            blocks[:, 1, x, :, 0, :, place] = turned[..., offsets]
+        return blocks.flatten(4).flatten(1, 3)
+
+    def add_toeplitz(self, table: Tensor, blocks: Tensor, columns: slice, context: slice) -> None:
+        """The transpose of `toeplitz`."""
+        count, seen = columns.stop - columns.start, context.stop - context.start
+        blocks = blocks.view(self.frequencies, 2, count, self.key_depth, 2, self.intra_depth, seen)
+        for x, offsets, place in self.windows(columns, context):
+            block = blocks[:, :, x, ..., place]
+            table[:, 0, ..., offsets] += block[:, 0, :, 0]
+            table[:, 0, ..., offsets] += block[:, 1, :, 1]
+            table[:, 1, ..., offsets] += block[:, 0, :, 1]
+            table[:, 1, ..., offsets] -= block[:, 1, :, 0]
+
+    def windows(self, columns: slice, context: slice) -> Iterator[tuple[int, slice, slice]]:
+        """Of each column: its number in the chunk, the table's columns that it uses, the context's columns they meet."""
+        for x in range(columns.start, columns.stop):
+            first, last = max(context.start, x - self.reach[1]), min(context.stop, x + self.reach[1] + 1)
+            shift = self.reach[1] - x
+            yield x - columns.start, slice(first + shift, last + shift), slice(first - context.start, last - context.start)
+
+    def lambdas(self, blocks: Tensor, values: Tensor, content: Tensor) -> Tensor:
+        """One image's lambdas of a chunk of columns, content included: (H·x, k, v)."""
+        spectrum = torch.bmm(blocks, values.flatten(1, 3))
+        constant = spectrum[0, : spectrum.shape[1] // 2].view(-1, *content.shape)
+        constant += self.period * content
+        return (self.backward @ spectrum.view(2 * self.frequencies, -1)).view(-1, *content.shape)
