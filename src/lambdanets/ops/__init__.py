@@ -1,13 +1,18 @@
 """Pure functions on tensors that the mixers are made of."""
 
-from lambdanets.ops.content import content_lambda
-from lambdanets.ops.position import global_position_lambdas, local_position_lambdas
+from lambdanets.ops.content import KeyNorm, content_lambda
+from lambdanets.ops.lambda_map import METHODS, MethodName, lambda_map
+from lambdanets.ops.masked import causal_mask, masked_lambda_map
 from lambdanets.ops.table import resize_table, scope_to_offsets
 
 __all__ = [
+    "METHODS",
+    "KeyNorm",
+    "MethodName",
+    "causal_mask",
     "content_lambda",
-    "global_position_lambdas",
-    "local_position_lambdas",
+    "lambda_map",
+    "masked_lambda_map",
     "resize_table",
     "scope_to_offsets",
 ]

@@ -14,7 +14,7 @@ from lambdanets.ops.library import operator
 from lambdanets.ops.table import offsets_to_scope, scope_to_offsets
 
 # Complex numbers of the lambdas' spectrum that are held at a time: on a CPU what its caches hold.
-CHUNK = {"cpu": 2**19, "cuda": 2**27}
+CHUNK = {"cpu": 2**17, "cuda": 2**27}
 
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:

@@ -1,0 +1,83 @@
+"""The lambda layer's product: by whatever exact method costs least."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from lambdanets.errors import UserError
+from lambdanets.ops.cost import Shape, costs
+from lambdanets.ops.fourier import fourier
+from lambdanets.ops.lambdas import lambda_convolution, lambdas_first
+from lambdanets.ops.rows import row_transform
+from lambdanets.ops.scores import scores_first
+from lambdanets.ops.tiles import tiled_scores
+
+MethodName = Literal["auto", "lambdas", "convolution", "scores", "tiles", "rows", "fourier"]
+
+METHODS: dict[str, Callable[..., Tensor]] = {
+    "lambdas": lambdas_first,
+    "convolution": lambda_convolution,
+    "scores": scores_first,
+    "tiles": tiled_scores,
+    "rows": row_transform,
+    "fourier": fourier,
+}
+
+
+def lambda_map(
+    query: Tensor,
+    values: Tensor,
+    table: Tensor,
+    content: Tensor,
+    *,
+    dilation: int = 1,
+    stride: int = 1,
+    method: MethodName = "auto",
+) -> Tensor:
+    """y_n^h = (λc + Σ_m E_nm v_mᵀ)ᵀ q_n^h, where E_nm depends on the offset from n to m only (paper, section 3.1).
+
+    Args:
+        query: (B, H, W, h, k); with a stride, of every stride-th row and column of the context.
+        values: (B, H', W', u, v), a context with the same origin. Unless it has the queries' own size (or that times
+            the stride), only "scores" and "lambdas" know it.
+        table: (k, u, R, C) with odd R and C, the embedding of offset (0, 0) in its middle; offsets beyond it are zero.
+            A global context has (2H − 1) × (2W − 1) of them.
+        content: (B, k, v), the content lambda, or zeros.
+        dilation: distance in positions between neighbouring entries of the table.
+        stride: distance in positions between neighbouring queries.
+        method: one of METHODS, or "auto" for the one that `lambdanets.ops.cost` predicts to be fastest.
+
+    Returns:
+        (B, H, W, h, v).
+
+    Raises:
+        UserError: the method is not known, or can't compute this.
+    """
+    shape = Shape.of(query, values, table, dilation=dilation, stride=stride)
+    if method == "auto":
+        method = min((cost.seconds, name) for name, cost in costs(shape).items())[1]  # type: ignore[assignment]
+    elif method not in METHODS:
+        raise UserError(f"method={method} is not known; choose one of auto, {', '.join(METHODS)}.")
+    elif method not in costs(shape):
+        able = ", ".join(costs(shape))
+        raise UserError(f"method={method} can't compute stride={stride} or this context; choose one of auto, {able}.")
+    if method == "convolution":
+        return lambda_convolution(query, values, table, content, dilation=dilation, stride=stride)
+    if dilation == 1:
+        return METHODS[method](query, values, table, content)
+    # Positions that are a multiple of the dilation apart see one another only: as many maps without dilation.
+    height, width = query.shape[1:3]
+    content = content.repeat_interleave(dilation**2, 0)
+    y = METHODS[method](phases(query, dilation), phases(values, dilation), table, content)
+    y = y.unflatten(0, (-1, dilation, dilation)).permute(0, 3, 1, 4, 2, 5, 6).flatten(3, 4).flatten(1, 2)
+    return y[:, :height, :width]
+
+
+def phases(maps: Tensor, dilation: int) -> Tensor:
+    """(B, H, W, ·, ·) → (B·dilation², ⌈H / dilation⌉, ⌈W / dilation⌉, ·, ·), filled up with zeros."""
+    below, right = (-side % dilation for side in maps.shape[1:3])
+    maps = F.pad(maps, (0, 0, 0, 0, 0, right, 0, below))
+    maps = maps.unflatten(2, (-1, dilation)).unflatten(1, (-1, dilation))
+    return maps.permute(0, 2, 4, 1, 3, 5, 6).flatten(0, 2)
