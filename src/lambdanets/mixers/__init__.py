@@ -6,5 +6,16 @@ from lambdanets.mixers.lambda_conv import LambdaConv
 from lambdanets.mixers.lambda_layer import LambdaLayer
 from lambdanets.mixers.se import SE, squeeze_excitation
 from lambdanets.mixers.seam import Gate, Mixer
+from lambdanets.mixers.shared import SharedLambda
 
-__all__ = ["SE", "Attention", "Conv", "Gate", "LambdaConv", "LambdaLayer", "Mixer", "squeeze_excitation"]
+__all__ = [
+    "SE",
+    "Attention",
+    "Conv",
+    "Gate",
+    "LambdaConv",
+    "LambdaLayer",
+    "Mixer",
+    "SharedLambda",
+    "squeeze_excitation",
+]

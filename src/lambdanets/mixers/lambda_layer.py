@@ -1,6 +1,7 @@
 """The lambda layer (Bello 2021, section 3)."""
 
-from typing import Literal
+import logging
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,33 +9,51 @@ from torch import Tensor, nn
 from lambdanets.errors import UserError
 from lambdanets.mixers.seam import downsample, split_heads
 from lambdanets.ops import (
+    KeyNorm,
+    MethodName,
+    causal_mask,
     content_lambda,
-    global_position_lambdas,
-    local_position_lambdas,
+    lambda_map,
+    masked_lambda_map,
     resize_table,
-    scope_to_offsets,
 )
+
+log = logging.getLogger(__name__)
+Scope = int | tuple[int, int] | Literal["global"]
 
 
 class LambdaLayer(nn.Module):
     """y_n^h = (λc + λp_n)ᵀ q_n^h with λc = softmax(K)ᵀ V and λp_n = E_nᵀ V: no attention map is ever formed.
 
-    (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
+    (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉), or for sequences (B, C, N) → (B, C, ⌈N / stride⌉): a sequence is
+    a map of 1 × N.
 
     Args:
         channels: C, the d of the paper.
         stride: 2 appends a 3×3 average pooling.
-        feature_size: (H, W) of the input; only a global scope needs it. On a map of another size the layer
-            interpolates its table of embeddings.
-        scope: side r of the r × r positions around a query that position lambdas see, odd, or "global" for all. The
-            content lambda sees all positions in either case.
+        feature_size: (H, W) of the input, (1, N) for sequences; only a global scope needs it. On a map of another size
+            the layer interpolates its table of embeddings, and says so in the log.
+        scope: side r of the r × r positions around a query that position lambdas see, odd, or its two sides, or
+            "global" for all positions. The content lambda sees all positions in any case.
         key_depth: k.
         heads: h, the number of queries a position; the value depth is v = C / h.
         intra_depth: u.
+        content: whether there is a content lambda.
+        position: whether there are position lambdas; without them the input may be a set.
+        key_norm: what normalises the keys over the context: "softmax", "l2" or "none" (the paper's ablation).
+        query_softmax: a softmax over the k entries of each query, on top of the rest.
+        batch_norm: batch normalisation of queries and values.
+        causal: a query sees itself and the positions before it only, in raster order.
+        method: how the lambdas are computed, see `lambdanets.ops.lambda_map`; the result is the same.
 
     Raises:
-        UserError: the heads don't divide the channels, the scope is even, a global scope without a feature size.
+        UserError: the heads don't divide the channels, the scope is even, a global scope without a feature size, a
+            choice that isn't known, neither content nor position.
     """
+
+    # A lambda convolution's: distances between neighbours in the table, and between queries.
+    dilation = 1
+    step = 1
 
     def __init__(
         self,
@@ -42,10 +61,17 @@ class LambdaLayer(nn.Module):
         *,
         stride: int = 1,
         feature_size: tuple[int, int] | None = None,
-        scope: int | Literal["global"] = 23,
+        scope: Scope = 23,
         key_depth: int = 16,
         heads: int = 4,
         intra_depth: int = 1,
+        content: bool = True,
+        position: bool = True,
+        key_norm: KeyNorm = "softmax",
+        query_softmax: bool = False,
+        batch_norm: bool = True,
+        causal: bool = False,
+        method: MethodName = "auto",
     ) -> None:
         super().__init__()
         self.scope = scope
@@ -53,48 +79,142 @@ class LambdaLayer(nn.Module):
         self.heads = heads
         self.intra_depth = intra_depth
         self.value_depth = split_heads(channels, heads)
+        self.key_norm = key_norm
+        self.query_softmax = query_softmax
+        self.causal = causal
+        self.method = method
+        self.warned: set[tuple[int, int]] = set()
         if min(key_depth, intra_depth) < 1:
             raise UserError(f"key_depth={key_depth} and intra_depth={intra_depth} must both be at least 1.")
+        if not content and not position:
+            raise UserError("content=false and position=false leave nothing of a lambda layer; choose one of them.")
+        if key_norm not in ("softmax", "l2", "none"):
+            raise UserError(f"key_norm={key_norm} is not known; choose one of softmax, l2, none.")
 
-        self.sections = [heads * key_depth, key_depth * intra_depth, self.value_depth * intra_depth]
-        self.qkv = nn.Conv2d(channels, sum(self.sections), 1, bias=False)
-        self.query_norm = nn.BatchNorm2d(self.sections[0])
-        self.value_norm = nn.BatchNorm2d(self.sections[2])
-        self.table = nn.Parameter(torch.empty(key_depth, intra_depth, *table_size(scope, feature_size)))
+        key_channels = key_depth * intra_depth if content else 0
+        self.sections = [heads * key_depth, self.value_depth * intra_depth, key_channels]
+        self.qkv = nn.Linear(channels, sum(self.sections), bias=False)
+        self.query_norm = nn.BatchNorm2d(self.sections[0]) if batch_norm else nn.Identity()
+        self.value_norm = nn.BatchNorm2d(self.sections[1]) if batch_norm else nn.Identity()
+        self.table: nn.Parameter | None = None
+        if position:
+            self.table = nn.Parameter(torch.empty(key_depth, intra_depth, *table_size(scope, feature_size)))
         self.pool = downsample(stride)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
-        # A position lambda sums over hundreds of values of unit variance, the content lambda averages over them: small
-        # embeddings start both at the same order of magnitude. (The paper's choice is not known to us; timm's is this.)
-        nn.init.trunc_normal_(self.table, std=0.02)
+        nn.init.normal_(self.qkv.weight, std=self.qkv.in_features**-0.5)
+        if self.table is not None:
+            # A position lambda sums over hundreds of values of unit variance, the content lambda averages over them:
+            # small embeddings start both at the same order of magnitude. (The paper's choice is not known to us;
+            # timm's is this.)
+            nn.init.trunc_normal_(self.table, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).split(self.sections, dim=1)
-        query = self.query_norm(query).unflatten(1, (self.heads, self.key_depth))
-        key = key.unflatten(1, (self.key_depth, self.intra_depth))
-        value = self.value_norm(value).unflatten(1, (self.intra_depth, self.value_depth))
-        content = content_lambda(key.flatten(3), value.flatten(3))
-        lambdas = content[..., None, None] + self.position_lambdas(value)
-        y = torch.einsum("bhkyx,bkvyx->bhvyx", query, lambdas)
-        return self.pool(y.flatten(1, 2))
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The layer's output.
 
-    def position_lambdas(self, value: Tensor) -> Tensor:
-        height, width = value.shape[3:]
-        if self.scope == "global":
-            return global_position_lambdas(value, resize_table(self.table, height, width))
-        # On a map with fewer positions than the scope, all pairs of positions are fewer than positions times offsets.
-        if height * width <= self.scope**2:
-            return global_position_lambdas(value, scope_to_offsets(self.table, height, width))
-        return local_position_lambdas(value, self.table)
+        Args:
+            x: (B, C, H, W) or (B, C, N), where the queries come from.
+            context: (B, C, H', W') or (B, C, M), where keys and values come from; by default x. Offsets count from
+                the first position of both.
+            mask: boolean (n, m) or (B, n, m), true where query n may see position m of the context, in raster order.
+        """
+        if x.ndim == 3:
+            y = self(x[:, :, None], None if context is None else context[:, :, None], mask)
+            return y[:, :, 0]
+        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        if context is None:
+            context = x
+        if self.step > 1:
+            x = x[:, :, :: self.step, :: self.step]
+            if mask is not None:
+                raise UserError("A strided lambda convolution takes no mask: use the pooling of strided=false.")
+        query, value, key = self.project(x, context)
+        if self.causal:
+            ahead = causal_mask(query.shape[1] * query.shape[2], x.device)
+            mask = ahead if mask is None else mask & ahead
+        if mask is None:
+            y = self.mix(query, value, key)
+        else:
+            y = masked_lambda_map(query, key, value, self.embeddings(query), mask, self.key_norm, self.dilation)
+        y = self.pool(y.flatten(3).permute(0, 3, 1, 2))
+        return y if channels_last else y.contiguous()
+
+    def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries (B, H, W, h, k), values (B, H', W', u, v) and keys (B, H', W', u, k), all from one projection."""
+        queries, weight = self.sections[0], self.qkv.weight
+        if context is x:
+            query, value, key = self.qkv(x.permute(0, 2, 3, 1)).split(self.sections, -1)
+        else:
+            query = nn.functional.linear(x.permute(0, 2, 3, 1), weight[:queries])
+            rest = nn.functional.linear(context.permute(0, 2, 3, 1), weight[queries:])
+            value, key = rest.split(self.sections[1:], -1)
+        query = normed(self.query_norm, query).unflatten(-1, (self.heads, self.key_depth))
+        if self.query_softmax:
+            query = query.softmax(-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(value.dtype)
+        value = normed(self.value_norm, value).unflatten(-1, (self.intra_depth, self.value_depth))
+        return query, value, key.unflatten(-1, (self.intra_depth, self.key_depth)) if self.sections[2] else None
+
+    def mix(self, query: Tensor, value: Tensor, key: Tensor | None) -> Tensor:
+        """The lambdas applied to the queries: (B, H, W, h, v)."""
+        content = self.content_lambda(value, key)
+        table = self.embeddings(query)
+        if table is None:
+            return (query.flatten(1, 3) @ content).view(*query.shape[:4], -1)
+        table = table.to(query.dtype)
+        return lambda_map(query, value, table, content, dilation=self.dilation, stride=self.step, method=self.method)
+
+    def content_lambda(self, value: Tensor, key: Tensor | None) -> Tensor:
+        """What all queries share: (B, k, v)."""
+        if key is None:
+            return value.new_zeros(value.shape[0], self.key_depth, self.value_depth)
+        return content_lambda(key.flatten(1, 2), value.flatten(1, 2), self.key_norm).to(value.dtype)
+
+    def embeddings(self, query: Tensor) -> Tensor | None:
+        """The table for this map of queries, if there are position lambdas."""
+        if self.table is None or self.scope != "global":
+            return self.table
+        height, width = query.shape[1:3]
+        if self.table.shape[2:] != (2 * height - 1, 2 * width - 1):
+            self.say_resized((height, width))
+        return resize_table(self.table, height, width)
+
+    def say_resized(self, size: tuple[int, int]) -> None:
+        """Logs, once a size, that the table is interpolated."""
+        assert self.table is not None
+        if torch.compiler.is_compiling() or size in self.warned:
+            return
+        self.warned.add(size)
+        made_for = [(side + 1) // 2 for side in self.table.shape[2:]]
+        log.info(
+            "A global lambda layer made for %d×%d positions meets %d×%d: its position embeddings are interpolated.",
+            *made_for,
+            *size,
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        table = state_dict.get(prefix + "table")
+        if self.scope == "global" and self.table is not None and table is not None and table.ndim == 4:
+            height, width = ((side + 1) // 2 for side in self.table.shape[2:])
+            if table.shape[:2] == self.table.shape[:2] and table.shape != self.table.shape:
+                made_for = [(side + 1) // 2 for side in table.shape[2:]]
+                log.info("Position embeddings of %d×%d positions are interpolated to %d×%d.", *made_for, height, width)
+                state_dict[prefix + "table"] = resize_table(table, height, width)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         names = ("scope", "key_depth", "heads", "intra_depth", "value_depth")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
-def table_size(scope: int | Literal["global"], feature_size: tuple[int, int] | None) -> tuple[int, int]:
+def normed(norm: nn.Module, maps: Tensor) -> Tensor:
+    """Batch normalisation of (B, H, W, C), channels last."""
+    if isinstance(norm, nn.Identity):
+        return maps
+    return norm(maps.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def table_size(scope: Scope, feature_size: tuple[int, int] | None) -> tuple[int, int]:
     """Rows and columns of the table of offsets.
 
     Raises:
@@ -105,6 +225,7 @@ def table_size(scope: int | Literal["global"], feature_size: tuple[int, int] | N
             raise UserError("scope=global needs the feature_size (H, W) of the layer's input, and none was given.")
         height, width = feature_size
         return 2 * height - 1, 2 * width - 1
-    if not isinstance(scope, int) or scope < 1 or scope % 2 == 0:
+    sides = (scope, scope) if isinstance(scope, int) else tuple(scope)
+    if isinstance(scope, str) or len(sides) != 2 or any(side < 1 or side % 2 == 0 for side in sides):
         raise UserError(f"scope={scope} has no middle; give an odd number of positions such as 7 or 23, or 'global'.")
-    return scope, scope
+    return sides

@@ -18,6 +18,7 @@ class Bottleneck(nn.Module):
         gate: module on the block's output before the sum, or None.
         shortcut: module that brings the input to the output's shape, or None where it has it.
         drop_path: probability that an image skips the residual branch in training.
+        act: class of the activations.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Bottleneck(nn.Module):
         gate: nn.Module | None = None,
         shortcut: nn.Module | None = None,
         drop_path: float = 0.0,
+        act: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
@@ -40,7 +42,7 @@ class Bottleneck(nn.Module):
         self.gate = gate or nn.Identity()
         self.shortcut = shortcut or nn.Identity()
         self.drop_path = StochasticDepth(drop_path, "row")
-        self.act = nn.ReLU(inplace=True)
+        self.act = act(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.norm1(self.conv1(x)))

@@ -1,5 +1,6 @@
 """The ResNet that every mixer shares."""
 
+import copy
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from lambdanets.models.depths import blocks_per_stage
 from lambdanets.models.layout import mixer_blocks
 from lambdanets.models.stem import STRIDES, make_stem
 
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+
 
 class ResNet(nn.Module):
     """A bottleneck ResNet whose 3×3 convolutions are replaced by a mixer: (B, in_channels, H, W) → (B, num_classes).
@@ -19,7 +22,7 @@ class ResNet(nn.Module):
         mixer: factory of the module in each block's middle (see `lambdanets.mixers.Mixer`).
         depth: a named depth (26, 50, 101, 152, 200, 270, 350, 420) or the blocks per stage.
         width: multiplier of the stages' inner widths 64, 128, 256, 512, … and of the stem's 64.
-        stem: "imagenet", "deep" (ResNet-D), "small" (3×3) or "strided" (3×3 with stride 2).
+        stem: "imagenet", "deep" (ResNet-D), "tiered" (timm's), "small" (3×3) or "strided" (3×3 with stride 2).
         shortcut: "conv" or "pool" (ResNet-D).
         layout: one entry a stage: C, L, or a list of the blocks (from 1) that use the mixer; such as "CCLL".
         strides: stride of each stage's first block.
@@ -57,17 +60,21 @@ class ResNet(nn.Module):
         zero_init: bool = True,
         drop_path: float = 0.0,
         dropout: float = 0.0,
+        act: str = "relu",
     ) -> None:
         super().__init__()
         blocks = blocks_per_stage(depth)
+        mixer = copy.deepcopy(mixer)  # what a factory shares between its layers, it shares within this model only
         uses_mixer = mixer_blocks(layout, blocks)
         if len(strides) != len(blocks) or not set(strides) <= {1, 2}:
             raise UserError(f"strides={list(strides)} must give 1 or 2 for each of the model's {len(blocks)} stages.")
+        if act not in ACTIVATIONS:
+            raise UserError(f"act={act} is not known; choose one of {', '.join(ACTIVATIONS)}.")
         if shortcut not in ("conv", "pool"):
             raise UserError(f"shortcut={shortcut} is not known; choose one of conv, pool.")
 
         channels = scaled(64, width)
-        self.stem = make_stem(stem, in_channels, channels)
+        self.stem = make_stem(stem, in_channels, channels, ACTIVATIONS[act])
         reduction = STRIDES[stem]
         feature_size = divided(image_size, reduction)
         total = sum(blocks)
@@ -91,6 +98,7 @@ class ResNet(nn.Module):
                         gate=make_gate(EXPANSION * inner) if make_gate else None,
                         shortcut=make_shortcut(shortcut, channels, EXPANSION * inner, stride),
                         drop_path=next(drop_paths),
+                        act=ACTIVATIONS[act],
                     )
                 )
                 channels = EXPANSION * inner

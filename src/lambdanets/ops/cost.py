@@ -1,13 +1,13 @@
 """What each exact method costs, as far as its operation counts tell.
 
 A method is a list of matrix products, passes over memory, transforms and calls; a device does so many of each in a
-second. The model has to rank the methods, not to be a clock: `python run.py job=benchmark benchmark=methods` prints what
-it predicts beside what is measured.
+second. The model has to rank the methods, not to be a clock: `python run.py job=benchmark benchmark=methods` prints
+what it predicts beside what is measured.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log2
 
 import torch
@@ -101,9 +101,9 @@ def costs(shape: Shape) -> dict[str, Cost]:
     if shape.dilation > 1:
         step = shape.dilation
         size = ceil(shape.height / step), ceil(shape.width / step)
-        split = Shape(**{**vars(shape), "batch": shape.batch * step**2, "height": size[0], "width": size[1], "context": size})
+        split = replace(shape, batch=shape.batch * step**2, height=size[0], width=size[1], context=size)
     square = shape.context == (shape.height, shape.width)
-    work = {}
+    work: dict[str, Work] = {}
     if shape.stride == 1 and (square or shape.dilation == 1):
         work |= {"lambdas": lambdas_work(split), "scores": scores_work(split)}
     if shape.stride == 1 and square:
@@ -192,7 +192,9 @@ def rows_work(s: Shape) -> Work:
     transformed = product(s.batch * chunks, s.height, 2 * frequencies, step * s.key_depth * s.value_depth)
     applied = product(s.batch * s.queries, s.heads, s.key_depth, s.value_depth)
     spectra = product(s.batch, 2 * frequencies, s.height, s.intra_depth * s.width * s.value_depth)
-    forward = toeplitz + in_frequency + transformed + applied + spectra + calls(chunks * (12 * s.batch + 12 * step) + 20)
+    forward = (
+        toeplitz + in_frequency + transformed + applied + spectra + calls(chunks * (12 * s.batch + 12 * step) + 20)
+    )
     if not s.training:
         return forward
     more = toeplitz * 2 + in_frequency * 3 + transformed * 2 + applied * 3 + spectra * 2

@@ -1,6 +1,6 @@
 """Makes PyTorch operators of the methods that have their own backward."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,13 +24,14 @@ def operator(name: str, forward: Method, backward: Backward) -> Method:
 
     def run(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
         with torch.autocast(query.device.type, enabled=False):
-            return forward(query, values, table, content)
+            return forward(*exact(query, values, table, content)).to(query.dtype)
 
     def run_backward(
         grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with torch.autocast(query.device.type, enabled=False):
-            return backward(grad, query, values, table, content)
+            grads = backward(*exact(grad, query, values, table, content))
+        return tuple(grad.to(query.dtype) for grad in grads)  # type: ignore[return-value]
 
     op = torch.library.custom_op(f"lambdanets::{name}", run, mutates_args=())
     op_backward = torch.library.custom_op(f"lambdanets::{name}_backward", run_backward, mutates_args=())
@@ -45,3 +46,10 @@ def operator(name: str, forward: Method, backward: Backward) -> Method:
     op_backward.register_fake(lambda grad, *inputs: tuple(tensor.new_empty(tensor.shape) for tensor in inputs))
     op.register_autograd(differentiate, setup_context=keep)
     return op
+
+
+def exact(*tensors: Tensor) -> Iterator[Tensor]:
+    """On a CPU half precision is emulated, slowly: there, the work is done in single precision."""
+    for tensor in tensors:
+        half = tensor.device.type == "cpu" and tensor.dtype in (torch.bfloat16, torch.float16)
+        yield tensor.float() if half else tensor

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lambdanets.ops.content import KeyNorm, normalised
 from lambdanets.ops.scores import embeddings
-from lambdanets.ops.table import scope_to_offsets
+from lambdanets.ops.table import dilated, scope_to_offsets
 
 # Elements of the masked keys that are held at a time.
 CHUNK = 2**22
@@ -21,6 +21,7 @@ def masked_lambda_map(
     table: Tensor | None,
     mask: Tensor,
     norm: KeyNorm = "softmax",
+    dilation: int = 1,
 ) -> Tensor:
     """y_n^h = Σ_m∈seen(n) (q_n^h · (K̄_nm + E_nm)) v_m: positions that a query may not see have no key and no embedding.
 
@@ -34,6 +35,7 @@ def masked_lambda_map(
         table: (k, u, R, C), or None for content lambdas alone.
         mask: boolean (n, m) or (B, n, m), true where query n sees position m, both in raster order.
         norm: as in `content_lambda`.
+        dilation: distance in positions between neighbouring entries of the table.
 
     Returns:
         (B, H, W, h, v).
@@ -41,12 +43,13 @@ def masked_lambda_map(
     batch, height, width, _, key_depth = query.shape
     size = values.shape[1], values.shape[2]
     mask = mask.expand(batch, -1, -1).unflatten(1, (height, width))
-    offsets = None if table is None else scope_to_offsets(table, (height, width), size)
+    offsets = None if table is None else scope_to_offsets(dilated(table, dilation), (height, width), size)
     step = max(1, CHUNK // max(1, batch * width * key_depth * values.shape[3] * prod(size)))
-    parts = [
-        checkpoint(some_rows, query, keys, values, offsets, mask, start, min(height, start + step), norm, use_reentrant=False)
-        for start in range(0, height, step)
-    ]
+    parts = []
+    for start in range(0, height, step):
+        stop = min(height, start + step)
+        inputs = query, keys, values, offsets, mask, start, stop, norm
+        parts.append(checkpoint(some_rows, *inputs, use_reentrant=False))
     return torch.cat(parts, 1)
 
 

@@ -1,8 +1,8 @@
 """Position lambdas by a discrete Fourier transform along the rows' axis.
 
-E_nm depends on offsets only, so that λ_n = Σ_m E_nm v_mᵀ is a correlation. A transform along y turns its sum over y into
-a product per frequency, while the sum over x stays a (Toeplitz) matrix product: 12·n^1.5·k·v multiply-adds in place of
-2·n²·k·v, all of them in large real matrix products, transforms included.
+E_nm depends on offsets only, so that λ_n = Σ_m E_nm v_mᵀ is a correlation. A transform along y turns its sum over y
+into a product per frequency, while the sum over x stays a (Toeplitz) matrix product: 12·n^1.5·k·v multiply-adds in
+place of 2·n²·k·v, all of them in large real matrix products, transforms included.
 """
 
 import math
@@ -19,7 +19,7 @@ CHUNK = 2**18
 
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
-    batch, height, width, heads, key_depth = query.shape
+    batch, height, _, heads, _ = query.shape
     rows = Rows(query, values, table)
     q, content = query.to(rows.dtype), content.to(rows.dtype)
     value_spectrum, table_spectrum = rows.of_values(values), rows.of_table(table)
@@ -36,7 +36,7 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Te
 def backward(
     grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, height, width, heads, key_depth = query.shape
+    batch, height, _, _, key_depth = query.shape
     rows = Rows(query, values, table)
     q, g, content = query.to(rows.dtype), grad.to(rows.dtype), content.to(rows.dtype)
     value_spectrum, table_spectrum = rows.of_values(values), rows.of_table(table)
@@ -49,7 +49,7 @@ def backward(
             part = value_spectrum[image, ..., context, :]
             lambdas = rows.lambdas(blocks, part, content[image])
             q_part, g_part = q[image, :, columns].flatten(0, 1), g[image, :, columns].flatten(0, 1)
-            d_query[image, :, columns] = torch.bmm(g_part, lambdas.mT).view(height, -1, heads, key_depth)
+            d_query[image, :, columns] = torch.bmm(g_part, lambdas.mT).view(height, -1, *query.shape[3:])
             d_lambdas = torch.bmm(q_part.mT, g_part)
             d_spectrum = (rows.backward.T @ d_lambdas.view(height, -1)).view(rows.frequencies, -1, lambdas.shape[2])
             # At frequency 0 stands the sum over y.
@@ -155,11 +155,15 @@ class Rows:
             table[:, 1, ..., offsets] -= block[:, 1, :, 0]
 
     def windows(self, columns: slice, context: slice) -> Iterator[tuple[int, slice, slice]]:
-        """Of each column: its number in the chunk, the table's columns that it uses, the context's columns they meet."""
+        """Of each column: its number in the chunk, the table's columns it uses, the context's columns they meet."""
         for x in range(columns.start, columns.stop):
             first, last = max(context.start, x - self.reach[1]), min(context.stop, x + self.reach[1] + 1)
             shift = self.reach[1] - x
-            yield x - columns.start, slice(first + shift, last + shift), slice(first - context.start, last - context.start)
+            yield (
+                x - columns.start,
+                slice(first + shift, last + shift),
+                slice(first - context.start, last - context.start),
+            )
 
     def lambdas(self, blocks: Tensor, values: Tensor, content: Tensor) -> Tensor:
         """One image's lambdas of a chunk of columns, content included: (H·x, k, v)."""

@@ -105,7 +105,7 @@ def by_head(query: Tensor) -> Tensor:
 
 
 def scores_of(query: Tensor, keys: Tensor, batch: int) -> Tensor:
-    """q (n, B·h, k) and E (n, k, m) → s (B, h·n, m), written where the next product wants it."""
+    """Q (n, B·h, k) and E (n, k, m) → s (B, h·n, m), written where the next product wants it."""
     count, rows, _ = query.shape
     scores = query.new_empty(rows, count, keys.shape[2])
     torch.bmm(query, keys, out=scores.transpose(0, 1))

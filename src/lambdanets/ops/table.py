@@ -18,7 +18,7 @@ def scope_to_offsets(table: Tensor, queries: Size, context: Size | None = None) 
         (k, u, H + H' − 1, W + W' − 1), entry (i, j) for the offset (i − H + 1, j − W + 1). Offsets outside of the scope
         become zero, offsets that don't occur are cut off.
     """
-    return F.pad(table, margins(table.shape[2:], queries, context or queries))
+    return F.pad(table, margins((table.shape[2], table.shape[3]), queries, context or queries))
 
 
 def offsets_to_scope(offsets: Tensor, scope: Size, queries: Size, context: Size | None = None) -> Tensor:
@@ -43,3 +43,13 @@ def resize_table(table: Tensor, height: int, width: int) -> Tensor:
     if tuple(table.shape[2:]) == size:
         return table
     return F.interpolate(table, size=size, mode="bilinear", align_corners=True)
+
+
+def dilated(table: Tensor, dilation: int) -> Tensor:
+    """The table with its entries that many positions apart, zeros between them."""
+    if dilation == 1:
+        return table
+    rows, columns = (dilation * (side - 1) + 1 for side in table.shape[2:])
+    spread = table.new_zeros(*table.shape[:2], rows, columns)
+    spread[..., ::dilation, ::dilation] = table
+    return spread

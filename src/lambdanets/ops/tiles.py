@@ -1,8 +1,8 @@
 """Scores first for a local scope, tile by tile.
 
-A tile of queries sees a window of (tile + r − 1)² positions. What its queries' embeddings are in that window is the same
-for every tile, since they depend on offsets only: one small matrix per query of a tile serves all tiles of all images,
-zeros outside of the scope included.
+A tile of queries sees a window of (tile + r − 1)² positions. What its queries' embeddings are in that window is the
+same for every tile, since they depend on offsets only: one small matrix per query of a tile serves all tiles of all
+images, zeros outside of the scope included.
 """
 
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ class Tiling:
             yield slice(start, min(self.batch, start + step))
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        """q (t, G·h, k) and E (t, k, c) → s (G, h·t, c)."""
+        """Q (t, G·h, k) and E (t, k, c) → s (G, h·t, c)."""
         scores = query.new_empty(query.shape[1], len(keys), keys.shape[2])
         torch.bmm(query, keys, out=scores.transpose(0, 1))
         return scores.view(-1, self.heads * len(keys), keys.shape[2])

@@ -1,0 +1,9 @@
+"""Weights of other libraries' lambda layers and networks, loaded into ours.
+
+Neither library is imported: what is read are modules and state dicts of theirs.
+"""
+
+from lambdanets.peers.layers import BiasedLambda, from_lambda_networks, from_timm
+from lambdanets.peers.networks import TIMM_NETWORKS, timm_network
+
+__all__ = ["TIMM_NETWORKS", "BiasedLambda", "from_lambda_networks", "from_timm", "timm_network"]

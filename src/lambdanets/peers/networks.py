@@ -1,0 +1,74 @@
+"""timm's lambda networks as ours."""
+
+import re
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from lambdanets.errors import UserError
+from lambdanets.models import ResNet
+from lambdanets.peers.layers import BiasedLambda, timm_weights
+
+TIMM_NETWORKS: dict[str, dict[str, Any]] = {
+    "lambda_resnet26t": {"depth": 26, "layout": ["C", "C", [2], "L"], "scope": 9},
+    "lambda_resnet26rpt_256": {"depth": 26, "layout": ["C", "C", [2], "L"], "scope": "global"},
+    "lambda_resnet50ts": {"depth": 50, "layout": ["C", [4], [2, 4, 6], [2]], "scope": 9, "act": "silu"},
+}
+# From timm's names to ours, in a block and outside of one.
+NAMES = (
+    (r"^stem\.conv(\d)\.(conv|bn)\.", lambda m: f"stem.{3 * (int(m[1]) - 1) + (m[2] == 'bn')}."),
+    (r"^head\.fc\.", lambda m: "classifier."),
+    (r"\.shortcut\.conv\.", lambda m: ".shortcut.0."),
+    (r"\.shortcut\.bn\.", lambda m: ".shortcut.1."),
+    (r"\.conv1_1x1\.conv\.", lambda m: ".conv1."),
+    (r"\.conv1_1x1\.bn\.", lambda m: ".norm1."),
+    (r"\.conv2_kxk\.conv\.", lambda m: ".mixer."),
+    (r"\.conv2_kxk\.bn\.", lambda m: ".norm2."),
+    (r"\.post_attn\.", lambda m: ".norm2."),
+    (r"\.conv3_1x1\.conv\.", lambda m: ".conv3."),
+    (r"\.conv3_1x1\.bn\.", lambda m: ".norm3."),
+)
+
+
+def timm_network(name: str, weights: dict[str, Tensor], *, image_size: tuple[int, int] = (256, 256)) -> ResNet:
+    """Our network with the weights of a lambda network of timm's.
+
+    Args:
+        name: one of TIMM_NETWORKS.
+        weights: the state dict of `timm.create_model(name)`.
+        image_size: (H, W), that of the weights if their layers have relative positions.
+
+    Raises:
+        UserError: the name isn't known, or the weights aren't those of that network.
+    """
+    if name not in TIMM_NETWORKS:
+        raise UserError(f"timm's '{name}' is not known here; choose one of {', '.join(TIMM_NETWORKS)}.")
+    options = dict(TIMM_NETWORKS[name])
+    mixer = partial(BiasedLambda, scope=options.pop("scope"))
+    classes, channels = len(weights["head.fc.bias"]), weights["stem.conv1.conv.weight"].shape[1]
+    model = ResNet(mixer, image_size=image_size, in_channels=channels, num_classes=classes, stem="tiered", **options)
+    try:
+        model.load_state_dict(renamed(weights, model))
+    except (KeyError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"The weights are not those of timm's {name}: {first[:200]}") from error
+    return model
+
+
+def renamed(weights: dict[str, Tensor], model: ResNet) -> dict[str, Tensor]:
+    ours: dict[str, Tensor] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in weights.items():
+        block, attention, entry = key.partition(".self_attn.")
+        if attention:
+            layers.setdefault(f"{block}.mixer", {})[entry] = tensor
+            continue
+        for pattern, name in NAMES:
+            key = re.sub(pattern, name, key)
+        ours[key] = tensor
+    for path, layer in layers.items():
+        mixer = model.get_submodule(path)
+        assert isinstance(mixer, BiasedLambda)
+        ours |= {f"{path}.{entry}": tensor for entry, tensor in timm_weights(layer, mixer.sections).items()}
+    return ours
