@@ -39,7 +39,7 @@ class Work:
 # Seconds for one of each, in the order of Work. CPU: least squares over the measurements of benchmark=methods on two
 # cores with AVX2. CUDA: from the data sheets of large GPUs, not measured.
 RATES = {
-    "cpu": (1.2e-11, 3e-10, 2.5e-10, 6e-11, 5e-6),
+    "cpu": (2.1e-11, 3.0e-10, 4.1e-10, 7.6e-11, 1.0e-5),
     "cuda": (1e-14, 2e-12, 1e-12, 2e-13, 6e-6),
 }
 
@@ -183,8 +183,7 @@ def tiles_work(s: Shape) -> Work:
 def rows_work(s: Shape) -> Work:
     reach = min(s.scope[0] // 2, s.height - 1), min(s.scope[1] // 2, s.width - 1)
     frequencies = (s.height + reach[0]) // 2 + 1
-    step = max(1, rows.CHUNK // (2 * frequencies * s.key_depth * s.value_depth))
-    step = min(step, s.width)
+    step = rows.columns_at_once(s.width, 2 * frequencies * s.key_depth * s.value_depth)
     chunks = ceil(s.width / step)
     seen = min(s.width, step + 2 * reach[1]) * s.intra_depth
     toeplitz = copies(chunks * frequencies * 4 * step * s.key_depth * seen)

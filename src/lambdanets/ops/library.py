@@ -23,14 +23,19 @@ def operator(name: str, forward: Method, backward: Backward) -> Method:
     """
 
     def run(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
+        if query.numel() == 0:
+            return query.new_empty(*query.shape[:4], values.shape[4])
         with torch.autocast(query.device.type, enabled=False):
-            return forward(*exact(query, values, table, content)).to(query.dtype)
+            return forward(*prepared(query, values, table, content)).to(query.dtype)
 
     def run_backward(
         grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        inputs = query, values, table, content
+        if query.numel() == 0:
+            return tuple(tensor.new_zeros(tensor.shape) for tensor in inputs)  # type: ignore[return-value]
         with torch.autocast(query.device.type, enabled=False):
-            grads = backward(*exact(grad, query, values, table, content))
+            grads = backward(*prepared(grad, *inputs))
         return tuple(grad.to(query.dtype) for grad in grads)  # type: ignore[return-value]
 
     op = torch.library.custom_op(f"lambdanets::{name}", run, mutates_args=())
@@ -48,8 +53,8 @@ def operator(name: str, forward: Method, backward: Backward) -> Method:
     return op
 
 
-def exact(*tensors: Tensor) -> Iterator[Tensor]:
-    """On a CPU half precision is emulated, slowly: there, the work is done in single precision."""
+def prepared(*tensors: Tensor) -> Iterator[Tensor]:
+    """Contiguous, without which batched products are slow; on a CPU in single precision, for which half is slow too."""
     for tensor in tensors:
         half = tensor.device.type == "cpu" and tensor.dtype in (torch.bfloat16, torch.float16)
-        yield tensor.float() if half else tensor
+        yield (tensor.float() if half else tensor).contiguous()

@@ -7,6 +7,7 @@ place of 2·n²·k·v, all of them in large real matrix products, transforms inc
 
 import math
 from collections.abc import Iterator
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def backward(
     d_query, d_content = query.new_empty(query.shape), torch.zeros_like(content)
     for columns, context in rows.chunks():
         blocks = rows.toeplitz(table_spectrum, columns, context)
-        d_blocks = torch.zeros_like(blocks)
+        d_blocks = torch.empty_like(blocks)
         for image in range(batch):
             part = value_spectrum[image, ..., context, :]
             lambdas = rows.lambdas(blocks, part, content[image])
@@ -57,7 +58,7 @@ def backward(
             d_content[image] += rows.period * sums.sum(0)
             d_part = torch.bmm(blocks.mT, d_spectrum)
             d_value_spectrum[image, ..., context, :] += d_part.view(part.shape)
-            d_blocks.baddbmm_(d_spectrum, part.flatten(1, 3).mT)
+            d_blocks.baddbmm_(d_spectrum, part.flatten(1, 3).mT, beta=min(image, 1))
         rows.add_toeplitz(d_table_spectrum, d_blocks, columns, context)
     d_values = rows.values_from(d_value_spectrum)
     d_table = rows.table_from(d_table_spectrum)
@@ -65,6 +66,17 @@ def backward(
 
 
 row_transform = operator("row_transform", forward, backward)
+
+
+def columns_at_once(width: int, spectrum: int) -> int:
+    """Columns of a chunk, in chunks of about the same size.
+
+    Args:
+        width: columns of the map.
+        spectrum: elements of one column's lambdas in one image.
+    """
+    most = max(1, CHUNK // max(1, spectrum))
+    return ceil(width / ceil(width / most))
 
 
 class Rows:
@@ -90,7 +102,7 @@ class Rows:
         self.backward = self.wave(frequency, torch.arange(self.height), weight).T.to(query.device, self.dtype)
         self.of_offsets = self.wave(frequency, torch.arange(2 * self.reach[0] + 1) - self.reach[0])
         self.of_offsets = self.of_offsets.to(query.device, self.dtype)
-        self.step = max(1, CHUNK // max(1, 2 * self.frequencies * self.key_depth * values.shape[4]))
+        self.step = columns_at_once(self.width, 2 * self.frequencies * self.key_depth * values.shape[4])
 
     @staticmethod
     def wave(frequency: Tensor, position: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -102,68 +114,64 @@ class Rows:
         return pair.flatten(0, 1)
 
     def chunks(self) -> Iterator[tuple[slice, slice]]:
-        """Some columns of queries, and the columns of the context that they see."""
+        """Some columns of queries, and the columns of the mirrored context that they see."""
         for start in range(0, self.width, self.step):
             stop = min(self.width, start + self.step)
-            yield slice(start, stop), slice(max(0, start - self.reach[1]), min(self.width, stop + self.reach[1]))
+            first, last = max(0, start - self.reach[1]), min(self.width, stop + self.reach[1])
+            yield slice(start, stop), slice(self.width - last, self.width - first)
 
     def of_values(self, values: Tensor) -> Tensor:
-        """(B, H, W, u, v) → (B, frequencies, 2, u, W, v)."""
-        values = values.to(self.dtype).transpose(2, 3)
+        """(B, H, W, u, v) → (B, frequencies, 2, u, W, v), the columns in reverse.
+
+        In a mirrored context the embeddings of the next column start one entry further on, so that all of them are one
+        strided view of the (mirrored) table.
+        """
+        values = values.to(self.dtype).transpose(2, 3).flip(3)
         spectrum = self.forward @ values.flatten(2)
         return spectrum.view(len(values), self.frequencies, 2, *values.shape[2:])
 
     def values_from(self, spectrum: Tensor) -> Tensor:
         """The transpose of `of_values`."""
         values = self.forward.T @ spectrum.flatten(1, 2).flatten(2)
-        return values.view(len(spectrum), self.height, *spectrum.shape[3:]).transpose(2, 3)
+        return values.view(len(spectrum), self.height, *spectrum.shape[3:]).flip(3).transpose(2, 3)
 
     def of_table(self, table: Tensor) -> Tensor:
-        """(k, u, R, C) → (frequencies, 2, k, u, 2·reach + 1)."""
-        table = scope_to_offsets(table.to(self.dtype), (self.reach[0] + 1, self.reach[1] + 1))
+        """(k, u, R, C) → (frequencies, 2, k, u, 2·W − 1), the columns in reverse."""
+        table = scope_to_offsets(table.to(self.dtype), (self.reach[0] + 1, self.width)).flip(3)
         spectrum = self.of_offsets @ table.permute(2, 0, 1, 3).flatten(1)
         return spectrum.view(self.frequencies, 2, *table.shape[:2], table.shape[3])
 
     def table_from(self, spectrum: Tensor) -> Tensor:
         """The transpose of `of_table`."""
         table = self.of_offsets.T @ spectrum.flatten(0, 1).flatten(1)
-        table = table.view(-1, *spectrum.shape[2:]).permute(1, 2, 0, 3)
-        return offsets_to_scope(table, self.side, (self.reach[0] + 1, self.reach[1] + 1))
+        table = table.view(-1, *spectrum.shape[2:]).permute(1, 2, 0, 3).flip(3)
+        return offsets_to_scope(table, self.side, (self.reach[0] + 1, self.width))
 
     def toeplitz(self, table: Tensor, columns: slice, context: slice) -> Tensor:
         """The matrix from the context's columns to the lambdas of some columns: (frequencies, 2·x·k, 2·u·m)."""
-        count, seen = columns.stop - columns.start, context.stop - context.start
-        blocks = table.new_zeros(self.frequencies, 2, count, self.key_depth, 2, self.intra_depth, seen)
-        turned = -table[:, 1]
-        for x, offsets, place in self.windows(columns, context):
-            # A correlation multiplies by the conjugate: (r, i) acts as the matrix ((r, i), (−i, r)).
-            blocks[:, 0, x, :, 0, :, place] = table[:, 0, ..., offsets]
-            blocks[:, 1, x, :, 1, :, place] = table[:, 0, ..., offsets]
-            blocks[:, 0, x, :, 1, :, place] = table[:, 1, ..., offsets]
-            blocks[:, 1, x, :, 0, :, place] = turned[..., offsets]
+        real, imaginary = self.windows(table, columns, context).permute(1, 0, 4, 2, 3, 5)
+        blocks = table.new_empty(self.frequencies, 2, *real.shape[1:3], 2, *real.shape[3:])
+        # A correlation multiplies by the conjugate: (r, i) acts as the matrix ((r, i), (−i, r)).
+        blocks[:, 0, :, :, 0] = real
+        blocks[:, 1, :, :, 1] = real
+        blocks[:, 0, :, :, 1] = imaginary
+        torch.neg(imaginary, out=blocks[:, 1, :, :, 0])
         return blocks.flatten(4).flatten(1, 3)
 
     def add_toeplitz(self, table: Tensor, blocks: Tensor, columns: slice, context: slice) -> None:
         """The transpose of `toeplitz`."""
         count, seen = columns.stop - columns.start, context.stop - context.start
         blocks = blocks.view(self.frequencies, 2, count, self.key_depth, 2, self.intra_depth, seen)
-        for x, offsets, place in self.windows(columns, context):
-            block = blocks[:, :, x, ..., place]
-            table[:, 0, ..., offsets] += block[:, 0, :, 0]
-            table[:, 0, ..., offsets] += block[:, 1, :, 1]
-            table[:, 1, ..., offsets] += block[:, 0, :, 1]
-            table[:, 1, ..., offsets] -= block[:, 1, :, 0]
+        parts = blocks[:, 0, :, :, 0] + blocks[:, 1, :, :, 1], blocks[:, 0, :, :, 1] - blocks[:, 1, :, :, 0]
+        for x in range(count):
+            start = columns.start + context.start + x
+            for target, part in zip(table.unbind(1), parts, strict=True):
+                target[..., start : start + seen] += part[:, x]
 
-    def windows(self, columns: slice, context: slice) -> Iterator[tuple[int, slice, slice]]:
-        """Of each column: its number in the chunk, the table's columns it uses, the context's columns they meet."""
-        for x in range(columns.start, columns.stop):
-            first, last = max(context.start, x - self.reach[1]), min(context.stop, x + self.reach[1] + 1)
-            shift = self.reach[1] - x
-            yield (
-                x - columns.start,
-                slice(first + shift, last + shift),
-                slice(first - context.start, last - context.start),
-            )
+    def windows(self, table: Tensor, columns: slice, context: slice) -> Tensor:
+        """What the table has for each pair of a column and one of the context: (frequencies, 2, k, u, x, m)."""
+        starts = slice(columns.start + context.start, columns.stop + context.start)
+        return table.unfold(4, context.stop - context.start, 1)[:, :, :, :, starts]
 
     def lambdas(self, blocks: Tensor, values: Tensor, content: Tensor) -> Tensor:
         """One image's lambdas of a chunk of columns, content included: (H·x, k, v)."""
