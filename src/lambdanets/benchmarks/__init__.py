@@ -1,0 +1,8 @@
+"""Speed and memory, measured side by side in one process."""
+
+from lambdanets.benchmarks.layers import layers
+from lambdanets.benchmarks.methods import methods
+from lambdanets.benchmarks.networks import networks
+from lambdanets.benchmarks.scaling import scaling
+
+__all__ = ["layers", "methods", "networks", "scaling"]

@@ -1,0 +1,65 @@
+"""benchmark=layers: one layer at a time, in the shapes of ResNet-50's stages."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lambdanets.benchmarks import contestants
+from lambdanets.benchmarks.measure import Setting
+from lambdanets.benchmarks.result import Result
+from lambdanets.mixers.lambda_layer import Scope
+
+
+def layers(setting: Setting, *, batch: int, shapes: Sequence[tuple[int, int]], scopes: Sequence[Scope]) -> Result:
+    """Lambda layers of three libraries, the 3×3 convolution and BoTNet's attention.
+
+    Args:
+        setting: how to measure.
+        batch: images.
+        shapes: (side, channels) of the maps.
+        scopes: of the lambda layers.
+
+    Returns:
+        For each contestant milliseconds, MiB, and how many times as fast as it and how much smaller ours is.
+    """
+    columns = ["map", "context", "layer", "train ms", "infer ms", "peak MiB", "ours faster", "its MiB / ours"]
+    plot = {"kind": "bars", "x": "case", "y": "train ms", "line": "layer"}
+    result = Result("Layers, forward and backward", columns, setting, plot=plot)
+    worst: dict[str, float] = {}
+    with setting.applied():
+        for side, channels in shapes:
+            for scope in scopes:
+                x = torch.randn(batch, channels, side, side, device=setting.place, requires_grad=True)
+                made = contestants.layers(channels, side, scope, batch, setting.memory_gib)
+                modules = {name: make().to(setting.place) for name, make in made.items()}
+                training = {name: setting.training_step(module, x) for name, module in modules.items()}
+                train = setting.times(training)
+                infer = setting.times({name: setting.inference_step(module, x) for name, module in modules.items()})
+                peak = setting.peaks(training)
+                case = f"{side}²×{channels}", str(scope) if scope == "global" else f"{scope}×{scope}"
+                for name in modules:
+                    result.rows.append(
+                        {
+                            "case": "\n".join(case),
+                            "map": case[0],
+                            "context": case[1],
+                            "layer": name,
+                            "train ms": 1e3 * train[name],
+                            "infer ms": 1e3 * infer[name],
+                            "peak MiB": peak[name],
+                            "ours faster": train[name] / train[contestants.OURS],
+                            "its MiB / ours": peak[name] / peak[contestants.OURS],
+                        }
+                    )
+                fastest = min((train[name], name) for name in modules if name in RIVALS)
+                speed = fastest[0] / train[contestants.OURS]
+                memory = peak[fastest[1]] / peak[contestants.OURS]
+                worst["speed"] = min(worst.get("speed", speed), speed)
+                result.notes.append(
+                    f"{case[0]}, {case[1]}: {speed:.2f} times as fast as {fastest[1]}, the fastest other lambda layer, "
+                    f"with 1/{memory:.2f} of its memory."
+                )
+    return result
+
+
+RIVALS = (contestants.TIMM, contestants.LAMBDA_NETWORKS)

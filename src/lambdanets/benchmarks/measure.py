@@ -1,0 +1,151 @@
+"""Time and memory of several contestants, in turn."""
+
+import contextlib
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lambdanets.errors import UserError
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how everything in one benchmark is measured.
+
+    Args:
+        device: cpu, cuda, or auto for a GPU if there is one.
+        precision: float32, or bfloat16 for autocast.
+        threads: of the CPU.
+        repeats: measurements of each contestant, of which the median counts.
+        seconds: a contestant whose first step takes longer is repeated less often, down to twice.
+        memory_gib: contestants that are known to need more aren't run.
+    """
+
+    device: str = "auto"
+    precision: str = "float32"
+    threads: int = 2
+    repeats: int = 9
+    seconds: float = 4.0
+    memory_gib: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise UserError(f"precision={self.precision} is not known; choose one of float32, bfloat16.")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"device={self.device} needs a GPU and torch finds none here: use device=cpu.")
+
+    @property
+    def place(self) -> torch.device:
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(found if self.device == "auto" else self.device)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The threads set, and set back."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def training_step(self, module: nn.Module, x: Tensor) -> Step:
+        """Forward and backward, gradients of the input included."""
+        grads: list[Tensor] = []
+
+        def step() -> None:
+            module.train().zero_grad()
+            x.grad = None
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                y = module(x)
+            if not grads:
+                grads.append(torch.randn_like(y))
+            y.backward(grads[0])
+
+        return step
+
+    def inference_step(self, module: nn.Module, x: Tensor) -> Step:
+        def step() -> None:
+            module.eval()
+            with (
+                torch.inference_mode(),
+                torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"),
+            ):
+                module(x.detach())
+
+        return step
+
+    def times(self, steps: Mapping[str, Step]) -> dict[str, float]:
+        """The median seconds of each step, measured in turn so that a slow moment of the machine hits all alike."""
+        rounds = {}
+        for name, step in steps.items():
+            step()
+            first = self.timed(step)
+            rounds[name] = max(2, min(self.repeats, round(self.repeats * self.seconds / max(first, 1e-9))))
+        taken: dict[str, list[float]] = {name: [] for name in steps}
+        for number in range(max(rounds.values(), default=0)):
+            for name, step in steps.items():
+                if number < rounds[name]:
+                    taken[name].append(self.timed(step))
+        return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+    def timed(self, step: Step) -> float:
+        if self.place.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        step()
+        if self.place.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def peaks(self, steps: Mapping[str, Step]) -> dict[str, float]:
+        """The MiB that each step holds at most beyond what is held before it; the median of three."""
+        return {name: statistics.median(self.peak(step) for _ in range(3)) for name, step in steps.items()}
+
+    def peak(self, step: Step) -> float:
+        gc.collect()
+        if self.place.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            step()
+            torch.cuda.synchronize()
+            return (torch.cuda.max_memory_allocated() - before) / 2**20
+        try:
+            return resident_peak(step)
+        except OSError:  # not Linux, or a container that hides it
+            return float("nan")
+
+
+def resident_peak(step: Step) -> float:
+    """The most resident memory that a step adds to the process, in MiB, as the kernel counts it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # starts the high-water mark anew
+    before = process_status("VmRSS")
+    step()
+    return process_status("VmHWM") - before
+
+
+def process_status(key: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"{key} is not known here")
+
+
+def matrix_rate(setting: Setting) -> float:
+    """Multiply-adds a second in a large matrix product."""
+    size = 8192 if setting.place.type == "cuda" else 2048
+    kind = torch.bfloat16 if setting.precision == "bfloat16" and setting.place.type == "cuda" else torch.float32
+    a = torch.randn(size, size, device=setting.place, dtype=kind)
+    return size**3 / setting.times({"product": lambda: a @ a})["product"]

@@ -1,0 +1,88 @@
+"""benchmark=networks: whole networks, trained and used."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from lambdanets.benchmarks.contestants import LambdaNetworksMixer, peer
+from lambdanets.benchmarks.measure import Setting
+from lambdanets.benchmarks.result import Result
+from lambdanets.mixers import Attention, Conv, LambdaLayer
+from lambdanets.models import ResNet
+from lambdanets.peers import timm_network
+
+
+def networks(setting: Setting, *, batch: int, compare: list[str]) -> Result:
+    """Groups of networks that compute the same or the like; ratios are to the first of a group.
+
+    Args:
+        setting: how to measure.
+        batch: images.
+        compare: keys of GROUPS.
+    """
+    columns = ["group", "network", "image", "M parameters", "train img/s", "infer img/s", "peak MiB"]
+    columns += ["train ratio", "infer ratio"]
+    plot = {"kind": "bars", "x": "group", "y": "train img/s", "line": "network"}
+    result = Result("Whole networks", columns, setting, plot=plot)
+    with setting.applied():
+        for group in compare:
+            side, makers = GROUPS[group]
+            x = torch.randn(batch, 3, side, side, device=setting.place)
+            models = {name: make().to(setting.place) for name, make in makers(side).items()}
+            training = {name: setting.training_step(model, x) for name, model in models.items()}
+            train = setting.times(training)
+            infer = setting.times({name: setting.inference_step(model, x) for name, model in models.items()})
+            peak = setting.peaks(training)
+            first = next(iter(models))
+            for name, model in models.items():
+                result.rows.append(
+                    {
+                        "group": group,
+                        "network": name,
+                        "image": f"{side}²",
+                        "M parameters": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+                        "train img/s": batch / train[name],
+                        "infer img/s": batch / infer[name],
+                        "peak MiB": peak[name],
+                        "train ratio": train[first] / train[name],
+                        "infer ratio": infer[first] / infer[name],
+                    }
+                )
+    result.notes.append("Ratios: images/s over those of the first network of the group.")
+    return result
+
+
+def lambda_resnet50(layout: str, side: int) -> dict[str, Callable[[], nn.Module]]:
+    size: dict[str, Any] = {"layout": layout, "image_size": (side, side)}
+    return {
+        f"{layout} 23×23, lambda-networks' layer": lambda: ResNet(partial(LambdaNetworksMixer, scope=23), **size),
+        f"{layout} 23×23, ours": lambda: ResNet(partial(LambdaLayer, scope=23), **size),
+    }
+
+
+def same_weights(name: str, side: int) -> dict[str, Callable[[], nn.Module]]:
+    theirs = peer("timm").create_model(name)
+    return {f"timm {name}": lambda: theirs, f"ours, as {name}": lambda: timm_network(name, theirs.state_dict())}
+
+
+def baselines(side: int) -> dict[str, Callable[[], nn.Module]]:
+    size: dict[str, Any] = {"image_size": (side, side)}
+    return {
+        "ResNet-50": lambda: ResNet(Conv, **size),
+        "BoTNet-50 (attention in c5)": lambda: ResNet(Attention, layout="CCCL", **size),
+        "LambdaResNet-50 CCLL, global": lambda: ResNet(partial(LambdaLayer, scope="global"), layout="CCLL", **size),
+        "LambdaResNet-50 CCCL, global": lambda: ResNet(partial(LambdaLayer, scope="global"), layout="CCCL", **size),
+    }
+
+
+GROUPS: dict[str, tuple[int, Callable[[int], dict[str, Callable[[], nn.Module]]]]] = {
+    "LLLL": (224, partial(lambda_resnet50, "LLLL")),
+    "CCLL": (224, partial(lambda_resnet50, "CCLL")),
+    "lambda_resnet26t": (256, partial(same_weights, "lambda_resnet26t")),
+    "lambda_resnet26rpt_256": (256, partial(same_weights, "lambda_resnet26rpt_256")),
+    "lambda_resnet50ts": (256, partial(same_weights, "lambda_resnet50ts")),
+    "ResNet-50": (224, baselines),
+}

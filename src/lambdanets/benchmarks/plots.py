@@ -1,0 +1,40 @@
+"""Plots of a benchmark's rows."""
+
+from pathlib import Path
+from typing import Any
+
+from lambdanets.benchmarks.result import Result
+
+
+def draw(result: Result, path: Path) -> None:
+    """Draws lines (x against y, both logarithmic) or bars (y of each row), as `result.plot` says."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    x, y, line = (result.plot[key] for key in ("x", "y", "line"))
+    rows: list[Any] = [row for row in result.rows if row.get(y) is not None]
+    names = list(dict.fromkeys(row[line] for row in rows))
+    figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
+    if result.plot["kind"] == "lines":
+        for name in names:
+            points = [(row[x], row[y]) for row in rows if row[line] == name]
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        axes.set_xscale("log", base=2)
+    else:
+        groups = list(dict.fromkeys(row[x] for row in rows))
+        width = 0.8 / len(names)
+        for number, name in enumerate(names):
+            points = [(groups.index(row[x]) + number * width, row[y]) for row in rows if row[line] == name]
+            places, heights = zip(*points, strict=True)
+            axes.bar(places, heights, width=width, label=name)
+        axes.set_xticks([index + 0.4 - width / 2 for index in range(len(groups))], groups, fontsize=8)
+    axes.set_yscale("log")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(result.title, loc="left", fontsize=10)
+    axes.legend(fontsize=8)
+    axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
