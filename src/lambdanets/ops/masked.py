@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lambdanets.ops.content import KeyNorm, normalised
-from lambdanets.ops.scores import embeddings
-from lambdanets.ops.table import dilated, scope_to_offsets
+from lambdanets.ops.scores import embeddings, mirrored_offsets
+from lambdanets.ops.table import dilated
 
 # Elements of the masked keys that are held at a time.
 CHUNK = 2**22
@@ -43,7 +43,7 @@ def masked_lambda_map(
     batch, height, width, _, key_depth = query.shape
     size = values.shape[1], values.shape[2]
     mask = mask.expand(batch, -1, -1).unflatten(1, (height, width))
-    offsets = None if table is None else scope_to_offsets(dilated(table, dilation), (height, width), size)
+    offsets = None if table is None else mirrored_offsets(dilated(table, dilation), (height, width), size)
     step = max(1, CHUNK // max(1, batch * width * key_depth * values.shape[3] * prod(size)))
     parts = []
     for start in range(0, height, step):
@@ -67,10 +67,10 @@ def some_rows(
     seen = mask[:, start:stop].flatten(1, 2)[:, :, None, None]  # (B, n, 1, 1, m)
     scores = query.new_zeros(())
     if offsets is not None:
-        # `embeddings` counts the context's positions backwards in a mirrored table.
-        windows = embeddings(offsets.flip(2, 3), slice(start, stop), values)
-        windows = windows.unflatten(2, (values.shape[3], -1)).flip(-1)
-        scores = torch.einsum("bnhk,nkum->bhnum", part, windows) * seen[:, :, 0].unsqueeze(1)
+        # `embeddings` counts the context's positions backwards.
+        windows = embeddings(offsets, slice(start, stop), (values.shape[1], values.shape[2]))
+        windows = windows.unflatten(1, (-1, values.shape[3])).flip(1)
+        scores = torch.einsum("bnhk,nmuk->bhnum", part, windows) * seen[:, :, 0].unsqueeze(1)
     if keys is not None:
         allowed = keys.flatten(1, 2).permute(0, 3, 2, 1)[:, None]  # (B, 1, k, u, m)
         if norm == "softmax":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.ops.library import operator
-from lambdanets.ops.table import offsets_to_scope, scope_to_offsets
+from lambdanets.ops.table import Size, offsets_to_scope, scope_to_offsets
 
 # How many scores are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
 CHUNK = {"cpu": 2**19, "cuda": 2**26}
@@ -19,14 +19,15 @@ CHUNK = {"cpu": 2**19, "cuda": 2**26}
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
     batch, height, width, heads, _ = query.shape
-    context = mirrored(values)
-    offsets = scope_to_offsets(table, (height, width), (values.shape[1], values.shape[2])).flip(2, 3)
+    context, size = mirrored(values), (values.shape[1], values.shape[2])
+    by_head = context.repeat_interleave(heads, 0)
+    offsets = mirrored_offsets(table, (height, width), size)
     y = query.new_empty(*query.shape[:4], values.shape[4])
     for rows in row_chunks(query, context):
-        chunk = query[:, rows]
-        scores = scores_of(by_position(chunk), embeddings(offsets, rows, values), batch)
-        out = torch.baddbmm(by_head(chunk) @ content, scores, context)
-        y[:, rows] = out.view(batch, heads, -1, width, out.shape[2]).permute(0, 2, 3, 1, 4)
+        scores = torch.bmm(by_position(query[:, rows]), embeddings(offsets, rows, size).mT)
+        out = torch.bmm(scores.transpose(0, 1), by_head)
+        y[:, rows] = out.view(batch, heads, -1, width, y.shape[4]).permute(0, 2, 3, 1, 4)
+    y.flatten(1, 3).baddbmm_(query.flatten(1, 3), content)
     return y
 
 
@@ -34,79 +35,70 @@ def backward(
     grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, height, width, heads, key_depth = query.shape
-    context = mirrored(values)
-    sizes = (height, width), (values.shape[1], values.shape[2])
-    offsets = scope_to_offsets(table, *sizes).flip(2, 3)
-    d_query = query.new_empty(query.shape)
-    d_context, d_content = torch.zeros_like(context), content.new_zeros(content.shape)
+    context, size = mirrored(values), (values.shape[1], values.shape[2])
+    by_head = context.repeat_interleave(heads, 0).mT
+    offsets = mirrored_offsets(table, (height, width), size)
+    d_query, d_context = query.new_empty(query.shape), torch.zeros_like(context)
     d_offsets = torch.zeros_like(offsets, dtype=torch.promote_types(offsets.dtype, torch.float32))
     for rows in row_chunks(query, context):
-        q, g = by_position(query[:, rows]), by_head(grad[:, rows])
-        keys = embeddings(offsets, rows, values)
-        scores = scores_of(q, keys, batch)
-        d_context.baddbmm_(scores.transpose(1, 2), g)
-        d_content.baddbmm_(by_head(query[:, rows]).transpose(1, 2), g)
-        d_scores = torch.bmm(g, context.transpose(1, 2), out=scores)
-        d_scores = d_scores.view(batch * heads, -1, context.shape[1]).transpose(0, 1)
-        from_position = torch.bmm(d_scores, keys.transpose(1, 2)).view(-1, width, batch, heads, key_depth)
-        from_content = (g @ content.transpose(1, 2)).view(batch, heads, -1, width, key_depth)
-        torch.add(from_position.permute(2, 0, 1, 3, 4), from_content.permute(0, 2, 3, 1, 4), out=d_query[:, rows])
-        d_keys = torch.bmm(q.transpose(1, 2), d_scores)
-        add_windows(d_offsets, rows, d_keys.view(-1, width, *table.shape[:2], *sizes[1]))
-    d_values = d_context.view(batch, values.shape[3], *sizes[1], -1).permute(0, 2, 3, 1, 4).flip(1, 2)
-    d_table = offsets_to_scope(d_offsets.flip(2, 3), (table.shape[2], table.shape[3]), *sizes)
-    return d_query, d_values, d_table.to(table.dtype), d_content
+        q, keys = by_position(query[:, rows]), embeddings(offsets, rows, size)
+        g = grad[:, rows].permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1, 2)  # (B·h, n, v)
+        scores = torch.bmm(q, keys.mT)
+        d_context += torch.bmm(scores.transpose(0, 1).mT, g).unflatten(0, (batch, heads)).sum(1)
+        d_scores = scores
+        torch.bmm(g, by_head, out=d_scores.transpose(0, 1))
+        d_q = torch.bmm(d_scores, keys).view(-1, width, batch, heads, key_depth)
+        d_query[:, rows] = d_q.permute(2, 0, 1, 3, 4)
+        add_windows(d_offsets, rows, torch.bmm(d_scores.mT, q).view(-1, width, *size, *offsets.shape[2:]))
+    flat_grad, flat_query = grad.flatten(1, 3), query.flatten(1, 3)
+    d_query.flatten(1, 3).baddbmm_(flat_grad, content.mT)
+    d_values = d_context.view(values.shape).flip(1, 2)
+    d_table = offsets_to_scope(d_offsets.permute(3, 2, 0, 1).flip(2, 3), table.shape[2:], (height, width), size)
+    return d_query, d_values, d_table.to(table.dtype), torch.bmm(flat_query.mT, flat_grad)
 
 
 scores_first = operator("scores_first", forward, backward)
 
 
 def row_chunks(query: Tensor, context: Tensor) -> Iterator[slice]:
-    """Rows of the map of queries, as many at a time as CHUNK allows."""
+    """Rows of the map of queries, about as many at a time as CHUNK allows."""
     batch, height, width, heads, _ = query.shape
-    step = CHUNK.get(query.device.type, CHUNK["cuda"]) // max(1, batch * heads * width * context.shape[1])
-    for start in range(0, height, max(1, step)):
-        yield slice(start, min(height, start + max(1, step)))
+    held = CHUNK.get(query.device.type, CHUNK["cuda"])
+    step = max(1, held // max(1, batch * heads * width * context.shape[1]))
+    for start in range(0, height, step):
+        yield slice(start, min(height, start + step))
 
 
 def mirrored(values: Tensor) -> Tensor:
-    """(B, H', W', u, v) → (B, u·m, v), the context's positions in reverse.
+    """(B, H', W', u, v) → (B, m·u, v), the context's positions in reverse.
 
     In a mirrored context the embeddings of the next query start one entry further on, so that all of them are one
     strided view of the (mirrored) table.
     """
-    return values.flip(1, 2).permute(0, 3, 1, 2, 4).flatten(1, 3)
+    return values.flip(1, 2).flatten(1, 3)
 
 
-def embeddings(offsets: Tensor, rows: slice, values: Tensor) -> Tensor:
-    """E_nm of the queries in some rows: (n, k, u·m) from the mirrored table of all offsets."""
-    windows = offsets.unfold(2, values.shape[1], 1).unfold(3, values.shape[2], 1)[:, :, rows]
-    return windows.permute(2, 3, 0, 1, 4, 5).flatten(0, 1).flatten(2)
+def mirrored_offsets(table: Tensor, queries: Size, context: Size) -> Tensor:
+    """All offsets, in reverse: (H + H' − 1, W + W' − 1, u, k)."""
+    return scope_to_offsets(table, queries, context).flip(2, 3).permute(2, 3, 1, 0).contiguous()
+
+
+def embeddings(offsets: Tensor, rows: slice, context: Size) -> Tensor:
+    """E_nm of the queries in some rows and the mirrored context: (n, m·u, k)."""
+    windows = offsets.unfold(0, context[0], 1).unfold(1, context[1], 1)[rows]
+    return windows.permute(0, 1, 4, 5, 2, 3).flatten(0, 1).flatten(1, 3)
 
 
 def add_windows(offsets: Tensor, rows: slice, windows: Tensor) -> None:
-    """The transpose of `embeddings`: adds (rows, W, k, u, H', W') to the offsets that they stand for."""
-    count, width, *depths, high, wide = windows.shape
-    by_row = offsets.new_zeros(count, *depths, high, offsets.shape[3])
+    """The transpose of `embeddings`: adds (rows, W, H', W', u, k) to the offsets that they stand for."""
+    count, width, high, wide, *depths = windows.shape
+    by_row = offsets.new_zeros(count, high, offsets.shape[1], *depths)
     for x in range(width):
-        by_row[..., x : x + wide] += windows[:, x]
+        by_row[:, :, x : x + wide] += windows[:, x]
     for y in range(count):
-        offsets[:, :, rows.start + y : rows.start + y + high] += by_row[y]
+        offsets[rows.start + y : rows.start + y + high] += by_row[y]
 
 
 def by_position(query: Tensor) -> Tensor:
     """(B, H, W, h, k) → (n, B·h, k)."""
     return query.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1, 2)
-
-
-def by_head(query: Tensor) -> Tensor:
-    """(B, H, W, h, k) → (B, h·n, k)."""
-    return query.permute(0, 3, 1, 2, 4).flatten(1, 3)
-
-
-def scores_of(query: Tensor, keys: Tensor, batch: int) -> Tensor:
-    """Q (n, B·h, k) and E (n, k, m) → s (B, h·n, m), written where the next product wants it."""
-    count, rows, _ = query.shape
-    scores = query.new_empty(rows, count, keys.shape[2])
-    torch.bmm(query, keys, out=scores.transpose(0, 1))
-    return scores.view(batch, -1, keys.shape[2])

@@ -1,5 +1,7 @@
 """Tables of relative position embeddings: (k, u, rows, columns), the embedding of offset (0, 0) in the middle."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,15 +20,15 @@ def scope_to_offsets(table: Tensor, queries: Size, context: Size | None = None) 
         (k, u, H + H' − 1, W + W' − 1), entry (i, j) for the offset (i − H + 1, j − W + 1). Offsets outside of the scope
         become zero, offsets that don't occur are cut off.
     """
-    return F.pad(table, margins((table.shape[2], table.shape[3]), queries, context or queries))
+    return F.pad(table, margins(table.shape[2:], queries, context or queries))
 
 
-def offsets_to_scope(offsets: Tensor, scope: Size, queries: Size, context: Size | None = None) -> Tensor:
+def offsets_to_scope(offsets: Tensor, scope: Sequence[int], queries: Size, context: Size | None = None) -> Tensor:
     """The transpose of `scope_to_offsets`: takes gradients of all offsets back to those of an R × C table."""
     return F.pad(offsets, [-margin for margin in margins(scope, queries, context or queries)])
 
 
-def margins(scope: Size, queries: Size, context: Size) -> list[int]:
+def margins(scope: Sequence[int], queries: Size, context: Size) -> list[int]:
     padding = []
     for side, here, there in reversed([*zip(scope, queries, context, strict=True)]):
         padding += [here - 1 - side // 2, there - 1 - side // 2]
