@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from lambdanets.errors import UserError
 from lambdanets.mixers.seam import downsample, split_heads
 from lambdanets.ops import (
+    CHANNELS_FIRST,
     KeyNorm,
     MethodName,
+    Shape,
     causal_mask,
+    choose,
     content_lambda,
     lambda_map,
     masked_lambda_map,
@@ -122,47 +125,78 @@ class LambdaLayer(nn.Module):
         if x.ndim == 3:
             y = self(x[:, :, None], None if context is None else context[:, :, None], mask)
             return y[:, :, 0]
-        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         if context is None:
             context = x
         if self.step > 1:
             x = x[:, :, :: self.step, :: self.step]
             if mask is not None:
                 raise UserError("A strided lambda convolution takes no mask: use the pooling of strided=false.")
-        query, value, key = self.project(x, context)
         if self.causal:
-            ahead = causal_mask(query.shape[1] * query.shape[2], x.device)
+            ahead = causal_mask(x.shape[2] * x.shape[3], x.device)
             mask = ahead if mask is None else mask & ahead
+        given = layout_of(x)
+        method = self.choose(x, context) if mask is None and self.table is not None else None
+        inner = torch.channels_last if method not in CHANNELS_FIRST else torch.contiguous_format
+        query, value, key = self.project(x, context, inner)
         if mask is None:
-            y = self.mix(query, value, key)
+            y = self.mix(query, value, key, method)
         else:
             y = masked_lambda_map(query, key, value, self.embeddings(query), mask, self.key_norm, self.dilation)
-        y = self.pool(y.flatten(3).permute(0, 3, 1, 2))
-        return y if channels_last else y.contiguous()
+        y = self.pool(y.permute(0, 3, 4, 1, 2).flatten(1, 2))
+        return y.contiguous(memory_format=given)
 
-    def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Queries (B, H, W, h, k), values (B, H', W', u, v) and keys (B, H', W', u, k), all from one projection."""
-        queries, weight = self.sections[0], self.qkv.weight
+    def choose(self, x: Tensor, context: Tensor) -> str:
+        """The method for maps of these sizes."""
+        assert self.table is not None
+        shape = Shape(
+            batch=x.shape[0],
+            height=x.shape[2],
+            width=x.shape[3],
+            context=(context.shape[2], context.shape[3]),
+            heads=self.heads,
+            key_depth=self.key_depth,
+            value_depth=self.value_depth,
+            intra_depth=self.intra_depth,
+            scope=(self.table.shape[2], self.table.shape[3]),
+            dilation=self.dilation,
+            stride=self.step,
+            device=x.device.type,
+            training=torch.is_grad_enabled() and self.training,
+        )
+        return choose(shape, self.method)
+
+    def project(self, x: Tensor, context: Tensor, layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries (B, H, W, h, k), values (B, H', W', u, v) and keys (B, H', W', u, k), all from one projection.
+
+        Args:
+            x: where queries come from.
+            context: where keys and values come from, x itself if it is the same.
+            layout: how they lie in memory.
+        """
+        weight = self.qkv.weight
         if context is x:
-            query, value, key = self.qkv(x.permute(0, 2, 3, 1)).split(self.sections, -1)
+            query, value, key = projected(x, weight, layout).split(self.sections, 1)
         else:
-            query = nn.functional.linear(x.permute(0, 2, 3, 1), weight[:queries])
-            rest = nn.functional.linear(context.permute(0, 2, 3, 1), weight[queries:])
-            value, key = rest.split(self.sections[1:], -1)
-        query = normed(self.query_norm, query).unflatten(-1, (self.heads, self.key_depth))
+            query = projected(x, weight[: self.sections[0]], layout)
+            value, key = projected(context, weight[self.sections[0] :], layout).split(self.sections[1:], 1)
+        query = self.query_norm(query.contiguous(memory_format=layout))
+        query = query.permute(0, 2, 3, 1).unflatten(3, (self.heads, self.key_depth))
         if self.query_softmax:
             query = query.softmax(-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(value.dtype)
-        value = normed(self.value_norm, value).unflatten(-1, (self.intra_depth, self.value_depth))
-        return query, value, key.unflatten(-1, (self.intra_depth, self.key_depth)) if self.sections[2] else None
+        value = self.value_norm(value.contiguous(memory_format=layout))
+        value = value.permute(0, 2, 3, 1).unflatten(3, (self.intra_depth, self.value_depth))
+        if not self.sections[2]:
+            return query, value, None
+        return query, value, key.permute(0, 2, 3, 1).unflatten(3, (self.intra_depth, self.key_depth))
 
-    def mix(self, query: Tensor, value: Tensor, key: Tensor | None) -> Tensor:
+    def mix(self, query: Tensor, value: Tensor, key: Tensor | None, method: str | None) -> Tensor:
         """The lambdas applied to the queries: (B, H, W, h, v)."""
         content = self.content_lambda(value, key)
         table = self.embeddings(query)
-        if table is None:
+        if table is None or method is None:
             return (query.flatten(1, 3) @ content).view(*query.shape[:4], -1)
         table = table.to(query.dtype)
-        return lambda_map(query, value, table, content, dilation=self.dilation, stride=self.step, method=self.method)
+        return lambda_map(query, value, table, content, dilation=self.dilation, stride=self.step, method=method)
 
     def content_lambda(self, value: Tensor, key: Tensor | None) -> Tensor:
         """What all queries share: (B, k, v)."""
@@ -207,11 +241,17 @@ class LambdaLayer(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
-def normed(norm: nn.Module, maps: Tensor) -> Tensor:
-    """Batch normalisation of (B, H, W, C), channels last."""
-    if isinstance(norm, nn.Identity):
-        return maps
-    return norm(maps.contiguous().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+def layout_of(x: Tensor) -> torch.memory_format:
+    """How (B, C, H, W) lies in memory."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def projected(x: Tensor, weight: Tensor, layout: torch.memory_format) -> Tensor:
+    """A 1×1 convolution: (B, C, H, W) and (out, C) → (B, out, H, W), lying in memory as asked."""
+    if layout == torch.channels_last:
+        return nn.functional.linear(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+    return torch.bmm(weight.expand(x.shape[0], -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def table_size(scope: Scope, feature_size: tuple[int, int] | None) -> tuple[int, int]:

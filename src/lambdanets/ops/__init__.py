@@ -1,15 +1,19 @@
 """Pure functions on tensors that the mixers are made of."""
 
 from lambdanets.ops.content import KeyNorm, content_lambda
-from lambdanets.ops.lambda_map import METHODS, MethodName, lambda_map
+from lambdanets.ops.cost import Shape
+from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose, lambda_map
 from lambdanets.ops.masked import causal_mask, masked_lambda_map
 from lambdanets.ops.table import resize_table, scope_to_offsets
 
 __all__ = [
+    "CHANNELS_FIRST",
     "METHODS",
     "KeyNorm",
     "MethodName",
+    "Shape",
     "causal_mask",
+    "choose",
     "content_lambda",
     "lambda_map",
     "masked_lambda_map",

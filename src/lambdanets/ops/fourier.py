@@ -58,7 +58,7 @@ def backward(
     return d_query, d_values, plane.table_from(d_table_spectrum).to(table.dtype), d_content
 
 
-fourier = operator("fourier", forward, backward)
+fourier = operator("fourier", forward, backward, channels_first=True)
 
 
 class Plane:

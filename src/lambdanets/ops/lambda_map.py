@@ -24,6 +24,25 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "rows": row_transform,
     "fourier": fourier,
 }
+# Methods whose maps best lie in memory with their positions innermost.
+CHANNELS_FIRST = ("scores", "fourier")
+
+
+def choose(shape: Shape, method: str = "auto") -> str:
+    """The method that is predicted to be fastest, or the given one if it can compute this.
+
+    Raises:
+        UserError: the method is not known, or can't compute this.
+    """
+    able = costs(shape)
+    if method == "auto":
+        return min(able, key=lambda name: able[name].seconds)
+    if method not in METHODS:
+        raise UserError(f"method={method} is not known; choose one of auto, {', '.join(METHODS)}.")
+    if method not in able:
+        names = ", ".join(able)
+        raise UserError(f"method={method} can't compute stride={shape.stride} or this context; choose auto or {names}.")
+    return method
 
 
 def lambda_map(
@@ -34,7 +53,7 @@ def lambda_map(
     *,
     dilation: int = 1,
     stride: int = 1,
-    method: MethodName = "auto",
+    method: str = "auto",
 ) -> Tensor:
     """y_n^h = (λc + Σ_m E_nm v_mᵀ)ᵀ q_n^h, where E_nm depends on the offset from n to m only (paper, section 3.1).
 
@@ -47,7 +66,7 @@ def lambda_map(
         content: (B, k, v), the content lambda, or zeros.
         dilation: distance in positions between neighbouring entries of the table.
         stride: distance in positions between neighbouring queries.
-        method: one of METHODS, or "auto" for the one that `lambdanets.ops.cost` predicts to be fastest.
+        method: a MethodName: one of METHODS, or "auto" for the one that `lambdanets.ops.cost` predicts to be fastest.
 
     Returns:
         (B, H, W, h, v).
@@ -55,14 +74,7 @@ def lambda_map(
     Raises:
         UserError: the method is not known, or can't compute this.
     """
-    shape = Shape.of(query, values, table, dilation=dilation, stride=stride)
-    if method == "auto":
-        method = min((cost.seconds, name) for name, cost in costs(shape).items())[1]  # type: ignore[assignment]
-    elif method not in METHODS:
-        raise UserError(f"method={method} is not known; choose one of auto, {', '.join(METHODS)}.")
-    elif method not in costs(shape):
-        able = ", ".join(costs(shape))
-        raise UserError(f"method={method} can't compute stride={stride} or this context; choose one of auto, {able}.")
+    method = choose(Shape.of(query, values, table, dilation=dilation, stride=stride), method)
     if method == "convolution":
         return lambda_convolution(query, values, table, content, dilation=dilation, stride=stride)
     if dilation == 1:

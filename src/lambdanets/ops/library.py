@@ -1,6 +1,6 @@
 """Makes PyTorch operators of the methods that have their own backward."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
-def operator(name: str, forward: Method, backward: Backward) -> Method:
+def operator(name: str, forward: Method, backward: Backward, *, channels_first: bool = False) -> Method:
     """The operator `lambdanets::name` of (query, values, table, content).
 
     Compilers and exporters see one node, so that its loops stay loops. Nothing but the inputs is kept for the
@@ -20,23 +20,28 @@ def operator(name: str, forward: Method, backward: Backward) -> Method:
         name: of the operator.
         forward: (query (B, H, W, h, k), values (B, H', W', u, v), table, content (B, k, v)) → (B, H, W, h, v).
         backward: (gradient of the result, query, values, table, content) → the gradients of these four.
+        channels_first: whether the maps are to lie as (B, channels, H, W) in memory, whatever the order of their axes.
     """
 
     def run(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
         if query.numel() == 0:
-            return query.new_empty(*query.shape[:4], values.shape[4])
+            return empty(query, values)
         with torch.autocast(query.device.type, enabled=False):
-            return forward(*prepared(query, values, table, content)).to(query.dtype)
+            y = forward(*(prepared(tensor, channels_first) for tensor in (query, values, table, content)))
+        return laid_out(y.to(query.dtype), channels_first)
 
     def run_backward(
         grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs = query, values, table, content
         if query.numel() == 0:
-            return tuple(tensor.new_zeros(tensor.shape) for tensor in inputs)  # type: ignore[return-value]
+            return tuple(laid_out(tensor.new_zeros(tensor.shape), channels_first) for tensor in inputs)  # type: ignore[return-value]
         with torch.autocast(query.device.type, enabled=False):
-            grads = backward(*prepared(grad, *inputs))
-        return tuple(grad.to(query.dtype) for grad in grads)  # type: ignore[return-value]
+            grads = backward(*(prepared(tensor, channels_first) for tensor in (grad, *inputs)))
+        return tuple(laid_out(grad.to(query.dtype), channels_first) for grad in grads)  # type: ignore[return-value]
+
+    def empty(query: Tensor, values: Tensor) -> Tensor:
+        return laid_out(query.new_empty(*query.shape[:4], values.shape[4]), channels_first)
 
     op = torch.library.custom_op(f"lambdanets::{name}", run, mutates_args=())
     op_backward = torch.library.custom_op(f"lambdanets::{name}_backward", run_backward, mutates_args=())
@@ -47,14 +52,22 @@ def operator(name: str, forward: Method, backward: Backward) -> Method:
     def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         return op_backward(grad, *ctx.saved_tensors)
 
-    op.register_fake(lambda query, values, table, content: query.new_empty(*query.shape[:4], values.shape[4]))
-    op_backward.register_fake(lambda grad, *inputs: tuple(tensor.new_empty(tensor.shape) for tensor in inputs))
+    op.register_fake(lambda query, values, table, content: empty(query, values))
+    op_backward.register_fake(
+        lambda grad, *inputs: tuple(laid_out(tensor.new_empty(tensor.shape), channels_first) for tensor in inputs)
+    )
     op.register_autograd(differentiate, setup_context=keep)
     return op
 
 
-def prepared(*tensors: Tensor) -> Iterator[Tensor]:
-    """Contiguous, without which batched products are slow; on a CPU in single precision, for which half is slow too."""
-    for tensor in tensors:
-        half = tensor.device.type == "cpu" and tensor.dtype in (torch.bfloat16, torch.float16)
-        yield (tensor.float() if half else tensor).contiguous()
+def prepared(tensor: Tensor, channels_first: bool) -> Tensor:
+    """Laid out as asked; on a CPU in single precision, since half is slow there."""
+    half = tensor.device.type == "cpu" and tensor.dtype in (torch.bfloat16, torch.float16)
+    return laid_out(tensor.float() if half else tensor, channels_first)
+
+
+def laid_out(tensor: Tensor, channels_first: bool) -> Tensor:
+    """Contiguous, without which batched products are slow; maps with their positions innermost if channels_first."""
+    if channels_first and tensor.ndim == 5:
+        return tensor.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+    return tensor.contiguous()

@@ -69,8 +69,8 @@ def some_rows(
     if offsets is not None:
         # `embeddings` counts the context's positions backwards.
         windows = embeddings(offsets, slice(start, stop), (values.shape[1], values.shape[2]))
-        windows = windows.unflatten(1, (-1, values.shape[3])).flip(1)
-        scores = torch.einsum("bnhk,nmuk->bhnum", part, windows) * seen[:, :, 0].unsqueeze(1)
+        windows = windows.unflatten(1, (values.shape[3], -1)).flip(2)
+        scores = torch.einsum("bnhk,numk->bhnum", part, windows) * seen[:, :, 0].unsqueeze(1)
     if keys is not None:
         allowed = keys.flatten(1, 2).permute(0, 3, 2, 1)[:, None]  # (B, 1, k, u, m)
         if norm == "softmax":

@@ -14,50 +14,49 @@ from lambdanets.ops.library import operator
 from lambdanets.ops.table import Size, offsets_to_scope, scope_to_offsets
 
 # How many scores are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
-CHUNK = {"cpu": 2**19, "cuda": 2**26}
+CHUNK = {"cpu": 2**18, "cuda": 2**26}
 
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
     batch, height, width, heads, _ = query.shape
     context, size = mirrored(values), (values.shape[1], values.shape[2])
-    by_head = context.repeat_interleave(heads, 0)
     offsets = mirrored_offsets(table, (height, width), size)
-    y = query.new_empty(*query.shape[:4], values.shape[4])
+    y = torch.bmm(per_head(content.mT, heads), by_head(query, slice(0, height)))
+    context = per_head(context, heads)
     for rows in row_chunks(query, context):
         scores = torch.bmm(by_position(query[:, rows]), embeddings(offsets, rows, size).mT)
-        out = torch.bmm(scores.transpose(0, 1), by_head)
-        y[:, rows] = out.view(batch, heads, -1, width, y.shape[4]).permute(0, 2, 3, 1, 4)
-    y.flatten(1, 3).baddbmm_(query.flatten(1, 3), content)
-    return y
+        y[:, :, rows.start * width : rows.stop * width].baddbmm_(context, scores.permute(1, 2, 0))
+    return y.view(batch, heads, -1, height, width).permute(0, 3, 4, 1, 2)
 
 
 def backward(
     grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    batch, height, width, heads, key_depth = query.shape
+    batch, height, width, heads, _ = query.shape
     context, size = mirrored(values), (values.shape[1], values.shape[2])
-    by_head = context.repeat_interleave(heads, 0).mT
     offsets = mirrored_offsets(table, (height, width), size)
-    d_query, d_context = query.new_empty(query.shape), torch.zeros_like(context)
+    every = slice(0, height)
+    d_query = torch.bmm(per_head(content, heads), by_head(grad, every))
+    d_content = torch.bmm(by_head(query, every), by_head(grad, every).mT).view(batch, heads, -1, grad.shape[4]).sum(1)
+    d_context = torch.zeros_like(context)
     d_offsets = torch.zeros_like(offsets, dtype=torch.promote_types(offsets.dtype, torch.float32))
+    by_value = per_head(context, heads)
     for rows in row_chunks(query, context):
-        q, keys = by_position(query[:, rows]), embeddings(offsets, rows, size)
-        g = grad[:, rows].permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1, 2)  # (B·h, n, v)
+        q, keys, g = by_position(query[:, rows]), embeddings(offsets, rows, size), by_head(grad, rows)
         scores = torch.bmm(q, keys.mT)
-        d_context += torch.bmm(scores.transpose(0, 1).mT, g).unflatten(0, (batch, heads)).sum(1)
-        d_scores = scores
-        torch.bmm(g, by_head, out=d_scores.transpose(0, 1))
-        d_q = torch.bmm(d_scores, keys).view(-1, width, batch, heads, key_depth)
-        d_query[:, rows] = d_q.permute(2, 0, 1, 3, 4)
-        add_windows(d_offsets, rows, torch.bmm(d_scores.mT, q).view(-1, width, *size, *offsets.shape[2:]))
-    flat_grad, flat_query = grad.flatten(1, 3), query.flatten(1, 3)
-    d_query.flatten(1, 3).baddbmm_(flat_grad, content.mT)
-    d_values = d_context.view(values.shape).flip(1, 2)
+        for head in range(heads):
+            d_context.baddbmm_(g[head::heads], scores[:, head::heads].transpose(0, 1))
+        # From here on the scores' memory holds their gradient.
+        torch.bmm(g.mT.contiguous(), by_value, out=scores.transpose(0, 1))
+        d_query[:, :, rows.start * width : rows.stop * width] += torch.bmm(scores, keys).permute(1, 2, 0)
+        add_windows(d_offsets, rows, torch.bmm(scores.mT, q).view(-1, width, values.shape[3], *size, q.shape[2]))
+    d_query = d_query.view(batch, heads, -1, height, width).permute(0, 3, 4, 1, 2)
+    d_values = d_context.unflatten(2, (values.shape[3], *size)).permute(0, 3, 4, 2, 1).flip(1, 2)
     d_table = offsets_to_scope(d_offsets.permute(3, 2, 0, 1).flip(2, 3), table.shape[2:], (height, width), size)
-    return d_query, d_values, d_table.to(table.dtype), torch.bmm(flat_query.mT, flat_grad)
+    return d_query, d_values, d_table.to(table.dtype), d_content
 
 
-scores_first = operator("scores_first", forward, backward)
+scores_first = operator("scores_first", forward, backward, channels_first=True)
 
 
 def row_chunks(query: Tensor, context: Tensor) -> Iterator[slice]:
@@ -70,12 +69,12 @@ def row_chunks(query: Tensor, context: Tensor) -> Iterator[slice]:
 
 
 def mirrored(values: Tensor) -> Tensor:
-    """(B, H', W', u, v) → (B, m·u, v), the context's positions in reverse.
+    """(B, H', W', u, v) → (B, v, u·m), the context's positions in reverse.
 
     In a mirrored context the embeddings of the next query start one entry further on, so that all of them are one
     strided view of the (mirrored) table.
     """
-    return values.flip(1, 2).flatten(1, 3)
+    return values.flip(1, 2).permute(0, 4, 3, 1, 2).flatten(2)
 
 
 def mirrored_offsets(table: Tensor, queries: Size, context: Size) -> Tensor:
@@ -84,21 +83,31 @@ def mirrored_offsets(table: Tensor, queries: Size, context: Size) -> Tensor:
 
 
 def embeddings(offsets: Tensor, rows: slice, context: Size) -> Tensor:
-    """E_nm of the queries in some rows and the mirrored context: (n, m·u, k)."""
+    """E_nm of the queries in some rows and the mirrored context: (n, u·m, k)."""
     windows = offsets.unfold(0, context[0], 1).unfold(1, context[1], 1)[rows]
-    return windows.permute(0, 1, 4, 5, 2, 3).flatten(0, 1).flatten(1, 3)
+    return windows.permute(0, 1, 2, 4, 5, 3).flatten(0, 1).flatten(1, 3)
 
 
 def add_windows(offsets: Tensor, rows: slice, windows: Tensor) -> None:
-    """The transpose of `embeddings`: adds (rows, W, H', W', u, k) to the offsets that they stand for."""
-    count, width, high, wide, *depths = windows.shape
-    by_row = offsets.new_zeros(count, high, offsets.shape[1], *depths)
+    """The transpose of `embeddings`: adds (rows, W, u, H', W', k) to the offsets that they stand for."""
+    count, width, intra_depth, high, wide, key_depth = windows.shape
+    by_row = offsets.new_zeros(count, high, offsets.shape[1], intra_depth, key_depth)
     for x in range(width):
-        by_row[:, :, x : x + wide] += windows[:, x]
+        by_row[:, :, x : x + wide] += windows[:, x].permute(0, 2, 3, 1, 4)
     for y in range(count):
         offsets[rows.start + y : rows.start + y + high] += by_row[y]
 
 
 def by_position(query: Tensor) -> Tensor:
     """(B, H, W, h, k) → (n, B·h, k)."""
-    return query.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1, 2)
+    return query.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1, 2).contiguous()
+
+
+def by_head(query: Tensor, rows: slice) -> Tensor:
+    """(B, H, W, h, k) → (B·h, k, n) of some rows: a view of what lies channels first."""
+    return query[:, rows].permute(0, 3, 4, 1, 2).flatten(3).flatten(0, 1)
+
+
+def per_head(shared: Tensor, heads: int) -> Tensor:
+    """(B, ·, ·) → (B·h, ·, ·)."""
+    return shared.repeat_interleave(heads, 0)
