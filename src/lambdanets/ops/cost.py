@@ -8,6 +8,7 @@ what it predicts beside what is measured.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from math import ceil, log2
 
 import torch
@@ -95,6 +96,7 @@ class Cost:
     seconds: float
 
 
+@cache
 def costs(shape: Shape) -> dict[str, Cost]:
     """The cost of each method that can compute this, forward or, if gradients are wanted, forward and backward."""
     split = shape

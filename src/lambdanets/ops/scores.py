@@ -25,7 +25,7 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Te
     context = per_head(context, heads)
     for rows in row_chunks(query, context):
         scores = torch.bmm(by_position(query[:, rows]), embeddings(offsets, rows, size).mT)
-        y[:, :, rows.start * width : rows.stop * width].baddbmm_(context, scores.permute(1, 2, 0))
+        y[:, :, rows.start * width : rows.stop * width] += torch.bmm(context, scores.permute(1, 2, 0))
     return y.view(batch, heads, -1, height, width).permute(0, 3, 4, 1, 2)
 
 
@@ -46,8 +46,7 @@ def backward(
         scores = torch.bmm(q, keys.mT)
         for head in range(heads):
             d_context.baddbmm_(g[head::heads], scores[:, head::heads].transpose(0, 1))
-        # From here on the scores' memory holds their gradient.
-        torch.bmm(g.mT.contiguous(), by_value, out=scores.transpose(0, 1))
+        scores = torch.bmm(g.mT, by_value).transpose(0, 1).contiguous()  # from here on their gradient
         d_query[:, :, rows.start * width : rows.stop * width] += torch.bmm(scores, keys).permute(1, 2, 0)
         add_windows(d_offsets, rows, torch.bmm(scores.mT, q).view(-1, width, values.shape[3], *size, q.shape[2]))
     d_query = d_query.view(batch, heads, -1, height, width).permute(0, 3, 4, 1, 2)
