@@ -27,7 +27,7 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Te
         out = content[images].mT.to(plane.dtype)[:, None] @ q.flatten(3)
         out = out.view(*q.shape[:2], -1, *q.shape[3:])
         for key, spectrum in enumerate(table_spectrum):
-            lambdas = plane.from_spectrum((spectrum.conj()[:, None] * value_spectrum).sum(1))
+            lambdas = plane.from_spectrum((spectrum.conj_physical()[:, None] * value_spectrum).sum(1))
             out.addcmul_(q[:, :, key, None], lambdas[:, None])
         y[images] = out.permute(0, 3, 4, 1, 2)
     return y
@@ -48,11 +48,11 @@ def backward(
         d_content[images] = q.transpose(1, 2).flatten(2) @ g.transpose(1, 2).flatten(2).mT
         d_q = (content[images].to(plane.dtype)[:, None] @ g.flatten(3)).view(q.shape)
         for key, spectrum in enumerate(table_spectrum):
-            lambdas = plane.from_spectrum((spectrum.conj()[:, None] * value_spectrum).sum(1))
+            lambdas = plane.from_spectrum((spectrum.conj_physical()[:, None] * value_spectrum).sum(1))
             d_q[:, :, key] += (g * lambdas[:, None]).sum(2)
             d_spectrum = plane.to_spectrum((q[:, :, key, None] * g).sum(1))[:, None]
             d_value_spectrum += spectrum[:, None] * d_spectrum
-            d_table_spectrum[key] += (d_spectrum.conj() * value_spectrum).sum((0, 2))
+            d_table_spectrum[key] += (d_spectrum.conj_physical() * value_spectrum).sum((0, 2))
         d_query[images] = d_q.permute(0, 3, 4, 1, 2)
         d_values[images] = plane.from_spectrum(d_value_spectrum).permute(0, 3, 4, 1, 2)
     return d_query, d_values, plane.table_from(d_table_spectrum).to(table.dtype), d_content
@@ -62,7 +62,10 @@ fourier = operator("fourier", forward, backward, channels_first=True)
 
 
 class Plane:
-    """Transforms of a map, filled up with zeros to a size at which no offset is taken for another."""
+    """Transforms of a map, filled up with zeros to a size at which no offset is taken for another.
+
+    Conjugates are computed at once: in a compiled graph, PyTorch's lazy ones get lost within an operator.
+    """
 
     def __init__(self, query: Tensor, values: Tensor, table: Tensor) -> None:
         self.dtype = torch.promote_types(query.dtype, torch.float32)

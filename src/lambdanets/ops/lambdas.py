@@ -3,6 +3,7 @@
 Ordinary differentiable tensor operations, without an operator of their own: what an exporter understands.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,7 +44,11 @@ def lambda_convolution(
     batch, _, _, _, value_depth = values.shape
     images = values.permute(0, 4, 3, 1, 2).flatten(0, 1)
     padding = [dilation * (side // 2) for side in table.shape[2:]]
-    lambdas = F.conv2d(images, table, stride=stride, padding=padding, dilation=dilation)
+    half = values.dtype in (torch.bfloat16, torch.float16) and values.device.type == "cpu"
+    if half:  # a CPU's gradient of the kernel would be summed in half precision
+        images, table = images.float(), table.float()
+    with torch.autocast(values.device.type, enabled=torch.is_autocast_enabled(values.device.type) and not half):
+        lambdas = F.conv2d(images, table, stride=stride, padding=padding, dilation=dilation).to(values.dtype)
     lambdas = lambdas.unflatten(0, (batch, value_depth)).permute(0, 3, 4, 2, 1)
     return apply_lambdas(query, lambdas, content)
 
