@@ -1,32 +1,44 @@
 """The lambda layers against the definition, and their properties."""
 
+import copy
+import logging
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lambdanets.errors import UserError
-from lambdanets.mixers import LambdaConv, LambdaLayer
-from lambdanets.ops import global_position_lambdas, local_position_lambdas, resize_table, scope_to_offsets
+from lambdanets.mixers import LambdaConv, LambdaLayer, SharedLambda
+from lambdanets.models import ResNet
+from lambdanets.ops import METHODS, causal_mask, lambda_map, resize_table, scope_to_offsets
 from tests.reference.lambda_layer import lambda_layer
 from tests.reference.pooling import average_pool
+
+SMALL = {"key_depth": 3, "heads": 2}
 
 
 def randomised(layer):
     """In float64 and evaluation mode, with statistics and gains that are not the initial ones."""
     layer.double().eval()
     for norm in (layer.query_norm, layer.value_norm):
-        for tensor in (norm.weight, norm.bias, norm.running_mean):
-            torch.nn.init.normal_(tensor)
-        torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
-    torch.nn.init.normal_(layer.table)
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor in (norm.weight, norm.bias, norm.running_mean):
+                nn.init.normal_(tensor)
+            nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    if layer.table is not None:
+        nn.init.normal_(layer.table)
     return layer
 
 
-def by_definition(layer, x):
-    weights = layer.qkv.weight[:, :, 0, 0].detach().numpy()
-    weight_q, weight_k, weight_v = np.split(weights, np.cumsum(layer.sections)[:-1])
+def by_definition(layer, x, context=None):
+    weights = layer.qkv.weight.detach().numpy()
+    weight_q, weight_v, weight_k = np.split(weights, np.cumsum(layer.sections)[:-1])
     norms = [
         [tensor.detach().numpy() for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)]
+        if isinstance(norm, nn.BatchNorm2d)
+        else None
         for norm in (layer.query_norm, layer.value_norm)
     ]
     return np.stack(
@@ -34,55 +46,136 @@ def by_definition(layer, x):
             lambda_layer(
                 image.numpy(),
                 weight_q,
-                weight_k,
+                weight_k if layer.sections[2] else None,
                 weight_v,
                 *norms,
-                layer.table.detach().numpy(),
+                None if layer.table is None else layer.table.detach().numpy(),
                 heads=layer.heads,
                 key_depth=layer.key_depth,
                 intra_depth=layer.intra_depth,
-                dilation=getattr(layer, "dilation", 1),
+                dilation=layer.dilation,
+                context=None if context is None else context[index].numpy(),
+                key_norm=layer.key_norm,
+                query_softmax=layer.query_softmax,
             )
-            for image in x
+            for index, image in enumerate(x)
         ]
     )
 
 
-@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1), (6, 2)])
+def close(found, expected):
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1), (6, 2)], ids=str)
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
         (LambdaLayer, {"scope": "global"}),
         (LambdaLayer, {"scope": "global", "intra_depth": 3, "heads": 4, "key_depth": 5}),
-        (LambdaLayer, {"scope": 3}),
         (LambdaLayer, {"scope": 3, "intra_depth": 2}),
         (LambdaLayer, {"scope": 9}),
+        (LambdaLayer, {"scope": (1, 5)}),
+        (LambdaLayer, {"scope": 3, "content": False}),
+        (LambdaLayer, {"position": False, "intra_depth": 2}),
+        (LambdaLayer, {"scope": 3, "key_norm": "l2", "intra_depth": 2}),
+        (LambdaLayer, {"scope": 3, "key_norm": "none"}),
+        (LambdaLayer, {"scope": 3, "query_softmax": True}),
+        (LambdaLayer, {"scope": "global", "batch_norm": False}),
         (LambdaConv, {"scope": 3}),
         (LambdaConv, {"scope": 5, "intra_depth": 2, "dilation": 2}),
     ],
+    ids=str,
 )
 def test_output_is_the_definition(kind, options, size):
     torch.manual_seed(0)
-    options = {"key_depth": 3, "heads": 2} | options
-    layer = randomised(kind(8, feature_size=size, **options))
+    layer = randomised(kind(8, feature_size=size, **SMALL | options))
     x = torch.randn(2, 8, *size, dtype=torch.float64)
-    np.testing.assert_allclose(layer(x).detach().numpy(), by_definition(layer, x), rtol=1e-10, atol=1e-11)
+    close(layer(x), by_definition(layer, x))
 
 
-def test_stride_is_an_average_pooling_behind_the_layer():
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_the_same_layer(method):
     torch.manual_seed(0)
-    layer = randomised(LambdaLayer(8, stride=2, scope=3, key_depth=3, heads=2))
-    x = torch.randn(1, 8, 5, 4, dtype=torch.float64)
-    expected = average_pool(by_definition(layer, x)[0])
-    np.testing.assert_allclose(layer(x)[0].detach().numpy(), expected, rtol=1e-10, atol=1e-11)
+    layer = randomised(LambdaLayer(8, scope=3, method=method, **SMALL))
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
+    close(layer(x), by_definition(layer, x))
 
 
 @pytest.mark.parametrize("scope", ["global", 3])
-def test_gradients(scope):
+def test_a_context_of_its_own(scope):
     torch.manual_seed(0)
-    layer = randomised(LambdaLayer(4, feature_size=(3, 4), scope=scope, key_depth=2, heads=2, intra_depth=2))
-    x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
-    names = ["qkv.weight", "table", "query_norm.weight", "value_norm.bias"]
+    layer = randomised(LambdaLayer(8, scope=scope, feature_size=(3, 4), **SMALL))
+    x, context = (torch.randn(2, 8, *size, dtype=torch.float64) for size in ((3, 4), (2, 5)))
+    close(layer(x, context), by_definition(layer, x, context))
+
+
+def test_a_sequence_is_a_map_of_one_row():
+    torch.manual_seed(0)
+    layer = randomised(LambdaLayer(8, scope="global", feature_size=(1, 7), **SMALL))
+    assert layer.table.shape == (3, 1, 1, 13)
+    x = torch.randn(2, 8, 7, dtype=torch.float64)
+    close(layer(x)[:, :, None], by_definition(layer, x[:, :, None]))
+
+
+def test_without_positions_the_order_of_a_set_does_not_matter():
+    torch.manual_seed(0)
+    layer = randomised(LambdaLayer(8, position=False, **SMALL))
+    x, order = torch.randn(2, 8, 7, dtype=torch.float64), torch.randperm(7)
+    torch.testing.assert_close(layer(x[..., order]), layer(x)[..., order], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_stride_is_an_average_pooling_behind_the_layer(stride):
+    torch.manual_seed(0)
+    layer = randomised(LambdaLayer(8, stride=stride, scope=3, **SMALL))
+    x = torch.randn(1, 8, 5, 4, dtype=torch.float64)
+    whole = by_definition(layer, x)[0]
+    close(layer(x)[0], average_pool(whole) if stride == 2 else whole)
+
+
+def test_a_strided_lambda_convolution_gives_every_second_position():
+    torch.manual_seed(0)
+    strided = randomised(LambdaConv(8, stride=2, strided=True, scope=3, dilation=2, **SMALL))
+    x = torch.randn(2, 8, 7, 6, dtype=torch.float64)
+    close(strided(x), by_definition(strided, x)[:, :, ::2, ::2])
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 4)], ids=str)
+@pytest.mark.parametrize("key_norm", ["softmax", "l2"])
+@pytest.mark.parametrize("kind", [LambdaLayer, LambdaConv])
+def test_a_causal_layer_sees_the_past_alone(kind, key_norm, shape):
+    torch.manual_seed(0)
+    layer = randomised(kind(8, scope=3, causal=True, key_norm=key_norm, **SMALL))
+    x = torch.randn(1, 8, *shape, dtype=torch.float64, requires_grad=True)
+    y = layer(x).flatten(2)
+    for position in range(y.shape[2]):
+        (grad,) = torch.autograd.grad(y[..., position].sum(), x, retain_graph=True)
+        assert grad.flatten(2)[..., position + 1 :].count_nonzero() == 0
+        assert grad.flatten(2)[..., : position + 1].abs().sum((0, 1)).min() > 0
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_a_mask_that_hides_nothing_changes_nothing(dilation):
+    torch.manual_seed(0)
+    layer = randomised(LambdaConv(8, scope=3, dilation=dilation, intra_depth=2, **SMALL))
+    x = torch.randn(2, 8, 3, 4, dtype=torch.float64)
+    everything = torch.ones(12, 12, dtype=torch.bool)
+    torch.testing.assert_close(layer(x, mask=everything), layer(x), rtol=1e-11, atol=1e-11)
+    causal = randomised(copy.deepcopy(layer))
+    causal.load_state_dict(layer.state_dict())
+    causal.causal = True
+    torch.testing.assert_close(causal(x), layer(x, mask=causal_mask(12)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_norm": False, "key_norm": "l2"}, {"query_softmax": True}], ids=str)
+@pytest.mark.parametrize("scope", ["global", 3])
+def test_gradients(scope, options):
+    torch.manual_seed(0)
+    layer = LambdaLayer(4, feature_size=(2, 3), scope=scope, key_depth=2, heads=2, intra_depth=2, **options)
+    layer = randomised(layer)
+    x = torch.randn(2, 4, 2, 3, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in layer.named_parameters()]
     parameters = [layer.get_parameter(name).detach().clone().requires_grad_() for name in names]
 
     def output(x, *values):
@@ -91,27 +184,12 @@ def test_gradients(scope):
     assert torch.autograd.gradcheck(output, (x, *parameters))
 
 
-@pytest.mark.parametrize("method", ["global", "local"])
-def test_position_lambdas_move_with_their_values(method):
-    torch.manual_seed(0)
-    values = torch.zeros(2, 1, 3, 7, 9, dtype=torch.float64)
-    values[..., 2:4, 2:5] = torch.randn(2, 1, 3, 2, 3)
-    moved = values.roll((2, 3), dims=(3, 4))
-    if method == "global":
-        table = torch.randn(4, 1, 13, 17, dtype=torch.float64)
-        before, after = global_position_lambdas(values, table), global_position_lambdas(moved, table)
-    else:
-        table = torch.randn(4, 1, 5, 5, dtype=torch.float64)
-        before, after = local_position_lambdas(values, table), local_position_lambdas(moved, table)
-    assert before.abs().sum() > 0
-    torch.testing.assert_close(after[..., 2:, 3:], before[..., :-2, :-3], rtol=1e-12, atol=1e-12)
-
-
 def test_scope_is_what_a_query_sees():
-    layer = randomised(LambdaLayer(4, scope=3, key_depth=2, heads=1))
-    values = torch.zeros(1, 1, 4, 9, 9, dtype=torch.float64)
-    values[..., 4, 4] = 1
-    seen = layer.position_lambdas(values).abs().sum((0, 1, 2)) > 0
+    query = torch.ones(1, 9, 9, 1, 2, dtype=torch.float64)
+    values = torch.zeros(1, 9, 9, 1, 4, dtype=torch.float64)
+    values[:, 4, 4] = 1
+    table = torch.rand(2, 1, 3, 3, dtype=torch.float64) + 1
+    seen = lambda_map(query, values, table, torch.zeros(1, 2, 4, dtype=torch.float64))[0, :, :, 0].abs().sum(-1) > 1
     expected = torch.zeros(9, 9, dtype=torch.bool)
     expected[3:6, 3:6] = True
     assert torch.equal(seen, expected)
@@ -119,12 +197,12 @@ def test_scope_is_what_a_query_sees():
 
 def test_local_is_global_with_a_table_that_is_zero_outside_the_scope():
     torch.manual_seed(0)
-    values = torch.randn(2, 2, 3, 4, 6, dtype=torch.float64)
-    for side in (1, 3, 5, 9, 13):
-        table = torch.randn(2, 2, side, side, dtype=torch.float64)
-        spread = scope_to_offsets(table, 4, 6)
-        assert spread.shape == (2, 2, 7, 11)
-        torch.testing.assert_close(global_position_lambdas(values, spread), local_position_lambdas(values, table))
+    local = randomised(LambdaLayer(8, scope=3, **SMALL))
+    whole = randomised(LambdaLayer(8, scope="global", feature_size=(4, 6), **SMALL))
+    weights = local.state_dict()
+    whole.load_state_dict(weights | {"table": scope_to_offsets(weights["table"], (4, 6))})
+    x = torch.randn(2, 8, 4, 6, dtype=torch.float64)
+    torch.testing.assert_close(whole(x), local(x), rtol=1e-11, atol=1e-11)
 
 
 def test_a_table_resized_keeps_its_corners_and_its_middle():
@@ -135,13 +213,24 @@ def test_a_table_resized_keeps_its_corners_and_its_middle():
         torch.testing.assert_close(resized[:, :, there[0], there[1]], table[:, :, here[0], here[1]])
 
 
-def test_global_layer_accepts_another_feature_size():
+def test_another_feature_size_interpolates_and_says_so(caplog):
+    caplog.set_level(logging.INFO, logger="lambdanets")
     layer = LambdaLayer(8, feature_size=(4, 4), scope="global", heads=2)
-    assert layer(torch.randn(2, 8, 6, 5)).shape == (2, 8, 6, 5)
+    x = torch.randn(2, 8, 6, 5)
+    assert layer(x).shape == layer(x).shape == (2, 8, 6, 5)
+    assert [record.getMessage() for record in caplog.records] == [
+        "A global lambda layer made for 4×4 positions meets 6×5: its position embeddings are interpolated."
+    ]
+    caplog.clear()
+    larger = LambdaLayer(8, feature_size=(6, 5), scope="global", heads=2)
+    larger.load_state_dict(layer.state_dict())
+    assert "4×4 positions are interpolated to 6×5" in caplog.text
+    torch.testing.assert_close(larger.eval()(x), layer.eval()(x))
+    assert layer.state_dict()["table"].shape == (16, 1, 7, 7)
 
 
 @pytest.mark.parametrize("scope", ["global", 3])
-def test_bfloat16_stays_close_to_float32(scope):
+def test_autocast_stays_close_to_float32(scope):
     torch.manual_seed(0)
     layer = LambdaLayer(32, feature_size=(8, 8), scope=scope)
     x = torch.randn(4, 32, 8, 8)
@@ -149,6 +238,109 @@ def test_bfloat16_stays_close_to_float32(scope):
     with torch.autocast("cpu", torch.bfloat16):
         found = layer(x).float()
     assert ((found - expected).norm() / expected.norm()).item() < 0.03
+    with torch.autocast("cpu", torch.float16):
+        found = layer(x).float()
+    assert ((found - expected).norm() / expected.norm()).item() < 0.005
+
+
+def test_softmax_of_large_keys_is_safe_in_half_precision():
+    layer = LambdaLayer(8, scope=3, heads=2)
+    with torch.no_grad():
+        layer.qkv.weight[sum(layer.sections[:2]) :] *= 1e4
+    x = torch.randn(2, 8, 5, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.float16):
+        y = layer(x)
+    y.float().sum().backward()
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("scope", ["global", 3])
+def test_memory_format_and_non_contiguous_input(scope):
+    torch.manual_seed(0)
+    layer = randomised(LambdaLayer(8, feature_size=(5, 6), scope=scope, **SMALL))
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
+    last = layer(x.contiguous(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert layer(x).is_contiguous()
+    turned = x.transpose(2, 3).contiguous().transpose(2, 3)
+    for y in (last, layer(turned)):
+        torch.testing.assert_close(y, layer(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scope", ["global", 3])
+def test_empty_batch_and_single_position(scope):
+    layer = LambdaLayer(8, feature_size=(1, 1), scope=scope, heads=2)
+    assert layer(torch.randn(3, 8, 1, 1)).shape == (3, 8, 1, 1)
+    assert layer.eval()(torch.randn(0, 8, 4, 4)).shape == (0, 8, 4, 4)
+
+
+@pytest.mark.parametrize("method", ["auto", "scores", "tiles", "rows", "fourier"])
+def test_compiled_without_graph_breaks(method):
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    layer = randomised(LambdaLayer(8, scope=3, method=method, **SMALL)).train()
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    for size in (6, 5):
+        inputs = [x[..., :size].clone().requires_grad_() for _ in range(2)]
+        outputs = [module(value) for module, value in zip((layer, compiled), inputs, strict=True)]
+        for output in outputs:
+            output.square().sum().backward()
+        torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("scope", ["global", 3])
+def test_exported_program_gives_the_same(scope):
+    layer = randomised(LambdaLayer(8, scope=scope, feature_size=(6, 6), **SMALL))
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    program = torch.export.export(layer, (x,))
+    torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_activation_checkpointing_changes_nothing(causal):
+    torch.manual_seed(0)
+    layer = randomised(LambdaLayer(8, scope=3, causal=causal, **SMALL))
+    grads = []
+    for again in (False, True):
+        x = torch.ones(2, 8, 4, 4, dtype=torch.float64).cumsum(3).requires_grad_()
+        y = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
+        y.square().sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads, rtol=0, atol=0)
+
+
+def test_a_layer_used_twice_adds_its_gradients():
+    torch.manual_seed(0)
+    layer = randomised(LambdaLayer(8, scope=3, **SMALL))
+    x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    apart = []
+    for half in (x[:1], x[1:]):
+        layer.zero_grad()
+        layer(half).square().sum().backward()
+        apart.append(layer.table.grad.clone())
+    layer.zero_grad()
+    sum(layer(half).square().sum() for half in (x[:1], x[1:])).backward()
+    torch.testing.assert_close(layer.table.grad, apart[0] + apart[1], rtol=1e-12, atol=1e-12)
+
+
+def test_shared_embeddings_are_one_table_a_resolution():
+    mixer = SharedLambda(scope="global", key_depth=4)
+    size = {"depth": [2, 2], "strides": [1, 2], "layout": "LL", "width": 0.25, "stem": "small", "image_size": (8, 8)}
+    model = ResNet(mixer, zero_init=False, **size)
+    layers = [module for module in model.modules() if isinstance(module, LambdaLayer)]
+    tables = [layer.table for layer in layers]
+    # The first block of a stage works on the map of the stage before it.
+    assert tables[0] is tables[1] is tables[2]
+    assert tables[3] is not tables[0]
+    other = ResNet(mixer, **size)
+    assert all(table is not tables[0] for table in other.parameters())
+    assert sum(parameter is tables[0] for parameter in model.parameters()) == 1
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert tables[0].grad.abs().sum() > 0
+    other.load_state_dict(model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -157,10 +349,31 @@ def test_bfloat16_stays_close_to_float32(scope):
         ({"heads": 3}, "heads=3 does not divide the 16 channels"),
         ({"scope": 4}, "scope=4 has no middle"),
         ({"scope": "all"}, "scope=all has no middle"),
+        ({"scope": (3, 2)}, "has no middle"),
         ({"scope": "global"}, "feature_size"),
         ({"key_depth": 0}, "key_depth=0"),
+        ({"content": False, "position": False}, "leave nothing"),
+        ({"key_norm": "max"}, "key_norm=max is not known"),
     ],
 )
 def test_mistakes(options, words):
     with pytest.raises(UserError, match=words):
         LambdaLayer(16, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scope": "global", "feature_size": (4, 4)}, "has a local scope"),
+        ({"dilation": 0}, "dilation=0"),
+        ({"strided": True, "causal": True}, "strided=true can't"),
+    ],
+)
+def test_mistakes_with_a_convolution(options, words):
+    with pytest.raises(UserError, match=words):
+        LambdaConv(16, **options)
+
+
+def test_an_unknown_method_is_a_mistake():
+    with pytest.raises(UserError, match="method=winograd is not known"):
+        LambdaLayer(16, method="winograd")(torch.randn(1, 16, 4, 4))

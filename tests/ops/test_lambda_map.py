@@ -89,9 +89,9 @@ def test_bfloat16_errs_no_more_than_twice_the_plain_einsum(method, scope):
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-@pytest.mark.parametrize("scope", [(5, 7), (3, 3)], ids=str)
+@pytest.mark.parametrize("scope", [(3, 5), (3, 3)], ids=str)
 def test_gradcheck(method, scope):
-    tensors = inputs((3, 4), scope, 2, 2, key_depth=2, value_depth=2)
+    tensors = inputs((2, 3), scope, 2, 2, key_depth=2, value_depth=2)
     assert torch.autograd.gradcheck(lambda *args: lambda_map(*args, method=method), tensors)
 
 

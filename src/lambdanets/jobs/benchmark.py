@@ -31,7 +31,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         UserError: no benchmark is named.
     """
     quiet()
-    if not config.benchmark:
+    if not config.get("benchmark"):
         raise UserError("job=benchmark needs benchmark=layers, networks, scaling or methods.")
     result: Result = instantiate(config.benchmark, _convert_="all")
     name = str(config.benchmark["_target_"]).rpartition(".")[2]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil, log2
+from operator import index
 
 import torch
 from torch import Tensor
@@ -68,20 +69,26 @@ class Shape:
         batch, height, width, heads, key_depth = query.shape
         _, high, wide, intra_depth, value_depth = values.shape
         return Shape(
-            batch,
-            height,
-            width,
-            (high, wide),
-            heads,
-            key_depth,
-            value_depth,
-            intra_depth,
-            (table.shape[2], table.shape[3]),
-            dilation,
-            stride,
-            query.device.type,
-            torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, values, table)),
+            batch=batch,
+            height=height,
+            width=width,
+            context=(high, wide),
+            heads=heads,
+            key_depth=key_depth,
+            value_depth=value_depth,
+            intra_depth=intra_depth,
+            scope=(table.shape[2], table.shape[3]),
+            dilation=dilation,
+            stride=stride,
+            device=query.device.type,
+            training=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, values, table)),
         )
+
+    def fixed(self) -> Shape:
+        """With sizes that a compiler may not leave open, but for the batch: in a graph a usual one stands for it."""
+        batch = 8 if torch.compiler.is_compiling() else self.batch
+        height, width, high, wide = map(index, (self.height, self.width, *self.context))
+        return replace(self, batch=batch, height=height, width=width, context=(high, wide))
 
     @property
     def queries(self) -> int:
@@ -96,6 +103,19 @@ class Cost:
     seconds: float
 
 
+def able(shape: Shape) -> list[str]:
+    """The methods that can compute this."""
+    square = shape.context == (shape.height, shape.width)
+    names = []
+    if shape.stride == 1 and (square or shape.dilation == 1):
+        names += ["lambdas", "scores"]
+    if shape.stride == 1 and square:
+        names += ["tiles", "rows", "fourier"]
+    if square or shape.stride > 1:
+        names += ["convolution"]
+    return names
+
+
 @cache
 def costs(shape: Shape) -> dict[str, Cost]:
     """The cost of each method that can compute this, forward or, if gradients are wanted, forward and backward."""
@@ -104,19 +124,12 @@ def costs(shape: Shape) -> dict[str, Cost]:
         step = shape.dilation
         size = ceil(shape.height / step), ceil(shape.width / step)
         split = replace(shape, batch=shape.batch * step**2, height=size[0], width=size[1], context=size)
-    square = shape.context == (shape.height, shape.width)
-    work: dict[str, Work] = {}
-    if shape.stride == 1 and (square or shape.dilation == 1):
-        work |= {"lambdas": lambdas_work(split), "scores": scores_work(split)}
-    if shape.stride == 1 and square:
-        work |= {"tiles": tiles_work(split), "rows": rows_work(split), "fourier": fourier_work(split)}
-    if square or shape.stride > 1:
-        work["convolution"] = convolution_work(shape)
     rates = RATES.get(shape.device, RATES["cuda"])
-    return {
-        name: Cost(counts, sum(rate * count for rate, count in zip(rates, counts.counts(), strict=True)))
-        for name, counts in work.items()
-    }
+    found = {}
+    for name in able(shape):
+        work = WORK[name](shape if name == "convolution" else split)
+        found[name] = Cost(work, sum(rate * count for rate, count in zip(rates, work.counts(), strict=True)))
+    return found
 
 
 def product(batch: float, rows: float, inner: float, columns: float) -> Work:
@@ -218,3 +231,13 @@ def fourier_work(s: Shape) -> Work:
         return forward
     again = once + (transform + multiplied * 3 + applied * 2) * s.key_depth + transform * (2 * s.intra_depth)
     return forward + again + calls((30 * s.key_depth + 25) * chunks)
+
+
+WORK = {
+    "lambdas": lambdas_work,
+    "convolution": convolution_work,
+    "scores": scores_work,
+    "tiles": tiles_work,
+    "rows": rows_work,
+    "fourier": fourier_work,
+}

@@ -43,6 +43,7 @@ def backward(
     d_content = content.new_empty(content.shape)
     for images in plane.chunks():
         value_spectrum = plane.of_values(values[images])
+        conjugate = value_spectrum.conj_physical()
         d_value_spectrum = torch.zeros_like(value_spectrum)
         q, g = heads_first(query[images]).to(plane.dtype), heads_first(grad[images]).to(plane.dtype)
         d_content[images] = q.transpose(1, 2).flatten(2) @ g.transpose(1, 2).flatten(2).mT
@@ -52,10 +53,10 @@ def backward(
             d_q[:, :, key] += (g * lambdas[:, None]).sum(2)
             d_spectrum = plane.to_spectrum((q[:, :, key, None] * g).sum(1))[:, None]
             d_value_spectrum += spectrum[:, None] * d_spectrum
-            d_table_spectrum[key] += (d_spectrum.conj_physical() * value_spectrum).sum((0, 2))
+            d_table_spectrum[key] += (d_spectrum * conjugate).sum((0, 2))
         d_query[images] = d_q.permute(0, 3, 4, 1, 2)
         d_values[images] = plane.from_spectrum(d_value_spectrum).permute(0, 3, 4, 1, 2)
-    return d_query, d_values, plane.table_from(d_table_spectrum).to(table.dtype), d_content
+    return d_query, d_values, plane.table_from(d_table_spectrum.conj_physical()).to(table.dtype), d_content
 
 
 fourier = operator("fourier", forward, backward, channels_first=True)

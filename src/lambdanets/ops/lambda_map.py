@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lambdanets.errors import UserError
-from lambdanets.ops.cost import Shape, costs
+from lambdanets.ops.cost import Shape, able, costs
 from lambdanets.ops.fourier import fourier
 from lambdanets.ops.lambdas import lambda_convolution, lambdas_first
 from lambdanets.ops.rows import row_transform
@@ -34,13 +34,13 @@ def choose(shape: Shape, method: str = "auto") -> str:
     Raises:
         UserError: the method is not known, or can't compute this.
     """
-    able = costs(shape)
     if method == "auto":
-        return min(able, key=lambda name: able[name].seconds)
+        found = costs(shape.fixed())
+        return min(found, key=lambda name: found[name].seconds)
     if method not in METHODS:
         raise UserError(f"method={method} is not known; choose one of auto, {', '.join(METHODS)}.")
-    if method not in able:
-        names = ", ".join(able)
+    if method not in able(shape):
+        names = ", ".join(able(shape))
         raise UserError(f"method={method} can't compute stride={shape.stride} or this context; choose auto or {names}.")
     return method
 

@@ -48,12 +48,17 @@ def timm_network(name: str, weights: dict[str, Tensor], *, image_size: tuple[int
     mixer = partial(BiasedLambda, scope=options.pop("scope"))
     classes, channels = len(weights["head.fc.bias"]), weights["stem.conv1.conv.weight"].shape[1]
     model = ResNet(mixer, image_size=image_size, in_channels=channels, num_classes=classes, stem="tiered", **options)
-    try:
-        model.load_state_dict(renamed(weights, model))
-    except (KeyError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"The weights are not those of timm's {name}: {first[:200]}") from error
+    ours, expected = renamed(weights, model), model.state_dict()
+    # Compared here: a global layer would stretch a table of another size.
+    wrong = sorted(key for key in ours.keys() | expected.keys() if shape(ours, key) != shape(expected, key))
+    if wrong:
+        raise UserError(f"The weights are not those of timm's {name}: {', '.join(wrong[:3])} differ or are missing.")
+    model.load_state_dict(ours)
     return model
+
+
+def shape(weights: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(weights[key].shape) if key in weights else None
 
 
 def renamed(weights: dict[str, Tensor], model: ResNet) -> dict[str, Tensor]:

@@ -1,0 +1,119 @@
+"""The benchmark job on small shapes: what it prints and writes, not how fast anything is."""
+
+import json
+import math
+import time
+
+import pytest
+import torch
+
+from lambdanets.benchmarks import layers, methods, networks, scaling
+from lambdanets.benchmarks.measure import Setting, matrix_rate
+from lambdanets.benchmarks.plots import draw
+from lambdanets.benchmarks.scaling import exponent
+from lambdanets.errors import UserError
+from tests.command import run
+
+QUICK = Setting(device="cpu", threads=1, repeats=2, seconds=0.01)
+
+
+def test_times_are_medians_of_each_step():
+    naps = {"short": 0.01, "long": 0.03}
+    steps = {name: (lambda nap=nap: time.sleep(nap)) for name, nap in naps.items()}
+    found = Setting(device="cpu", repeats=3).times(steps)
+    assert found["short"] == pytest.approx(0.01, rel=0.5)
+    assert found["short"] < found["long"]
+
+
+def test_peak_is_what_a_step_adds():
+    held = torch.ones(2**20)
+
+    def step():
+        extra = torch.ones(16 * 2**20)  # 64 MiB
+        return (extra + held[0]).sum()  # and as much again
+
+    peak = QUICK.peaks({"step": step})["step"]
+    if math.isnan(peak):
+        pytest.skip("the kernel hides a process's memory here")
+    assert 120 < peak < 160
+
+
+def test_layers():
+    pytest.importorskip("timm")
+    result = layers(QUICK, batch=1, shapes=[(4, 16)], scopes=["global", 3])
+    assert [row["layer"] for row in result.rows] == 2 * [
+        "ours",
+        "lambda-networks",
+        "timm",
+        "3×3 conv",
+        "BoTNet attention",
+    ]
+    for row in result.rows:
+        assert row["train ms"] > 0
+        assert (row["ours faster"] == 1) == (row["layer"] == "ours")
+    assert "4²×16, global:" in result.notes[0]
+
+
+def test_what_needs_too_much_memory_is_left_out():
+    pytest.importorskip("timm")
+    tight = Setting(device="cpu", threads=1, repeats=2, seconds=0.01, memory_gib=1e-4)
+    result = layers(tight, batch=1, shapes=[(8, 16)], scopes=["global"])
+    assert [row["layer"] for row in result.rows] == ["ours", "3×3 conv"]
+
+
+def test_methods():
+    result = methods(
+        QUICK, shapes=[(1, 6, 16, 3), (1, 4, 16, "global")], key_depth=4, heads=2, intra_depth=1, slowest=1e9
+    )
+    assert len(result.rows) == 12
+    assert all(row["train: measured ms"] > 0 and row["train: predicted ms"] > 0 for row in result.rows)
+    chosen = [row["chosen"] for row in result.rows]
+    assert sum("train" in choice for choice in chosen) == 2
+    assert sum("infer" in choice for choice in chosen) == 2
+    assert matrix_rate(QUICK) > 1e8
+
+
+def test_scaling(tmp_path):
+    pytest.importorskip("timm")
+    result = scaling(QUICK, batch=1, channels=16, sides=[4, 8], scopes=["global", 3], fit=(4, 8))
+    names = {row["layer"] for row in result.rows}
+    assert {"ours, global", "ours, 3×3", "3×3 conv"} <= names
+    assert any(note.startswith("ours, global: training time grows as n^") for note in result.notes)
+    pytest.importorskip("matplotlib")
+    draw(result, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_exponent_of_a_power():
+    assert exponent([(n, 3 * n**1.7) for n in (10, 20, 80)]) == pytest.approx(1.7)
+
+
+def test_networks_with_the_same_weights():
+    pytest.importorskip("timm")
+    result = networks(QUICK, batch=1, compare=["lambda_resnet26t"])
+    theirs, ours = result.rows
+    assert ours["M parameters"] == pytest.approx(theirs["M parameters"])
+    assert theirs["train ratio"] == 1
+
+
+def test_mistakes():
+    with pytest.raises(UserError, match="precision=int8"):
+        Setting(precision="int8")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="device=cuda needs a GPU"):
+            Setting(device="cuda")
+
+
+def test_the_job_prints_and_writes_its_table(tmp_path):
+    shapes = "benchmark.shapes=[[1,4,16,3]]"
+    done = run(
+        "job=benchmark", "benchmark=methods", "benchmark.setting.repeats=2", shapes, "hydra.run.dir=out", cwd=tmp_path
+    )
+    assert "Exact methods" in done.stdout
+    document = json.loads((tmp_path / "out/methods.json").read_text())
+    assert {row["method"] for row in document["rows"]} >= {"scores", "tiles"}
+    assert "benchmark=methods" in document["origin"]["command"]
+    text = (tmp_path / "out/methods.md").read_text()
+    assert "| map | context | method |" in text
+    assert "torch " in text
+    assert "needs benchmark=" in run("job=benchmark", cwd=tmp_path, code=1).stderr
