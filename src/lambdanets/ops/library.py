@@ -1,6 +1,7 @@
 """Makes PyTorch operators of the methods that have their own backward."""
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -58,6 +59,31 @@ def operator(name: str, forward: Method, backward: Backward, *, channels_first: 
     )
     op.register_autograd(differentiate, setup_context=keep)
     return op
+
+
+class Scratch:
+    """Memory that the steps of a loop use in turn: got anew from the system at each step, it would cost more than they.
+
+    Args:
+        like: a tensor of the data type and device.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """An uninitialised tensor in the memory of that name."""
+        size = prod(shape)
+        held = self.held.get(name)
+        if held is None or held.numel() < size:
+            held = self.held[name] = self.like.new_empty(size)
+        return held[:size].view(shape)
+
+    def product(self, name: str, a: Tensor, b: Tensor) -> Tensor:
+        """The matrix product of a and b, of two or three axes each, in the memory of that name."""
+        out = self(name, *a.shape[:-1], b.shape[-1])
+        return torch.mm(a, b, out=out) if a.ndim == 2 else torch.bmm(a, b, out=out)
 
 
 def prepared(tensor: Tensor, channels_first: bool) -> Tensor:

@@ -12,7 +12,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from lambdanets.ops.library import operator
+from lambdanets.ops.library import Scratch, operator
 from lambdanets.ops.table import offsets_to_scope, scope_to_offsets
 
 # Elements of the lambdas' spectrum that are held at a time.
@@ -29,7 +29,7 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Te
         blocks = rows.toeplitz(table_spectrum, columns, context)
         for image in range(batch):
             lambdas = rows.lambdas(blocks, value_spectrum[image, ..., context, :], content[image])
-            out = torch.bmm(q[image, :, columns].flatten(0, 1), lambdas)
+            out = rows.scratch.product("y", q[image, :, columns].flatten(0, 1), lambdas)
             y[image, :, columns] = out.view(height, -1, heads, out.shape[2])
     return y
 
@@ -50,13 +50,16 @@ def backward(
             part = value_spectrum[image, ..., context, :]
             lambdas = rows.lambdas(blocks, part, content[image])
             q_part, g_part = q[image, :, columns].flatten(0, 1), g[image, :, columns].flatten(0, 1)
-            d_query[image, :, columns] = torch.bmm(g_part, lambdas.mT).view(height, -1, *query.shape[3:])
-            d_lambdas = torch.bmm(q_part.mT, g_part)
-            d_spectrum = (rows.backward.T @ d_lambdas.view(height, -1)).view(rows.frequencies, -1, lambdas.shape[2])
+            d_q = rows.scratch.product("d query", g_part, lambdas.mT)
+            d_query[image, :, columns] = d_q.view(height, -1, *query.shape[3:])
+            d_lambdas = rows.scratch.product("lambdas", q_part.mT, g_part)  # in place of the lambdas themselves
+            d_spectrum = rows.scratch.product("spectrum", rows.backward_transposed, d_lambdas.view(height, -1)).view(
+                rows.frequencies, -1, lambdas.shape[2]
+            )
             # At frequency 0 stands the sum over y.
             sums = d_spectrum[0, : d_spectrum.shape[1] // 2].view(-1, key_depth, lambdas.shape[2])
             d_content[image] += rows.period * sums.sum(0)
-            d_part = torch.bmm(blocks.mT, d_spectrum)
+            d_part = rows.scratch.product("d part", blocks.mT, d_spectrum)
             d_value_spectrum[image, ..., context, :] += d_part.view(part.shape)
             d_blocks.baddbmm_(d_spectrum, part.flatten(1, 3).mT, beta=min(image, 1))
         rows.add_toeplitz(d_table_spectrum, d_blocks, columns, context)
@@ -87,6 +90,7 @@ class Rows:
 
     def __init__(self, query: Tensor, values: Tensor, table: Tensor) -> None:
         self.dtype = torch.promote_types(query.dtype, torch.float32)
+        self.scratch = Scratch(query.new_empty(0, dtype=self.dtype))
         self.height, self.width = query.shape[1:3]
         self.key_depth, self.intra_depth = table.shape[:2]
         self.side = (table.shape[2], table.shape[3])
@@ -99,7 +103,8 @@ class Rows:
         if self.period % 2 == 0:
             weight[-1] = 1 / self.period
         self.forward = self.wave(frequency, torch.arange(self.height)).to(query.device, self.dtype)
-        self.backward = self.wave(frequency, torch.arange(self.height), weight).T.to(query.device, self.dtype)
+        self.backward_transposed = self.wave(frequency, torch.arange(self.height), weight).to(query.device, self.dtype)
+        self.backward = self.backward_transposed.T.contiguous()
         self.of_offsets = self.wave(frequency, torch.arange(2 * self.reach[0] + 1) - self.reach[0])
         self.of_offsets = self.of_offsets.to(query.device, self.dtype)
         self.step = columns_at_once(self.width, 2 * self.frequencies * self.key_depth * values.shape[4])
@@ -175,7 +180,8 @@ class Rows:
 
     def lambdas(self, blocks: Tensor, values: Tensor, content: Tensor) -> Tensor:
         """One image's lambdas of a chunk of columns, content included: (H·x, k, v)."""
-        spectrum = torch.bmm(blocks, values.flatten(1, 3))
+        spectrum = self.scratch.product("spectrum", blocks, values.flatten(1, 3))
         constant = spectrum[0, : spectrum.shape[1] // 2].view(-1, *content.shape)
         constant += self.period * content
-        return (self.backward @ spectrum.view(2 * self.frequencies, -1)).view(-1, *content.shape)
+        lambdas = self.scratch.product("lambdas", self.backward, spectrum.view(2 * self.frequencies, -1))
+        return lambdas.view(-1, *content.shape)

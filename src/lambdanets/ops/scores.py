@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lambdanets.ops.library import operator
+from lambdanets.ops.library import Scratch, operator
 from lambdanets.ops.table import Size, offsets_to_scope, scope_to_offsets
 
 # How many scores are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
@@ -22,10 +22,11 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Te
     context, size = mirrored(values), (values.shape[1], values.shape[2])
     offsets = mirrored_offsets(table, (height, width), size)
     y = torch.bmm(per_head(content.mT, heads), by_head(query, slice(0, height)))
-    context = per_head(context, heads)
+    context, scratch = per_head(context, heads), Scratch(query)
     for rows in row_chunks(query, context):
-        scores = torch.bmm(by_position(query[:, rows]), embeddings(offsets, rows, size).mT)
-        y[:, :, rows.start * width : rows.stop * width] += torch.bmm(context, scores.permute(1, 2, 0))
+        scores = scratch.product("scores", by_position(query[:, rows]), embeddings(offsets, rows, size).mT)
+        out = scratch.product("y", context, scores.permute(1, 2, 0))
+        y[:, :, rows.start * width : rows.stop * width] += out
     return y.view(batch, heads, -1, height, width).permute(0, 3, 4, 1, 2)
 
 
@@ -40,15 +41,17 @@ def backward(
     d_content = torch.bmm(by_head(query, every), by_head(grad, every).mT).view(batch, heads, -1, grad.shape[4]).sum(1)
     d_context = torch.zeros_like(context)
     d_offsets = torch.zeros_like(offsets, dtype=torch.promote_types(offsets.dtype, torch.float32))
-    by_value = per_head(context, heads)
+    by_value, scratch = per_head(context, heads), Scratch(query)
     for rows in row_chunks(query, context):
         q, keys, g = by_position(query[:, rows]), embeddings(offsets, rows, size), by_head(grad, rows)
-        scores = torch.bmm(q, keys.mT)
+        scores = scratch.product("scores", q, keys.mT)
         for head in range(heads):
             d_context.baddbmm_(g[head::heads], scores[:, head::heads].transpose(0, 1))
-        scores = torch.bmm(g.mT, by_value).transpose(0, 1).contiguous()  # from here on their gradient
-        d_query[:, :, rows.start * width : rows.stop * width] += torch.bmm(scores, keys).permute(1, 2, 0)
-        add_windows(d_offsets, rows, torch.bmm(scores.mT, q).view(-1, width, values.shape[3], *size, q.shape[2]))
+        scores.copy_(scratch.product("d scores", g.mT, by_value).transpose(0, 1))  # from here on their gradient
+        d_q = scratch.product("d query", scores, keys)
+        d_query[:, :, rows.start * width : rows.stop * width] += d_q.permute(1, 2, 0)
+        d_keys = scratch.product("d keys", scores.mT, q)
+        add_windows(d_offsets, rows, d_keys.view(-1, width, values.shape[3], *size, q.shape[2]))
     d_query = d_query.view(batch, heads, -1, height, width).permute(0, 3, 4, 1, 2)
     d_values = d_context.unflatten(2, (values.shape[3], *size)).permute(0, 3, 4, 2, 1).flip(1, 2)
     d_table = offsets_to_scope(d_offsets.permute(3, 2, 0, 1).flip(2, 3), table.shape[2:], (height, width), size)

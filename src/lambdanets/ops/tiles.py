@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lambdanets.ops.library import operator
+from lambdanets.ops.library import Scratch, operator
 from lambdanets.ops.scores import CHUNK
 
 Size = tuple[int, int]
@@ -25,7 +25,7 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Te
     for images in cut.chunks():
         context = cut.windows(values[images])
         scores = cut.scores(cut.by_place(query[images]), keys)
-        cut.put(y[images], torch.bmm(scores, context))
+        cut.put(y[images], cut.scratch.product("y", scores, context))
     flat = y.flatten(1, 3)
     return flat.baddbmm_(query.flatten(1, 3), content).view(y.shape)
 
@@ -41,10 +41,10 @@ def backward(
         context, q = cut.windows(values[images]), cut.by_place(query[images])
         g = cut.by_tile(grad[images])
         scores = cut.scores(q, keys)
-        d_values[images] = cut.add_windows(torch.bmm(scores.transpose(1, 2), g))
-        d_scores = torch.bmm(g, context.transpose(1, 2), out=scores)
+        d_values[images] = cut.add_windows(cut.scratch.product("d context", scores.mT, g))
+        d_scores = cut.scratch.product("scores", g, context.mT)  # in place of the scores themselves
         d_scores = d_scores.view(-1, len(keys), keys.shape[2]).transpose(0, 1)
-        cut.put_by_place(d_query[images], torch.bmm(d_scores, keys.transpose(1, 2)))
+        cut.put_by_place(d_query[images], cut.scratch.product("d query", d_scores, keys.mT))
         d_keys += torch.bmm(q.transpose(1, 2), d_scores)
     flat_grad, flat_query = grad.flatten(1, 3), query.flatten(1, 3)
     d_query.flatten(1, 3).baddbmm_(flat_grad, content.transpose(1, 2))
@@ -77,6 +77,7 @@ class Tiling:
         self.tile: Size = (tile_side(self.height, self.scope[0]), tile_side(self.width, self.scope[1]))
         self.count: Size = (ceil(self.height / self.tile[0]), ceil(self.width / self.tile[1]))
         self.window: Size = (self.tile[0] + self.scope[0] - 1, self.tile[1] + self.scope[1] - 1)
+        self.scratch = Scratch(query)
         self.limit = CHUNK.get(query.device.type, CHUNK["cuda"])
 
     def chunks(self) -> Iterator[slice]:
@@ -88,8 +89,9 @@ class Tiling:
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """Q (t, G·h, k) and E (t, k, c) → s (G, h·t, c)."""
-        scores = query.new_empty(query.shape[1], len(keys), keys.shape[2])
-        torch.bmm(query, keys, out=scores.transpose(0, 1))
+        # A product that wrote into this order directly would be several times as slow as the copy.
+        by_place = self.scratch.product("by place", query, keys)
+        scores = self.scratch("scores", query.shape[1], len(keys), keys.shape[2]).copy_(by_place.transpose(0, 1))
         return scores.view(-1, self.heads * len(keys), keys.shape[2])
 
     def embeddings(self, table: Tensor) -> Tensor:
