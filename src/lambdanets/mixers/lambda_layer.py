@@ -251,7 +251,11 @@ def projected(x: Tensor, weight: Tensor, layout: torch.memory_format) -> Tensor:
     """A 1×1 convolution: (B, C, H, W) and (out, C) → (B, out, H, W), lying in memory as asked."""
     if layout == torch.channels_last:
         return nn.functional.linear(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
-    return torch.bmm(weight.expand(x.shape[0], -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
+    batch, _, height, width = x.shape
+    if height * width < 128:  # a product for each image would be too small to be fast
+        whole = weight @ x.transpose(0, 1).flatten(1)
+        return whole.unflatten(1, (batch, height, width)).transpose(0, 1)
+    return torch.bmm(weight.expand(batch, -1, -1), x.flatten(2)).unflatten(2, (height, width))
 
 
 def table_size(scope: Scope, feature_size: tuple[int, int] | None) -> tuple[int, int]:

@@ -45,8 +45,8 @@ def backward(
     for rows in row_chunks(query, context):
         q, keys, g = by_position(query[:, rows]), embeddings(offsets, rows, size), by_head(grad, rows)
         scores = scratch.product("scores", q, keys.mT)
-        for head in range(heads):
-            d_context.baddbmm_(g[head::heads], scores[:, head::heads].transpose(0, 1))
+        d_by_head = scratch.product("d context", g, scores.transpose(0, 1))
+        d_context += d_by_head.unflatten(0, (batch, heads)).sum(1)
         scores.copy_(scratch.product("d scores", g.mT, by_value).transpose(0, 1))  # from here on their gradient
         d_q = scratch.product("d query", scores, keys)
         d_query[:, :, rows.start * width : rows.stop * width] += d_q.permute(1, 2, 0)
@@ -92,12 +92,19 @@ def embeddings(offsets: Tensor, rows: slice, context: Size) -> Tensor:
 
 def add_windows(offsets: Tensor, rows: slice, windows: Tensor) -> None:
     """The transpose of `embeddings`: adds (rows, W, u, H', W', k) to the offsets that they stand for."""
-    count, width, intra_depth, high, wide, key_depth = windows.shape
-    by_row = offsets.new_zeros(count, high, offsets.shape[1], intra_depth, key_depth)
-    for x in range(width):
-        by_row[:, :, x : x + wide] += windows[:, x].permute(0, 2, 3, 1, 4)
-    for y in range(count):
-        offsets[rows.start + y : rows.start + y + high] += by_row[y]
+    windows = windows.permute(0, 1, 3, 4, 2, 5)
+    by_row = added_up(windows.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(windows), -1))
+    offsets[rows.start : rows.start + len(windows) + windows.shape[2] - 1] += added_up(by_row[None])[0]
+
+
+def added_up(windows: Tensor) -> Tensor:
+    """(·, W, W', …) → (·, W + W' − 1, …): the sum of windows, each of which starts one entry further on."""
+    batch, count, length, *rest = windows.shape
+    skewed = windows.new_zeros(batch, count, count + length, *rest)
+    strides = skewed.stride()
+    place = skewed.as_strided(windows.shape, (strides[0], strides[1] + strides[2], *strides[2:]))
+    place.copy_(windows)
+    return skewed.sum(1)[:, : count + length - 1]
 
 
 def by_position(query: Tensor) -> Tensor:
