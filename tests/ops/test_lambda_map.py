@@ -162,10 +162,11 @@ def test_chunks_make_no_difference(method, monkeypatch):
     assert max(relative_errors(output_and_gradients(lambda_map, tensors, method=method), expected)) < 1e-13
 
 
-@pytest.mark.parametrize("method", ["scores", "tiles", "rows", "fourier"])
-def test_operators_are_what_pytorch_expects(method):
-    tensors = inputs((4, 5), (3, 3), 2, 2)
-    torch.library.opcheck(METHODS[method], tensors)
+@pytest.mark.parametrize("name", ["scores_first", "tiled_scores", "row_transform", "fourier"])
+@pytest.mark.parametrize("scope", [(7, 9), (3, 3)], ids=str)
+def test_operators_are_what_pytorch_expects(name, scope):
+    tensors = inputs((4, 5), scope, 2, 2)
+    torch.library.opcheck(getattr(torch.ops.lambdanets, name).default, (*tensors, True))
 
 
 def shape(side, channels, scope, *, batch=8, training=True):

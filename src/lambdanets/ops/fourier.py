@@ -17,7 +17,7 @@ from lambdanets.ops.table import offsets_to_scope, scope_to_offsets
 CHUNK = {"cpu": 2**17, "cuda": 2**27}
 
 
-def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
+def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:
     plane = Plane(query, values, table)
     table_spectrum = plane.of_table(table)
     y = query.new_empty(*query.shape[:4], values.shape[4])
@@ -34,7 +34,7 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Te
 
 
 def backward(
-    grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
+    grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     plane = Plane(query, values, table)
     table_spectrum = plane.of_table(table)

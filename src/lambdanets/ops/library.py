@@ -8,57 +8,75 @@ import torch
 from torch import Tensor
 
 Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def operator(name: str, forward: Method, backward: Backward, *, channels_first: bool = False) -> Method:
+def operator(
+    name: str,
+    forward: Callable[..., Tensor],
+    backward: Callable[..., Four],
+    *,
+    channels_first: bool = False,
+    keeps: Callable[[Tensor, Tensor, Tensor], int] = lambda query, values, table: 0,
+) -> Method:
     """The operator `lambdanets::name` of (query, values, table, content).
 
-    Compilers and exporters see one node, so that its loops stay loops. Nothing but the inputs is kept for the
-    backward, which recomputes what it needs.
+    Compilers and exporters see one node, so that its loops stay loops. A backward recomputes what it needs from the
+    inputs, and from what its forward kept.
 
     Args:
         name: of the operator.
-        forward: (query (B, H, W, h, k), values (B, H', W', u, v), table, content (B, k, v)) → (B, H, W, h, v).
-        backward: (gradient of the result, query, values, table, content) → the gradients of these four.
+        forward: (query (B, H, W, h, k), values (B, H', W', u, v), table, content (B, k, v), kept) → (B, H, W, h, v).
+            `kept` is a flat tensor to fill for the backward, empty if there will be none or nothing is kept.
+        backward: (gradient of the result, query, values, table, content, kept) → the gradients of these four.
         channels_first: whether the maps are to lie as (B, channels, H, W) in memory, whatever the order of their axes.
+        keeps: how many elements are kept, from query, values and table.
     """
 
-    def run(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
+    def run(query: Tensor, values: Tensor, table: Tensor, content: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+        y, kept = fake(query, values, table, content, training)
         if query.numel() == 0:
-            return empty(query, values)
+            return y, kept
         with torch.autocast(query.device.type, enabled=False):
-            y = forward(*(prepared(tensor, channels_first) for tensor in (query, values, table, content)))
-        return laid_out(y.to(query.dtype), channels_first)
+            y = forward(*(prepared(tensor, channels_first) for tensor in (query, values, table, content)), kept)
+        return laid_out(y.to(query.dtype), channels_first), kept
 
     def run_backward(
-        grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
+        grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs = query, values, table, content
-        if query.numel() == 0:
-            return tuple(laid_out(tensor.new_zeros(tensor.shape), channels_first) for tensor in inputs)  # type: ignore[return-value]
-        with torch.autocast(query.device.type, enabled=False):
-            grads = backward(*(prepared(tensor, channels_first) for tensor in (grad, *inputs)))
+        grads: Four = tuple(torch.zeros_like(tensor) for tensor in inputs)  # type: ignore[assignment]
+        if query.numel():
+            with torch.autocast(query.device.type, enabled=False):
+                grads = backward(*(prepared(tensor, channels_first) for tensor in (grad, *inputs)), kept)
         return tuple(laid_out(grad.to(query.dtype), channels_first) for grad in grads)  # type: ignore[return-value]
 
-    def empty(query: Tensor, values: Tensor) -> Tensor:
-        return laid_out(query.new_empty(*query.shape[:4], values.shape[4]), channels_first)
+    def fake(query: Tensor, values: Tensor, table: Tensor, content: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+        y = laid_out(query.new_empty(*query.shape[:4], values.shape[4]), channels_first)
+        exact = torch.promote_types(query.dtype, torch.float32)
+        return y, query.new_empty(keeps(query, values, table) if training else 0, dtype=exact)
+
+    def fake_backward(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(laid_out(tensor.new_empty(tensor.shape), channels_first) for tensor in inputs[:4])
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[:4], output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    def differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        return *op_backward(grad, *ctx.saved_tensors), None
 
     op = torch.library.custom_op(f"lambdanets::{name}", run, mutates_args=())
     op_backward = torch.library.custom_op(f"lambdanets::{name}_backward", run_backward, mutates_args=())
+    op.register_fake(fake)
+    op_backward.register_fake(fake_backward)
+    op.register_autograd(differentiate, setup_context=save)
 
-    def keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def method(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
+        training = torch.is_grad_enabled() and any(t.requires_grad for t in (query, values, table, content))
+        return op(query, values, table, content, training)[0]
 
-    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return op_backward(grad, *ctx.saved_tensors)
-
-    op.register_fake(lambda query, values, table, content: empty(query, values))
-    op_backward.register_fake(
-        lambda grad, *inputs: tuple(laid_out(tensor.new_empty(tensor.shape), channels_first) for tensor in inputs)
-    )
-    op.register_autograd(differentiate, setup_context=keep)
-    return op
+    return method
 
 
 class Scratch:

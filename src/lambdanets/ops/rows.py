@@ -19,7 +19,7 @@ from lambdanets.ops.table import offsets_to_scope, scope_to_offsets
 CHUNK = 2**18
 
 
-def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
+def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:
     batch, height, _, heads, _ = query.shape
     rows = Rows(query, values, table)
     q, content = query.to(rows.dtype), content.to(rows.dtype)
@@ -28,14 +28,15 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Te
     for columns, context in rows.chunks():
         blocks = rows.toeplitz(table_spectrum, columns, context)
         for image in range(batch):
-            lambdas = rows.lambdas(blocks, value_spectrum[image, ..., context, :], content[image])
+            place = rows.place(kept, columns, image, batch)
+            lambdas = rows.lambdas(blocks, value_spectrum[image, ..., context, :], content[image], place)
             out = rows.scratch.product("y", q[image, :, columns].flatten(0, 1), lambdas)
             y[image, :, columns] = out.view(height, -1, heads, out.shape[2])
     return y
 
 
 def backward(
-    grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
+    grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, height, _, _, key_depth = query.shape
     rows = Rows(query, values, table)
@@ -48,11 +49,13 @@ def backward(
         d_blocks = torch.empty_like(blocks)
         for image in range(batch):
             part = value_spectrum[image, ..., context, :]
-            lambdas = rows.lambdas(blocks, part, content[image])
+            lambdas = rows.place(kept, columns, image, batch)
+            if lambdas is None:
+                lambdas = rows.lambdas(blocks, part, content[image], None)
             q_part, g_part = q[image, :, columns].flatten(0, 1), g[image, :, columns].flatten(0, 1)
             d_q = rows.scratch.product("d query", g_part, lambdas.mT)
             d_query[image, :, columns] = d_q.view(height, -1, *query.shape[3:])
-            d_lambdas = rows.scratch.product("lambdas", q_part.mT, g_part)  # in place of the lambdas themselves
+            d_lambdas = rows.scratch.product("d lambdas", q_part.mT, g_part)
             d_spectrum = rows.scratch.product("spectrum", rows.backward_transposed, d_lambdas.view(height, -1)).view(
                 rows.frequencies, -1, lambdas.shape[2]
             )
@@ -68,7 +71,14 @@ def backward(
     return d_query, d_values.to(values.dtype), d_table.to(table.dtype), d_content.to(query.dtype)
 
 
-row_transform = operator("row_transform", forward, backward)
+def keeps(query: Tensor, values: Tensor, table: Tensor) -> int:
+    """The lambdas, where the table covers the whole map: there it takes more to recompute them than memory is worth."""
+    batch, height, width, _, key_depth = query.shape
+    whole = table.shape[2] >= 2 * height - 1 and table.shape[3] >= 2 * width - 1
+    return batch * height * width * key_depth * values.shape[4] if whole else 0
+
+
+row_transform = operator("row_transform", forward, backward, keeps=keeps)
 
 
 def columns_at_once(width: int, spectrum: int) -> int:
@@ -178,10 +188,22 @@ class Rows:
         starts = slice(columns.start + context.start, columns.stop + context.start)
         return table.unfold(4, context.stop - context.start, 1)[:, :, :, :, starts]
 
-    def lambdas(self, blocks: Tensor, values: Tensor, content: Tensor) -> Tensor:
-        """One image's lambdas of a chunk of columns, content included: (H·x, k, v)."""
+    def place(self, kept: Tensor, columns: slice, image: int, batch: int) -> Tensor | None:
+        """Where one image's lambdas of a chunk of columns are kept, (H·x, k, v), if they are."""
+        if not len(kept):
+            return None
+        column = len(kept) // (batch * self.width)
+        start, count = columns.start * batch, columns.stop - columns.start
+        chunk = kept[start * column + image * count * column :][: count * column]
+        return chunk.view(self.height * count, self.key_depth, -1)
+
+    def lambdas(self, blocks: Tensor, values: Tensor, content: Tensor, place: Tensor | None) -> Tensor:
+        """One image's lambdas of a chunk of columns, content included, written to a place: (H·x, k, v)."""
         spectrum = self.scratch.product("spectrum", blocks, values.flatten(1, 3))
         constant = spectrum[0, : spectrum.shape[1] // 2].view(-1, *content.shape)
         constant += self.period * content
-        lambdas = self.scratch.product("lambdas", self.backward, spectrum.view(2 * self.frequencies, -1))
-        return lambdas.view(-1, *content.shape)
+        spectrum = spectrum.view(2 * self.frequencies, -1)
+        if place is None:
+            return self.scratch.product("lambdas", self.backward, spectrum).view(-1, *content.shape)
+        torch.mm(self.backward, spectrum, out=place.view(self.height, -1))
+        return place

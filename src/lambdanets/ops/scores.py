@@ -17,7 +17,7 @@ from lambdanets.ops.table import Size, offsets_to_scope, scope_to_offsets
 CHUNK = {"cpu": 2**18, "cuda": 2**26}
 
 
-def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
+def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:
     batch, height, width, heads, _ = query.shape
     context, size = mirrored(values), (values.shape[1], values.shape[2])
     offsets = mirrored_offsets(table, (height, width), size)
@@ -31,7 +31,7 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Te
 
 
 def backward(
-    grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
+    grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, height, width, heads, _ = query.shape
     context, size = mirrored(values), (values.shape[1], values.shape[2])

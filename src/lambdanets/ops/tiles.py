@@ -18,7 +18,7 @@ from lambdanets.ops.scores import CHUNK
 Size = tuple[int, int]
 
 
-def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
+def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:
     cut = Tiling(query, values, table)
     keys = cut.embeddings(table)
     y = query.new_empty(*query.shape[:4], values.shape[4])
@@ -31,7 +31,7 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Te
 
 
 def backward(
-    grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor
+    grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     cut = Tiling(query, values, table)
     keys = cut.embeddings(table)
