@@ -35,7 +35,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         raise UserError("job=benchmark needs benchmark=layers, networks, scaling or methods.")
     result: Result = instantiate(config.benchmark, _convert_="all")
     name = str(config.benchmark["_target_"]).rpartition(".")[2]
-    origin = provenance.origin()
+    origin = {key: value for key, value in provenance.origin().items() if key != "folder"}
     origin["packages"] |= {peer: provenance.package_version(peer) for peer in PEERS}
     result.show()
     result.save(folder, name, origin)

@@ -41,7 +41,7 @@ class Work:
 # Seconds for one of each, in the order of Work. CPU: least squares over the measurements of benchmark=methods on two
 # cores with AVX2. CUDA: from the data sheets of large GPUs, not measured.
 RATES = {
-    "cpu": (2.1e-11, 3.0e-10, 4.1e-10, 7.6e-11, 1.0e-5),
+    "cpu": (1.6e-11, 3.3e-10, 3.6e-10, 6.3e-11, 9.5e-6),
     "cuda": (1e-14, 2e-12, 1e-12, 2e-13, 6e-6),
 }
 
@@ -184,7 +184,7 @@ def tiles_work(s: Shape) -> Work:
     seen = (sides[0] + s.scope[0] - 1) * (sides[1] + s.scope[1] - 1) * s.intra_depth
     held = tiles.CHUNK.get(s.device, tiles.CHUNK["cuda"])
     chunks = min(s.batch, ceil(s.heads * count * queries * seen / held))
-    windows = copies(2 * count * seen * s.value_depth)
+    windows = copies(count * seen * s.value_depth)
     scored = product(queries, count * s.heads, s.key_depth, seen)
     summed = product(count, s.heads * queries, seen, s.value_depth)
     moved = copies(count * queries * s.heads * (s.key_depth + s.value_depth))
@@ -192,7 +192,7 @@ def tiles_work(s: Shape) -> Work:
     if not s.training:
         return forward
     apart = ceil(1 + s.scope[0] / sides[0]) * ceil(1 + s.scope[1] / sides[1])
-    return forward + windows * 3 + scored * 3 + summed * 2 + moved * 2 + calls((60 + 6 * apart) * chunks + 4 * queries)
+    return forward + windows * 2 + scored * 3 + summed * 2 + moved + calls((40 + 4 * apart) * chunks + 3 * queries)
 
 
 def rows_work(s: Shape) -> Work:
@@ -211,7 +211,8 @@ def rows_work(s: Shape) -> Work:
     )
     if not s.training:
         return forward
-    more = toeplitz * 2 + in_frequency * 3 + transformed * 2 + applied * 3 + spectra * 2
+    again = 0 if min(s.scope[0] - 2 * s.height, s.scope[1] - 2 * s.width) >= -1 else 1  # lambdas are kept, or not
+    more = toeplitz * 2 + in_frequency * (2 + again) + transformed * (1 + again) + applied * 3 + spectra * 2
     return forward + more + calls(chunks * (35 * s.batch + 30 * step) + 60)
 
 
@@ -226,11 +227,11 @@ def fourier_work(s: Shape) -> Work:
     multiplied = Work(moved=images * spectrum * 4 * s.intra_depth)
     applied = Work(moved=images * s.queries * s.heads * 3)
     once = (transform + multiplied + applied) * s.key_depth + transform * s.intra_depth
-    forward = once + calls((10 * s.key_depth + 12) * chunks)
+    forward = once + calls((16 * s.key_depth + 12) * chunks)
     if not s.training:
         return forward
     again = once + (transform + multiplied * 3 + applied * 2) * s.key_depth + transform * (2 * s.intra_depth)
-    return forward + again + calls((30 * s.key_depth + 25) * chunks)
+    return forward + again + calls((45 * s.key_depth + 25) * chunks)
 
 
 WORK = {
