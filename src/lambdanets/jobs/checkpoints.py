@@ -64,12 +64,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_fits(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raises UserError: the checkpoint's weights are those of another architecture."""
+def check_fits(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, resize: bool = False) -> None:
+    """Compares a checkpoint's weights with a module's.
+
+    Args:
+        module: what is to load them.
+        state: the weights.
+        path: of the checkpoint.
+        resize: whether position embeddings may be of another feature size, to which their layers then stretch them.
+
+    Raises:
+        UserError: they are those of another architecture.
+    """
     own = module.state_dict()
     for name, tensor in own.items():
         if name not in state:
             found = "is not in it"
+        elif resize and stretches(module, name) and state[name].shape[:2] == tensor.shape[:2]:
+            continue
         elif state[name].shape != tensor.shape:
             found = f"is {list(state[name].shape)} in it and {list(tensor.shape)} in the model"
         else:
@@ -84,3 +96,9 @@ def check_fits(module: nn.Module, state: Mapping[str, Tensor], path: str | Path)
         f"The checkpoint '{path}' is of another architecture: {name} {found}. Leave out the overrides of mixer, model "
         "and data, so that the run's own are used."
     )
+
+
+def stretches(module: nn.Module, name: str) -> bool:
+    """Whether that parameter is a table of position embeddings which its layer fits to its feature size."""
+    path, _, leaf = name.rpartition(".")
+    return leaf == "table" and getattr(module.get_submodule(path), "scope", None) == "global"

@@ -38,7 +38,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     classes: list[str] = checkpoint["classes"]
     data = build_data(config)
     task = build_task(config, data, classes)
-    check_fits(task, checkpoint["state_dict"], config.ckpt)
+    check_fits(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
 
     files = image_files(Path(config.input))

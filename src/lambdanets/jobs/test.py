@@ -33,7 +33,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         raise UserError("The data has no test split: its folder lacks one.")
     data.classes = checkpoint["classes"]
     task = build_task(config, data, data.classes)
-    check_fits(task, checkpoint["state_dict"], config.ckpt)
+    check_fits(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
     trainer = build_trainer(config, logger=False, enable_checkpointing=False, default_root_dir=folder)
     trainer.test(task, datamodule=data, verbose=False)

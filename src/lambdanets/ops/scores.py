@@ -14,7 +14,7 @@ from lambdanets.ops.library import Scratch, operator
 from lambdanets.ops.table import Size, offsets_to_scope, scope_to_offsets
 
 # How many scores are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
-CHUNK = {"cpu": 2**18, "cuda": 2**26}
+CHUNK = {"cpu": 3 * 2**17, "cuda": 2**26}
 
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:
@@ -41,13 +41,14 @@ def backward(
     d_content = torch.bmm(by_head(query, every), by_head(grad, every).mT).view(batch, heads, -1, grad.shape[4]).sum(1)
     d_context = torch.zeros_like(context)
     d_offsets = torch.zeros_like(offsets, dtype=torch.promote_types(offsets.dtype, torch.float32))
-    by_value, scratch = per_head(context, heads), Scratch(query)
+    scratch = Scratch(query)
     for rows in row_chunks(query, context):
         q, keys, g = by_position(query[:, rows]), embeddings(offsets, rows, size), by_head(grad, rows)
         scores = scratch.product("scores", q, keys.mT)
-        d_by_head = scratch.product("d context", g, scores.transpose(0, 1))
-        d_context += d_by_head.unflatten(0, (batch, heads)).sum(1)
-        scores.copy_(scratch.product("d scores", g.mT, by_value).transpose(0, 1))  # from here on their gradient
+        for head in range(heads):
+            part, place = g[head::heads], scores[:, head::heads]
+            d_context.baddbmm_(part, place.transpose(0, 1))
+            place.copy_(scratch.product("d scores", part.mT, context).transpose(0, 1))  # from here on their gradient
         d_q = scratch.product("d query", scores, keys)
         d_query[:, :, rows.start * width : rows.stop * width] += d_q.permute(1, 2, 0)
         d_keys = scratch.product("d keys", scores.mT, q)
@@ -65,7 +66,7 @@ def row_chunks(query: Tensor, context: Tensor) -> Iterator[slice]:
     """Rows of the map of queries, about as many at a time as CHUNK allows."""
     batch, height, width, heads, _ = query.shape
     held = CHUNK.get(query.device.type, CHUNK["cuda"])
-    step = max(1, held // max(1, batch * heads * width * context.shape[1]))
+    step = max(1, held // max(1, batch * heads * width * context.shape[2]))
     for start in range(0, height, step):
         yield slice(start, min(height, start + step))
 
