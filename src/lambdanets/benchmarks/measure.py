@@ -1,13 +1,12 @@
 """Time and memory of several contestants, in turn."""
 
 import contextlib
-import ctypes
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +107,8 @@ class Setting:
         return time.perf_counter() - start
 
     def peaks(self, steps: Mapping[str, Step]) -> dict[str, float]:
-        """The MiB that each step holds at most beyond what is held before it; the median of three."""
-        return {name: statistics.median(self.peak(step) for _ in range(3)) for name, step in steps.items()}
+        """The MiB that each step holds at most beyond what is held before it."""
+        return {name: self.peak(step) for name, step in steps.items()}
 
     def peak(self, step: Step) -> float:
         gc.collect()
@@ -120,27 +119,20 @@ class Setting:
             step()
             torch.cuda.synchronize()
             return (torch.cuda.max_memory_allocated() - before) / 2**20
-        try:
-            return resident_peak(step)
-        except OSError:  # not Linux, or a container that hides it
-            return float("nan")
+        return allocated_peak(step)
 
 
-def resident_peak(step: Step) -> float:
-    """The most resident memory that a step adds to the process, in MiB, as the kernel counts it."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # starts the high-water mark anew
-    before = process_status("VmRSS")
-    step()
-    return process_status("VmHWM") - before
-
-
-def process_status(key: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) / 1024
-    raise OSError(f"{key} is not known here")
+def allocated_peak(step: Step) -> float:
+    """The most memory that PyTorch's CPU allocator holds for a step, in MiB, as on a GPU its caching allocator says."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    held = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak / 2**20
 
 
 def matrix_rate(setting: Setting) -> float:

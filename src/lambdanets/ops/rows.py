@@ -16,7 +16,7 @@ from lambdanets.ops.library import Scratch, operator
 from lambdanets.ops.table import offsets_to_scope, scope_to_offsets
 
 # Elements of the lambdas' spectrum that are held at a time.
-CHUNK = 2**18
+CHUNK = 2**17
 
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:

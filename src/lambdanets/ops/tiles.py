@@ -6,26 +6,26 @@ images, zeros outside of the scope included.
 """
 
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, prod
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lambdanets.ops.library import Scratch, operator
-from lambdanets.ops.scores import CHUNK
 
 Size = tuple[int, int]
+# How many scores are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
+CHUNK = {"cpu": 2**18, "cuda": 2**26}
 
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:
     cut = Tiling(query, values, table)
-    keys = cut.embeddings(table)
+    keys, padded = cut.embeddings(table), cut.padded(values)
     y = query.new_empty(*query.shape[:4], values.shape[4])
-    for images in cut.chunks():
-        context = cut.windows(values[images])
-        scores = cut.scores(cut.by_place(query[images]), keys)
-        cut.put(y[images], cut.scratch.product("y", scores, context))
+    for queries, context in cut.bands():
+        scores = cut.scores(cut.by_place(query[queries]), keys)
+        cut.put(y[queries], cut.scratch.product("y", scores, cut.windows(padded[context])))
     flat = y.flatten(1, 3)
     return flat.baddbmm_(query.flatten(1, 3), content).view(y.shape)
 
@@ -34,22 +34,21 @@ def backward(
     grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     cut = Tiling(query, values, table)
-    keys = cut.embeddings(table)
-    d_query, d_values = query.new_empty(query.shape), values.new_empty(values.shape)
+    keys, padded = cut.embeddings(table), cut.padded(values)
+    d_query, d_padded = query.new_empty(query.shape), torch.zeros_like(padded)
     d_keys = torch.zeros_like(keys, dtype=torch.promote_types(keys.dtype, torch.float32))
-    for images in cut.chunks():
-        context, q = cut.windows(values[images]), cut.by_place(query[images])
-        g = cut.by_tile(grad[images])
+    for queries, band in cut.bands():
+        context, q, g = cut.windows(padded[band]), cut.by_place(query[queries]), cut.by_tile(grad[queries])
         scores = cut.scores(q, keys)
-        d_values[images] = cut.add_windows(cut.scratch.product("d context", scores.mT, g))
+        cut.add_windows(d_padded[band], cut.scratch.product("d context", scores.mT, g))
         d_scores = cut.scratch.product("scores", g, context.mT)  # in place of the scores themselves
         d_scores = d_scores.view(-1, len(keys), keys.shape[2]).transpose(0, 1)
-        cut.put_by_place(d_query[images], cut.scratch.product("d query", d_scores, keys.mT))
-        d_keys += torch.bmm(q.transpose(1, 2), d_scores)
+        cut.put_by_place(d_query[queries], cut.scratch.product("d query", d_scores, keys.mT))
+        d_keys += torch.bmm(q.mT, d_scores)
     flat_grad, flat_query = grad.flatten(1, 3), query.flatten(1, 3)
-    d_query.flatten(1, 3).baddbmm_(flat_grad, content.transpose(1, 2))
-    d_content = torch.bmm(flat_query.transpose(1, 2), flat_grad)
-    return d_query, d_values, cut.add_embeddings(d_keys).to(table.dtype), d_content
+    d_query.flatten(1, 3).baddbmm_(flat_grad, content.mT)
+    d_content = torch.bmm(flat_query.mT, flat_grad)
+    return d_query, cut.inside(d_padded), cut.add_embeddings(d_keys).to(table.dtype), d_content
 
 
 tiled_scores = operator("tiled_scores", forward, backward)
@@ -67,7 +66,8 @@ def tile_side(length: int, scope: int) -> int:
 class Tiling:
     """How a map is cut: sizes, and the moves between the map and its tiles.
 
-    G tiles of t queries each with c positions in their windows; c counts the intra-depths too.
+    A band is some rows of tiles of some images: G tiles of t queries each, with c positions in their windows. c counts
+    the intra-depths too.
     """
 
     def __init__(self, query: Tensor, values: Tensor, table: Tensor) -> None:
@@ -80,15 +80,19 @@ class Tiling:
         self.scratch = Scratch(query)
         self.limit = CHUNK.get(query.device.type, CHUNK["cuda"])
 
-    def chunks(self) -> Iterator[slice]:
-        """Images, as many at a time as CHUNK allows."""
-        one = self.heads * self.height * self.width * self.window[0] * self.window[1] * self.intra_depth
-        step = max(1, self.limit // max(1, one))
-        for start in range(0, self.batch, step):
-            yield slice(start, min(self.batch, start + step))
+    def bands(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+        """Images and rows of queries, and the same images' rows of the padded values that these see."""
+        row = self.heads * self.count[1] * self.tile[0] * self.tile[1] * prod(self.window) * self.intra_depth
+        at_once = max(1, self.limit // max(1, row))
+        images, rows = max(1, at_once // self.count[0]), min(at_once, self.count[0])
+        for image in range(0, self.batch, images):
+            some = slice(image, min(self.batch, image + images))
+            for start in range(0, self.count[0], rows):
+                first, last = start * self.tile[0], min(start + rows, self.count[0]) * self.tile[0]
+                yield (some, slice(first, min(last, self.height))), (some, slice(first, last + self.scope[0] - 1))
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Q (t, G·h, k) and E (t, k, c) → s (G, h·t, c)."""
+        """Takes q (t, G·h, k) and E (t, k, c) → s (G, h·t, c)."""
         # A product that wrote into this order directly would be several times as slow as the copy.
         by_place = self.scratch.product("by place", query, keys)
         scores = self.scratch("scores", query.shape[1], len(keys), keys.shape[2]).copy_(by_place.transpose(0, 1))
@@ -112,21 +116,33 @@ class Tiling:
     def places(self) -> Iterator[Size]:
         return ((y, x) for y in range(self.tile[0]) for x in range(self.tile[1]))
 
-    def windows(self, values: Tensor) -> Tensor:
-        """(b, H, W, u, v) → (G, c, v)."""
-        values = F.pad(values, (0, 0, 0, 0, *self.margin(1), *self.margin(0)))
-        for axis in (0, 1):
-            values = values.unfold(axis + 1, self.window[axis], self.tile[axis])
-        # (b, rows, columns, u, v, height, width)
-        return values.permute(0, 1, 2, 3, 5, 6, 4).flatten(0, 2).flatten(1, 3)
+    def padded(self, values: Tensor) -> Tensor:
+        """The map with zeros around it, so that every tile has its whole window."""
+        margins = [0, 0, 0, 0]
+        for axis in (1, 0):
+            before = self.scope[axis] // 2
+            size = self.count[axis] * self.tile[axis] + self.scope[axis] - 1
+            margins += [before, size - before - (self.height, self.width)[axis]]
+        return F.pad(values, margins)
 
-    def add_windows(self, windows: Tensor) -> Tensor:
-        """The transpose of `windows`, by classes of tiles whose windows don't overlap."""
-        rows, columns = self.count
+    def inside(self, padded: Tensor) -> Tensor:
+        """The transpose of `padded`."""
+        above, left = self.scope[0] // 2, self.scope[1] // 2
+        return padded[:, above : above + self.height, left : left + self.width]
+
+    def windows(self, padded: Tensor) -> Tensor:
+        """(b, rows, columns, u, v) of a band → (G, c, v)."""
+        for axis in (0, 1):
+            padded = padded.unfold(axis + 1, self.window[axis], self.tile[axis])
+        # (b, rows of tiles, columns of tiles, u, v, height, width)
+        return padded.permute(0, 1, 2, 3, 5, 6, 4).flatten(0, 2).flatten(1, 3)
+
+    def add_windows(self, total: Tensor, windows: Tensor) -> None:
+        """The transpose of `windows`: adds to a band, by classes of tiles whose windows don't overlap."""
         (high, wide), (tall, broad) = self.window, self.tile
         depths = self.intra_depth, windows.shape[-1]
-        windows = windows.view(-1, rows, columns, depths[0], high, wide, depths[1])
-        total = windows.new_zeros(len(windows), *self.padded(), *depths)
+        windows = windows.view(len(total), -1, self.count[1], depths[0], high, wide, depths[1])
+        rows, columns = windows.shape[1:3]
         apart = ceil(high / tall), ceil(wide / broad)
         for y in range(min(apart[0], rows)):
             for x in range(min(apart[1], columns)):
@@ -135,56 +151,38 @@ class Tiling:
                 strides = place.stride()
                 place = place.as_strided(
                     (len(windows), *part.shape[1:3], high, wide, *depths),
-                    (
-                        strides[0],
-                        apart[0] * tall * strides[1],
-                        apart[1] * broad * strides[2],
-                        *strides[1:],
-                    ),
+                    (strides[0], apart[0] * tall * strides[1], apart[1] * broad * strides[2], *strides[1:]),
                 )
                 place += part.permute(0, 1, 2, 4, 5, 3, 6)
-        above, left = self.margin(0)[0], self.margin(1)[0]
-        return total[:, above : above + self.height, left : left + self.width]
-
-    def margin(self, axis: int) -> Size:
-        """Positions to add before and behind the map so that every tile has its whole window."""
-        before = self.scope[axis] // 2
-        return before, self.padded()[axis] - before - (self.height, self.width)[axis]
-
-    def padded(self) -> Size:
-        height, width = (
-            count * tile + scope - 1 for count, tile, scope in zip(self.count, self.tile, self.scope, strict=True)
-        )
-        return height, width
 
     def cut(self, query: Tensor) -> Tensor:
-        """(b, H, W, h, ·) → (b, rows, tile height, columns, tile width, h, ·), a map that doesn't fit filled up."""
-        (rows, columns), (tall, broad) = self.count, self.tile
-        below, right = rows * tall - self.height, columns * broad - self.width
+        """(b, rows, W, h, ·) → (b, rows, tile height, columns, tile width, h, ·), filled up where tiles don't fit."""
+        below, right = -query.shape[1] % self.tile[0], -query.shape[2] % self.tile[1]
         if below or right:
             query = F.pad(query, (0, 0, 0, 0, 0, right, 0, below))
-        return query.unflatten(2, (columns, broad)).unflatten(1, (rows, tall))
+        return query.unflatten(2, (-1, self.tile[1])).unflatten(1, (-1, self.tile[0]))
 
     def by_place(self, query: Tensor) -> Tensor:
-        """(b, H, W, h, k) → (t, G·h, k)."""
+        """(b, rows, W, h, k) → (t, G·h, k)."""
         return self.cut(query).permute(2, 4, 0, 1, 3, 5, 6).flatten(2, 5).flatten(0, 1)
 
     def by_tile(self, grad: Tensor) -> Tensor:
-        """(b, H, W, h, v) → (G, h·t, v)."""
+        """(b, rows, W, h, v) → (G, h·t, v)."""
         return self.cut(grad).permute(0, 1, 3, 5, 2, 4, 6).flatten(3, 5).flatten(0, 2)
 
     def put(self, target: Tensor, tiles: Tensor) -> None:
-        """Writes (G, h·t, v) to (b, H, W, h, v)."""
-        tiles = tiles.view(len(target), *self.count, self.heads, *self.tile, -1)
+        """Writes (G, h·t, v) to (b, rows, W, h, v)."""
+        tiles = tiles.view(len(target), -1, self.count[1], self.heads, *self.tile, target.shape[4])
         self.join(target, tiles.permute(0, 1, 4, 2, 5, 3, 6))
 
     def put_by_place(self, target: Tensor, places: Tensor) -> None:
-        """Writes (t, G·h, k) to (b, H, W, h, k)."""
-        places = places.view(*self.tile, len(target), *self.count, self.heads, self.key_depth)
+        """Writes (t, G·h, k) to (b, rows, W, h, k)."""
+        places = places.view(*self.tile, len(target), -1, self.count[1], self.heads, self.key_depth)
         self.join(target, places.permute(2, 3, 0, 4, 1, 5, 6))
 
     def join(self, target: Tensor, tiles: Tensor) -> None:
-        if self.height % self.tile[0] == 0 and self.width % self.tile[1] == 0:
+        rows, width = target.shape[1:3]
+        if rows % self.tile[0] == 0 and width % self.tile[1] == 0:
             self.cut(target).copy_(tiles)
         else:
-            target.copy_(tiles.flatten(3, 4).flatten(1, 2)[:, : self.height, : self.width])
+            target.copy_(tiles.flatten(3, 4).flatten(1, 2)[:, :rows, :width])
