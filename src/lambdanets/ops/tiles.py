@@ -16,7 +16,7 @@ from lambdanets.ops.library import Scratch, operator
 
 Size = tuple[int, int]
 # How many scores are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
-CHUNK = {"cpu": 2**18, "cuda": 2**26}
+CHUNK = {"cpu": 2**19, "cuda": 2**26}
 
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:
