@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaConv, LambdaLayer, SharedLambda
 from lambdanets.models import ResNet
-from lambdanets.ops import METHODS, causal_mask, lambda_map, resize_table, scope_to_offsets
+from lambdanets.ops import causal_mask, lambda_map, resize_table, scope_to_offsets
+from tests.methods import EVERY_METHOD
 from tests.reference.lambda_layer import lambda_layer
 from tests.reference.pooling import average_pool
 
@@ -94,7 +95,7 @@ def test_output_is_the_definition(kind, options, size):
     close(layer(x), by_definition(layer, x))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EVERY_METHOD)
 def test_every_method_gives_the_same_layer(method):
     torch.manual_seed(0)
     layer = randomised(LambdaLayer(8, scope=3, method=method, **SMALL))

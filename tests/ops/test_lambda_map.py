@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from lambdanets.errors import UserError
-from lambdanets.ops import METHODS, lambda_map
+from lambdanets.ops import METHODS, kernel, lambda_map
 from lambdanets.ops.cost import Shape, costs
+from tests.methods import EVERY_METHOD, needs_compiler
 from tests.reference.lambda_map import lambda_map as by_definition
 
-METHOD_NAMES = [*METHODS, "auto"]
+METHOD_NAMES = [*EVERY_METHOD, "auto"]
 # Map, scope, heads, u: square, wide, narrow, one position, a line; scopes that are global, local, beyond the map.
 CASES = [
     ((4, 5), (7, 9), 2, 1),
@@ -162,7 +163,11 @@ def test_chunks_make_no_difference(method, monkeypatch):
     assert max(relative_errors(output_and_gradients(lambda_map, tensors, method=method), expected)) < 1e-13
 
 
-@pytest.mark.parametrize("name", ["scores_first", "tiled_scores", "row_transform", "fourier"])
+@pytest.mark.parametrize(
+    "name",
+    OPERATORS=["scores_first", "tiled_scores", "row_transform", "fourier"]
+    @ pytest.mark.parametrize("name", [*OPERATORS, pytest.param("scores_kernel", marks=needs_compiler)]),
+)
 @pytest.mark.parametrize("scope", [(7, 9), (3, 3)], ids=str)
 def test_operators_are_what_pytorch_expects(name, scope):
     tensors = inputs((4, 5), scope, 2, 2)
@@ -174,24 +179,31 @@ def shape(side, channels, scope, *, batch=8, training=True):
     return Shape(batch, side, side, (side, side), 4, 16, channels // 4, 1, (reach, reach), training=training)
 
 
-def test_the_choice_follows_the_shape():
+def fastest(*args, **options):
+    found = costs.__wrapped__(shape(*args, **options))
+    return min(found, key=lambda name: found[name].seconds)
+
+
+def test_the_choice_follows_the_shape(monkeypatch):
     """As measured on a CPU: see benchmark=methods."""
+    monkeypatch.setattr(kernel, "tried", ["there is no C compiler"])
+    assert fastest(14, 256, "global") == "scores"
+    assert fastest(56, 64, 7) == "tiles"
+    assert fastest(28, 128, 23) == "rows"
+    assert fastest(112, 64, "global", batch=1) == "fourier"
 
-    def best(*args, **options):
-        found = costs(shape(*args, **options))
-        return min(found, key=lambda name: found[name].seconds)
 
-    assert best(14, 256, "global") == "scores"
-    assert best(56, 64, 7) == "tiles"
-    assert best(28, 128, 23) == "rows"
-    assert best(112, 64, "global", batch=1) == "fourier"
+def test_a_kernel_does_small_contexts(monkeypatch):
+    monkeypatch.setattr(kernel, "tried", [None])
+    assert fastest(14, 256, "global") == fastest(56, 64, 7) == fastest(28, 128, 23) == "kernel"
+    assert fastest(112, 64, "global", batch=1) == "fourier"
 
 
 def test_a_larger_map_costs_more_and_training_more_than_inference():
     small, large = costs(shape(14, 64, 7)), costs(shape(28, 64, 7))
     inference = costs(shape(14, 64, 7, training=False))
-    assert all(small[name].seconds < large[name].seconds for name in METHODS)
-    assert all(inference[name].seconds < small[name].seconds for name in METHODS)
+    assert all(small[name].seconds < large[name].seconds for name in small)
+    assert all(inference[name].seconds < small[name].seconds for name in small)
 
 
 @pytest.mark.parametrize(

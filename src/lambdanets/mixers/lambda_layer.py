@@ -18,6 +18,7 @@ from lambdanets.ops import (
     content_lambda,
     lambda_map,
     masked_lambda_map,
+    missing_kernel,
     resize_table,
 )
 
@@ -103,6 +104,7 @@ class LambdaLayer(nn.Module):
         if position:
             self.table = nn.Parameter(torch.empty(key_depth, intra_depth, *table_size(scope, feature_size)))
         self.pool = downsample(stride)
+        missing_kernel()  # before a compiler traces the layer, so that it knows whether there is a kernel
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -2,6 +2,7 @@
 
 from lambdanets.ops.content import KeyNorm, content_lambda
 from lambdanets.ops.cost import Shape
+from lambdanets.ops.kernel import missing_kernel
 from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose, lambda_map
 from lambdanets.ops.masked import causal_mask, masked_lambda_map
 from lambdanets.ops.table import resize_table, scope_to_offsets
@@ -17,6 +18,7 @@ __all__ = [
     "content_lambda",
     "lambda_map",
     "masked_lambda_map",
+    "missing_kernel",
     "resize_table",
     "scope_to_offsets",
 ]

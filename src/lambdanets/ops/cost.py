@@ -15,18 +15,22 @@ from operator import index
 import torch
 from torch import Tensor
 
-from lambdanets.ops import fourier, rows, scores, tiles
+from lambdanets.ops import fourier, kernel, rows, scores, tiles
 
 
 @dataclass(frozen=True)
 class Work:
-    """Multiply-adds in matrix products, elements moved, butterflies of transforms, taps of convolutions, calls."""
+    """Multiply-adds in matrix products, elements moved, butterflies of transforms, taps of convolutions, calls.
+
+    And multiply-adds in our own kernel.
+    """
 
     products: float = 0
     moved: float = 0
     butterflies: float = 0
     taps: float = 0
     calls: float = 0
+    kernel: float = 0
 
     def __add__(self, other: Work) -> Work:
         return Work(*(a + b for a, b in zip(self.counts(), other.counts(), strict=True)))
@@ -35,14 +39,14 @@ class Work:
         return Work(*(times * count for count in self.counts()))
 
     def counts(self) -> tuple[float, ...]:
-        return self.products, self.moved, self.butterflies, self.taps, self.calls
+        return self.products, self.moved, self.butterflies, self.taps, self.calls, self.kernel
 
 
 # Seconds for one of each, in the order of Work. CPU: least squares over the measurements of benchmark=methods on two
 # cores with AVX2. CUDA: from the data sheets of large GPUs, not measured.
 RATES = {
-    "cpu": (1.6e-11, 3.3e-10, 3.6e-10, 6.3e-11, 9.5e-6),
-    "cuda": (1e-14, 2e-12, 1e-12, 2e-13, 6e-6),
+    "cpu": (1.6e-11, 3.3e-10, 3.6e-10, 6.3e-11, 9.5e-6, 2.4e-11),
+    "cuda": (1e-14, 2e-12, 1e-12, 2e-13, 6e-6, 0),
 }
 
 
@@ -109,6 +113,8 @@ def able(shape: Shape) -> list[str]:
     names = []
     if shape.stride == 1 and (square or shape.dilation == 1):
         names += ["lambdas", "scores"]
+        if shape.device == "cpu" and not kernel.missing_kernel():
+            names += ["kernel"]
     if shape.stride == 1 and square:
         names += ["tiles", "rows", "fourier"]
     if square or shape.stride > 1:
@@ -234,6 +240,20 @@ def fourier_work(s: Shape) -> Work:
     return forward + again + calls((45 * s.key_depth + 25) * chunks)
 
 
+def kernel_work(s: Shape) -> Work:
+    # A query at the border sees less than its scope.
+    seen = [
+        sum(min(there, here + scope // 2 + 1) - max(0, here - scope // 2) for here in range(side))
+        for side, there, scope in zip((s.height, s.width), s.context, s.scope, strict=True)
+    ]
+    pairs = s.batch * s.heads * seen[0] * seen[1] * s.intra_depth
+    maps = copies(s.batch * s.queries * s.heads * s.value_depth)
+    forward = Work(kernel=pairs * (s.key_depth + s.value_depth)) + maps + calls(15)
+    if not s.training:
+        return forward
+    return forward + Work(kernel=pairs * (3 * s.key_depth + 2 * s.value_depth)) + maps * 2 + calls(40)
+
+
 WORK = {
     "lambdas": lambdas_work,
     "convolution": convolution_work,
@@ -241,4 +261,5 @@ WORK = {
     "tiles": tiles_work,
     "rows": rows_work,
     "fourier": fourier_work,
+    "kernel": kernel_work,
 }

@@ -9,12 +9,13 @@ from torch.nn import functional as F
 from lambdanets.errors import UserError
 from lambdanets.ops.cost import Shape, able, costs
 from lambdanets.ops.fourier import fourier
+from lambdanets.ops.kernel import missing_kernel, scores_kernel
 from lambdanets.ops.lambdas import lambda_convolution, lambdas_first
 from lambdanets.ops.rows import row_transform
 from lambdanets.ops.scores import scores_first
 from lambdanets.ops.tiles import tiled_scores
 
-MethodName = Literal["auto", "lambdas", "convolution", "scores", "tiles", "rows", "fourier"]
+MethodName = Literal["auto", "lambdas", "convolution", "scores", "tiles", "rows", "fourier", "kernel"]
 
 METHODS: dict[str, Callable[..., Tensor]] = {
     "lambdas": lambdas_first,
@@ -23,6 +24,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "tiles": tiled_scores,
     "rows": row_transform,
     "fourier": fourier,
+    "kernel": scores_kernel,
 }
 # Methods whose maps best lie in memory with their positions innermost.
 CHANNELS_FIRST = ("scores", "fourier")
@@ -39,6 +41,9 @@ def choose(shape: Shape, method: str = "auto") -> str:
         return min(found, key=lambda name: found[name].seconds)
     if method not in METHODS:
         raise UserError(f"method={method} is not known; choose one of auto, {', '.join(METHODS)}.")
+    if method == "kernel" and (shape.device != "cpu" or missing_kernel()):
+        reason = missing_kernel() if shape.device == "cpu" else f"this is on {shape.device}"
+        raise UserError(f"method=kernel needs a CPU and a C compiler, but {reason}; choose method=auto.")
     if method not in able(shape):
         names = ", ".join(able(shape))
         raise UserError(f"method={method} can't compute stride={shape.stride} or this context; choose auto or {names}.")
@@ -60,7 +65,7 @@ def lambda_map(
     Args:
         query: (B, H, W, h, k); with a stride, of every stride-th row and column of the context.
         values: (B, H', W', u, v), a context with the same origin. Unless it has the queries' own size (or that times
-            the stride), only "scores" and "lambdas" know it.
+            the stride), only "lambdas", "scores" and "kernel" know it.
         table: (k, u, R, C) with odd R and C, the embedding of offset (0, 0) in its middle; offsets beyond it are zero.
             A global context has (2H − 1) × (2W − 1) of them.
         content: (B, k, v), the content lambda, or zeros.

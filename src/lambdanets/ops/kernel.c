@@ -1,0 +1,224 @@
+/* Scores first, in one pass over the map: s_nm^h = q_n^h . E_nm, then y_n^h = sum over m of s_nm^h v_m.
+ *
+ * All work is one small matrix product, over and over. Its operands are rows of the map and of the table of embeddings
+ * where they lie, so that nothing is gathered; the scores of one query at a time live in the nearest cache only.
+ *
+ * REAL is float or double. Depths that are read in vectors are padded to whole vectors, and behind the end of what is
+ * read from any position on (table, turned_values) there is room for one more vector.
+ */
+
+#include <stdint.h>
+
+#ifdef __AVX512F__
+#define BYTES 64
+#else
+#define BYTES 32
+#endif
+
+typedef REAL real;
+typedef int64_t size;
+typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
+enum { LANES = BYTES / sizeof(real) };
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Keeps a vector in its register: read from memory in each multiplication instead, it would be the bottleneck. */
+#ifdef __x86_64__
+#define HOLD(vector) __asm__("" : "+x"(vector))
+#else
+#define HOLD(vector)
+#endif
+
+typedef struct {
+    size workers, parts;                  /* threads, and shares of the queries of one image in the backward */
+    size batch, height, width, high, wide; /* (height, width) of the queries, (high, wide) of the context */
+    size heads, key_depth, value_depth, intra_depth;
+    size rows, columns;                   /* of the table, odd */
+    size padded_key, padded_value;        /* depths in whole vectors */
+    size span;                            /* room for one head's scores */
+} Sizes;
+
+size lanes(void) { return LANES; }
+
+INLINE size least(size a, size b) { return a < b ? a : b; }
+INLINE size most(size a, size b) { return a > b ? a : b; }
+
+/* c[r, n] = sum over o < outer and i < inner of a[r, o, i] b[o, i, n], added to c[r, n] if `add`; n counts vectors. */
+typedef struct {
+    size outer, inner;
+    const real *a;
+    size a_row, a_outer, a_inner;
+    const real *b;
+    size b_outer, b_inner, b_vector;
+    real *c;
+    size c_row, c_vector;
+    int add;
+} Product;
+
+/* A block of the result that fits the registers, of `rows` and `vectors` that are known to the compiler. */
+INLINE void block(const int rows, const int vectors, const Product *p, size row, size vector) {
+    const real *a = p->a + row * p->a_row, *b = p->b + vector * p->b_vector;
+    real *c = p->c + row * p->c_row + vector * p->c_vector;
+    vec sum[4][3];
+    for (int r = 0; r < rows; r++)
+        for (int n = 0; n < vectors; n++)
+            sum[r][n] = p->add ? *(const vec *)(c + r * p->c_row + n * p->c_vector) : (vec){0};
+    for (size o = 0; o < p->outer; o++) {
+        const real *x = a + o * p->a_outer, *y = b + o * p->b_outer;
+        for (size i = 0; i < p->inner; i++, x += p->a_inner, y += p->b_inner) {
+            vec column[3];
+            for (int n = 0; n < vectors; n++) {
+                column[n] = *(const vec *)(y + n * p->b_vector);
+                HOLD(column[n]);
+            }
+            for (int r = 0; r < rows; r++)
+                for (int n = 0; n < vectors; n++) sum[r][n] += x[r * p->a_row] * column[n];
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int n = 0; n < vectors; n++) *(vec *)(c + r * p->c_row + n * p->c_vector) = sum[r][n];
+}
+
+INLINE void product(size rows, size vectors, const Product p) {
+    for (size n = 0, step; n < vectors; n += step) {
+        step = vectors - n == 4 ? 2 : least(3, vectors - n);
+        for (size r = 0; r < rows; r += 4)
+            switch (4 * least(4, rows - r) + step) {
+#define BLOCKS(R)                                          \
+    case 4 * R + 1: block(R, 1, &p, r, n); break;          \
+    case 4 * R + 2: block(R, 2, &p, r, n); break;          \
+    case 4 * R + 3: block(R, 3, &p, r, n); break;
+                BLOCKS(1) BLOCKS(2) BLOCKS(3) BLOCKS(4)
+            }
+    }
+}
+
+/* What one query sees: some rows of the context, of each so many positions, and where the first one's embedding is.
+ *
+ * If the table's rows are no longer than a vector, a vector holds the scores of one row, and all rows are seen at once.
+ */
+typedef struct {
+    size top, rows, left, columns, offset;
+} View;
+
+INLINE int narrow(const Sizes *s) { return s->columns <= LANES; }
+
+INLINE View seen(const Sizes *s, size y, size x, size top, size rows) {
+    const size left = most(0, x - s->columns / 2), right = least(s->wide, x + s->columns / 2 + 1);
+    const size offset = (top - y + s->rows / 2) * s->columns + left - x + s->columns / 2;
+    return (View){top, rows, left, right - left, offset};
+}
+
+/* For each head a[h] . b[m], over all positions m of a view: products with b of (depth, rows, columns). */
+INLINE void to_scores(const Sizes *s, View view, const real *a, size a_row, const real *b, size depth, size b_depth,
+                      size b_row, real *scores) {
+    const size vectors = narrow(s) ? view.rows : (view.columns + LANES - 1) / LANES;
+    product(s->heads, vectors, (Product){
+        .outer = 1, .inner = depth, .a = a, .a_row = a_row, .a_inner = 1,
+        .b = b, .b_inner = b_depth, .b_vector = narrow(s) ? b_row : LANES,
+        .c = scores, .c_row = s->span, .c_vector = LANES});
+}
+
+/* Adds to c[h] the sum over m of scores[h, m] b[m], with b of (rows, columns, depth). */
+INLINE void from_scores(const Sizes *s, View view, const real *scores, const real *b, size depth, size b_row,
+                        size b_column, real *c) {
+    product(s->heads, depth / LANES, (Product){
+        .outer = view.rows, .inner = view.columns, .a = scores, .a_row = s->span, .a_outer = LANES, .a_inner = 1,
+        .b = b, .b_outer = b_row, .b_inner = b_column, .b_vector = LANES,
+        .c = c, .c_row = depth, .c_vector = LANES, .add = 1});
+}
+
+/* Adds to c[m] the sum over h of scores[h, m] a[h], with c of (rows, columns, depth). */
+INLINE void add_outer(const Sizes *s, View view, const real *scores, const real *a, size depth, real *c, size c_row,
+                      size c_column) {
+    for (size y = 0; y < view.rows; y++)
+        product(view.columns, depth / LANES, (Product){
+            .outer = 1, .inner = s->heads, .a = scores + y * LANES, .a_row = 1, .a_inner = s->span,
+            .b = a, .b_inner = depth, .b_vector = LANES,
+            .c = c + y * c_row, .c_row = c_column, .c_vector = LANES, .add = 1});
+}
+
+/* Adds to or sets c (rows, columns), of matrices that lie row by row: a (rows, inner), b (inner, columns). */
+INLINE void multiply(size rows, size columns, size inner, const real *a, size a_row, size a_inner, const real *b,
+                     real *c, int add) {
+    product(rows, columns / LANES, (Product){
+        .outer = 1, .inner = inner, .a = a, .a_row = a_row, .a_inner = a_inner,
+        .b = b, .b_inner = columns, .b_vector = LANES, .c = c, .c_row = columns, .c_vector = LANES, .add = add});
+}
+
+/* query (B, H, W, h, k), values (B, H', W', u, v), table (k, u, R, C), content (B, k, v) -> y (B, H, W, h, v). */
+void forward(const Sizes *s, const real *query, const real *values, const real *table, const real *content, real *y,
+             real *scratch) {
+    const size keys = s->padded_key, depth = s->padded_value, plane = s->rows * s->columns;
+    const size v_column = s->intra_depth * depth, v_row = s->wide * v_column;
+#pragma omp parallel for num_threads(s->workers) schedule(static, 1)
+    for (size worker = 0; worker < s->workers; worker++) {
+        real *scores = scratch + worker * s->heads * s->span;
+        for (size line = worker; line < s->batch * s->height; line += s->workers) {
+            const size image = line / s->height, row = line % s->height;
+            const real *q = query + line * s->width * s->heads * keys;
+            real *out = y + line * s->width * s->heads * depth;
+            multiply(s->width * s->heads, depth, s->key_depth, q, keys, 1,
+                     content + image * s->key_depth * depth, out, 0);
+            const size first = most(0, row - s->rows / 2), last = least(s->high, row + s->rows / 2 + 1);
+            const size band = narrow(s) ? last - first : 1;
+            for (size top = first; top < last; top += band)
+                for (size u = 0; u < s->intra_depth; u++)
+                    for (size x = 0; x < s->width; x++) {
+                        const View view = seen(s, row, x, top, band);
+                        if (view.columns <= 0) continue; /* the context may be smaller than the map of queries */
+                        const real *v = values + (image * s->high + top) * v_row + view.left * v_column + u * depth;
+                        to_scores(s, view, q + x * s->heads * keys, keys, table + u * plane + view.offset,
+                                  s->key_depth, s->intra_depth * plane, s->columns, scores);
+                        from_scores(s, view, scores, v, depth, v_row, v_column, out + x * s->heads * depth);
+                    }
+        }
+    }
+}
+
+/* As above, with grad (B, H, W, h, v), turned_values (B, u, v, H', W'), turned_table (u, R, C, k), turned_content
+ * (B, v, k). Sets d_query; adds to d_values (parts, B, H', W', u, v), d_content (parts, B, k, v) and d_table (workers,
+ * u, R, C, k). Which worker adds what, and when, doesn't depend on chance. */
+void backward(const Sizes *s, const real *grad, const real *query, const real *turned_values, const real *table,
+              const real *turned_table, const real *turned_content, real *d_query, real *d_values, real *d_table,
+              real *d_content, real *scratch) {
+    const size keys = s->padded_key, depth = s->padded_value, plane = s->rows * s->columns;
+    const size context = s->high * s->wide, v_column = s->intra_depth * depth, v_row = s->wide * v_column;
+#pragma omp parallel for num_threads(s->workers) schedule(static, 1)
+    for (size worker = 0; worker < s->workers; worker++) {
+        real *scores = scratch + 2 * worker * s->heads * s->span, *d_scores = scores + s->heads * s->span;
+        real *d_embeddings = d_table + worker * s->intra_depth * plane * keys;
+        for (size item = worker; item < s->parts * s->batch; item += s->workers) {
+            const size part = item / s->batch, image = item % s->batch;
+            for (size row = part * s->height / s->parts; row < (part + 1) * s->height / s->parts; row++) {
+                const size line = (image * s->height + row) * s->width * s->heads;
+                const real *q = query + line * keys, *g = grad + line * depth;
+                real *d_q = d_query + line * keys;
+                multiply(s->width * s->heads, keys, s->value_depth, g, depth, 1,
+                         turned_content + image * s->value_depth * keys, d_q, 0);
+                multiply(s->key_depth, depth, s->width * s->heads, q, 1, keys, g,
+                         d_content + item * s->key_depth * depth, 1);
+                const size first = most(0, row - s->rows / 2), last = least(s->high, row + s->rows / 2 + 1);
+                const size band = narrow(s) ? last - first : 1;
+                for (size top = first; top < last; top += band)
+                    for (size u = 0; u < s->intra_depth; u++)
+                        for (size x = 0; x < s->width; x++) {
+                            const View view = seen(s, row, x, top, band);
+                            if (view.columns <= 0) continue;
+                            const size place = (u * plane + view.offset) * keys;
+                            const real *q_x = q + x * s->heads * keys, *g_x = g + x * s->heads * depth;
+                            const real *v = turned_values + (image * s->intra_depth + u) * s->value_depth * context;
+                            real *d_v = d_values + (item * s->high + top) * v_row + view.left * v_column + u * depth;
+                            to_scores(s, view, q_x, keys, table + u * plane + view.offset, s->key_depth,
+                                      s->intra_depth * plane, s->columns, scores);
+                            to_scores(s, view, g_x, depth, v + top * s->wide + view.left, s->value_depth, context,
+                                      s->wide, d_scores);
+                            add_outer(s, view, scores, g_x, depth, d_v, v_row, v_column);
+                            add_outer(s, view, d_scores, q_x, keys, d_embeddings + place, s->columns * keys, keys);
+                            from_scores(s, view, d_scores, turned_table + place, keys, s->columns * keys, keys,
+                                        d_q + x * s->heads * keys);
+                        }
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+"""The C kernel: what only it can get wrong. Its numbers are checked along with the other methods'."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lambdanets.errors import UserError
+from lambdanets.mixers import LambdaLayer
+from lambdanets.ops import kernel, lambda_map
+from lambdanets.ops.compiler import CompilerError, compiled
+from tests.methods import needs_compiler
+from tests.ops.test_lambda_map import inputs, output_and_gradients, relative_errors
+from tests.reference.lambda_map import lambda_map as by_definition
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("key_depth", "value_depth"), [(3, 4), (16, 37), (8, 64)])
+def test_depths_that_are_no_whole_vectors_and_images_shared_by_threads(threads, dtype, batch, key_depth, value_depth):
+    threads(4)
+    tensors = inputs((5, 20), (3, 23), 3, 2, batch=batch, key_depth=key_depth, value_depth=value_depth, dtype=dtype)
+    found = output_and_gradients(lambda_map, tensors, method="kernel")
+    expected = output_and_gradients(by_definition, [tensor.detach().double().requires_grad_() for tensor in tensors])
+    assert max(relative_errors(found, expected)) < (1e-5 if dtype == torch.float32 else 1e-12)
+
+
+@needs_compiler
+def test_the_same_threads_give_the_same_bits(threads):
+    threads(3)
+    tensors = inputs((6, 7), (5, 5), 2, 1, batch=2, dtype=torch.float32)
+    first, second = (output_and_gradients(lambda_map, tensors, method="kernel") for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@needs_compiler
+@pytest.mark.parametrize("scope", [(3, 3), (9, 9)])
+def test_a_context_much_smaller_than_the_map(scope):
+    query, _, table, content = inputs((6, 12), scope, 2, 1)
+    values = torch.randn(2, 2, 3, 1, 4, dtype=torch.float64, requires_grad=True)
+    tensors = [query, values, table, content]
+    found = output_and_gradients(lambda_map, tensors, method="kernel")
+    assert max(relative_errors(found, output_and_gradients(lambda_map, tensors, method="lambdas"))) < 1e-12
+
+
+@needs_compiler
+def test_the_library_is_kept_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiled(kernel.SOURCE, REAL="float")
+    (library,) = (tmp_path / "lambdanets").iterdir()
+    written = library.stat().st_mtime_ns
+    compiled(kernel.SOURCE, REAL="float")
+    assert library.stat().st_mtime_ns == written
+    compiled(kernel.SOURCE, REAL="double")
+    assert len(list((tmp_path / "lambdanets").iterdir())) == 2
+
+
+def test_what_no_compiler_can_do_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(CompilerError, match="no-such-compiler can't be used"):
+        compiled(kernel.SOURCE, REAL="float")
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CompilerError, match="no C compiler"):
+        compiled(kernel.SOURCE, REAL="float")
+
+
+@needs_compiler
+def test_a_source_that_does_not_compile_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    wrong = tmp_path / "wrong.c"
+    wrong.write_text("int forward(void) { return }")
+    with pytest.raises(CompilerError, match=r"fails: .*wrong\.c"):
+        compiled(wrong)
+    assert not list((tmp_path / "lambdanets").iterdir())
+
+
+def test_without_a_compiler_another_method_stands_in(tmp_path):
+    program = """
+import logging, torch
+logging.basicConfig(level=logging.INFO)
+from lambdanets.mixers import LambdaLayer
+torch.manual_seed(0)
+y = LambdaLayer(8, scope=3)(torch.randn(2, 8, 5, 6))
+print(float(y.sum()))
+"""
+    environment = {**os.environ, "CC": "no-such-compiler", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "do without their C kernel" in done.stderr
+    torch.manual_seed(0)
+    y = LambdaLayer(8, scope=3)(torch.randn(2, 8, 5, 6))
+    assert float(done.stdout) == pytest.approx(y.sum().item(), abs=1e-4)
+
+
+def test_the_kernel_by_name_where_there_is_none(monkeypatch, caplog):
+    monkeypatch.setattr(kernel, "tried", ["there is no C compiler"])
+    with (
+        caplog.at_level(logging.INFO),
+        pytest.raises(UserError, match=r"needs .* there is no C compiler"),
+    ):
+        lambda_map(*inputs((4, 4), (3, 3), 2, 1), method="kernel")
