@@ -163,11 +163,10 @@ def test_chunks_make_no_difference(method, monkeypatch):
     assert max(relative_errors(output_and_gradients(lambda_map, tensors, method=method), expected)) < 1e-13
 
 
-@pytest.mark.parametrize(
-    "name",
-    OPERATORS=["scores_first", "tiled_scores", "row_transform", "fourier"]
-    @ pytest.mark.parametrize("name", [*OPERATORS, pytest.param("scores_kernel", marks=needs_compiler)]),
-)
+OPERATORS = ["scores_first", "tiled_scores", "row_transform", "fourier"]
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, pytest.param("scores_kernel", marks=needs_compiler)])
 @pytest.mark.parametrize("scope", [(7, 9), (3, 3)], ids=str)
 def test_operators_are_what_pytorch_expects(name, scope):
     tensors = inputs((4, 5), scope, 2, 2)

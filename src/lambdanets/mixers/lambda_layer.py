@@ -253,11 +253,11 @@ def projected(x: Tensor, weight: Tensor, layout: torch.memory_format) -> Tensor:
     """A 1×1 convolution: (B, C, H, W) and (out, C) → (B, out, H, W), lying in memory as asked."""
     batch, _, height, width = x.shape
     if layout == torch.channels_last:
-        if layout_of(x) == layout:
-            return nn.functional.linear(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+        if layout_of(x) == layout or height * width < 256:  # a product for each image would be too small to be fast
+            return nn.functional.linear(x.permute(0, 2, 3, 1).contiguous(), weight).permute(0, 3, 1, 2)
         rows = torch.bmm(x.flatten(2).mT, weight.T.expand(batch, -1, -1))  # without a copy of x
         return rows.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    if height * width < 128:  # a product for each image would be too small to be fast
+    if height * width < 128:
         whole = weight @ x.transpose(0, 1).flatten(1)
         return whole.unflatten(1, (batch, height, width)).transpose(0, 1)
     return torch.bmm(weight.expand(batch, -1, -1), x.flatten(2)).unflatten(2, (height, width))

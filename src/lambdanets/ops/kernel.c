@@ -36,6 +36,7 @@ typedef struct {
     size rows, columns;                   /* of the table, odd */
     size padded_key, padded_value;        /* depths in whole vectors */
     size span;                            /* room for one head's scores */
+    size together;                        /* queries of a row whose gradients of values are added up together */
 } Sizes;
 
 size lanes(void) { return LANES; }
@@ -95,13 +96,13 @@ INLINE void product(size rows, size vectors, const Product p) {
 
 /* What one query sees: some rows of the context, of each so many positions, and where the first one's embedding is.
  *
- * If the table's rows are no longer than a vector, a vector holds the scores of one row, and all rows are seen at once.
+ * If what is seen of a row is no longer than a vector, a vector holds the scores of a row, and all rows are seen at once.
  */
 typedef struct {
     size top, rows, left, columns, offset;
 } View;
 
-INLINE int narrow(const Sizes *s) { return s->columns <= LANES; }
+INLINE int narrow(const Sizes *s) { return least(s->columns, s->wide) <= LANES; }
 
 INLINE View seen(const Sizes *s, size y, size x, size top, size rows) {
     const size left = most(0, x - s->columns / 2), right = least(s->wide, x + s->columns / 2 + 1);
@@ -128,12 +129,13 @@ INLINE void from_scores(const Sizes *s, View view, const real *scores, const rea
         .c = c, .c_row = depth, .c_vector = LANES, .add = 1});
 }
 
-/* Adds to c[m] the sum over h of scores[h, m] a[h], with c of (rows, columns, depth). */
-INLINE void add_outer(const Sizes *s, View view, const real *scores, const real *a, size depth, real *c, size c_row,
-                      size c_column) {
+/* Adds to c[m] the sum over h of scores[h, m] a[h], with c of (rows, columns, depth); h counts the heads of one query or
+ * of several that see the same. */
+INLINE void add_outer(const Sizes *s, View view, size heads, const real *scores, const real *a, size depth, real *c,
+                      size c_row, size c_column) {
     for (size y = 0; y < view.rows; y++)
         product(view.columns, depth / LANES, (Product){
-            .outer = 1, .inner = s->heads, .a = scores + y * LANES, .a_row = 1, .a_inner = s->span,
+            .outer = 1, .inner = heads, .a = scores + y * LANES, .a_row = 1, .a_inner = s->span,
             .b = a, .b_inner = depth, .b_vector = LANES,
             .c = c + y * c_row, .c_row = c_column, .c_vector = LANES, .add = 1});
 }
@@ -186,7 +188,8 @@ void backward(const Sizes *s, const real *grad, const real *query, const real *t
     const size context = s->high * s->wide, v_column = s->intra_depth * depth, v_row = s->wide * v_column;
 #pragma omp parallel for num_threads(s->workers) schedule(static, 1)
     for (size worker = 0; worker < s->workers; worker++) {
-        real *scores = scratch + 2 * worker * s->heads * s->span, *d_scores = scores + s->heads * s->span;
+        real *scores = scratch + worker * (s->together + 1) * s->heads * s->span;
+        real *d_scores = scores + s->together * s->heads * s->span;
         real *d_embeddings = d_table + worker * s->intra_depth * plane * keys;
         for (size item = worker; item < s->parts * s->batch; item += s->workers) {
             const size part = item / s->batch, image = item % s->batch;
@@ -205,16 +208,20 @@ void backward(const Sizes *s, const real *grad, const real *query, const real *t
                         for (size x = 0; x < s->width; x++) {
                             const View view = seen(s, row, x, top, band);
                             if (view.columns <= 0) continue;
-                            const size place = (u * plane + view.offset) * keys;
+                            const size place = (u * plane + view.offset) * keys, slot = x % s->together;
                             const real *q_x = q + x * s->heads * keys, *g_x = g + x * s->heads * depth;
                             const real *v = turned_values + (image * s->intra_depth + u) * s->value_depth * context;
                             real *d_v = d_values + (item * s->high + top) * v_row + view.left * v_column + u * depth;
+                            real *here = scores + slot * s->heads * s->span;
                             to_scores(s, view, q_x, keys, table + u * plane + view.offset, s->key_depth,
-                                      s->intra_depth * plane, s->columns, scores);
+                                      s->intra_depth * plane, s->columns, here);
                             to_scores(s, view, g_x, depth, v + top * s->wide + view.left, s->value_depth, context,
                                       s->wide, d_scores);
-                            add_outer(s, view, scores, g_x, depth, d_v, v_row, v_column);
-                            add_outer(s, view, d_scores, q_x, keys, d_embeddings + place, s->columns * keys, keys);
+                            if (slot == s->together - 1 || x == s->width - 1)
+                                add_outer(s, view, (slot + 1) * s->heads, scores, g_x - slot * s->heads * depth, depth,
+                                          d_v, v_row, v_column);
+                            add_outer(s, view, s->heads, d_scores, q_x, keys, d_embeddings + place, s->columns * keys,
+                                      keys);
                             from_scores(s, view, d_scores, turned_table + place, keys, s->columns * keys, keys,
                                         d_q + x * s->heads * keys);
                         }

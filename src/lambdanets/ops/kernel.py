@@ -20,6 +20,8 @@ from lambdanets.ops.library import operator
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernel.c")
+# How many scores are held at a time, at most: about half of the nearest cache.
+NEAR = 4096
 REAL = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -31,7 +33,7 @@ class Sizes(ctypes.Structure):
         for name in (
             *("workers", "parts", "batch", "height", "width", "high", "wide"),
             *("heads", "key_depth", "value_depth", "intra_depth", "rows", "columns"),
-            *("padded_key", "padded_value", "span"),
+            *("padded_key", "padded_value", "span", "together"),
         )
     ]
 
@@ -52,6 +54,9 @@ class Kernel:
         _, high, wide, intra_depth, value_depth = values.shape
         rows, columns = table.shape[2:]
         workers = torch.get_num_threads()
+        seen = min(rows, high), self.whole(min(columns, wide))
+        span = seen[0] * seen[1] if seen[1] == self.lanes else seen[1]
+        same = columns // 2 >= max(width, wide) - 1  # all queries of a row see the same
         return Sizes(
             workers=workers,
             # Images are shared out, in parts if they are few and don't come out even.
@@ -69,7 +74,8 @@ class Kernel:
             columns=columns,
             padded_key=self.whole(key_depth),
             padded_value=self.whole(value_depth),
-            span=rows * self.lanes if columns <= self.lanes else self.whole(min(columns, wide)),
+            span=span,
+            together=max(1, min(width, NEAR // (heads * span))) if same else 1,
         )
 
     def whole(self, depth: int) -> int:
@@ -77,8 +83,9 @@ class Kernel:
         return self.lanes * ceil(depth / self.lanes)
 
     def padded(self, tensor: Tensor) -> Tensor:
-        """Its last axis in whole vectors."""
-        return F.pad(tensor, (0, self.whole(tensor.shape[-1]) - tensor.shape[-1])).contiguous()
+        """Contiguous, its last axis in whole vectors."""
+        more = -tensor.shape[-1] % self.lanes
+        return (F.pad(tensor, (0, more)) if more else tensor).contiguous()
 
     def with_room(self, tensor: Tensor) -> Tensor:
         """Contiguous, with a vector's room behind its end."""
@@ -134,7 +141,7 @@ def backward(
     d_values = query.new_zeros(sizes.parts, *values.shape[:4], sizes.padded_value)
     d_table = query.new_zeros(sizes.workers, *turned_table.shape)
     d_content = query.new_zeros(sizes.parts, *content.shape[:2], sizes.padded_value)
-    scratch = query.new_empty(sizes.workers, 2, sizes.heads, sizes.span)
+    scratch = query.new_empty(sizes.workers, sizes.together + 1, sizes.heads, sizes.span)
     inputs = grad, query, turned_values, run.with_room(table), turned_table, turned_content
     run("backward", sizes, *inputs, d_query, d_values, d_table, d_content, scratch)
     key_depth, value_depth = content.shape[1:]
