@@ -29,7 +29,7 @@ def threads():
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("key_depth", "value_depth"), [(3, 4), (16, 37), (8, 64)])
 def test_depths_that_are_no_whole_vectors_and_images_shared_by_threads(threads, dtype, batch, key_depth, value_depth):
-    threads(4)
+    threads(2)
     tensors = inputs((5, 20), (3, 23), 3, 2, batch=batch, key_depth=key_depth, value_depth=value_depth, dtype=dtype)
     found = output_and_gradients(lambda_map, tensors, method="kernel")
     expected = output_and_gradients(by_definition, [tensor.detach().double().requires_grad_() for tensor in tensors])
@@ -38,7 +38,7 @@ def test_depths_that_are_no_whole_vectors_and_images_shared_by_threads(threads, 
 
 @needs_compiler
 def test_the_same_threads_give_the_same_bits(threads):
-    threads(3)
+    threads(2)
     tensors = inputs((6, 7), (5, 5), 2, 1, batch=2, dtype=torch.float32)
     first, second = (output_and_gradients(lambda_map, tensors, method="kernel") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

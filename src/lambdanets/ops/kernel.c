@@ -30,7 +30,7 @@ enum { LANES = BYTES / sizeof(real) };
 #endif
 
 typedef struct {
-    size workers, parts;                  /* threads, and shares of the queries of one image in the backward */
+    size threads, groups, parts; /* shares of the work, and in the backward of the queries of one image */
     size batch, height, width, high, wide; /* (height, width) of the queries, (high, wide) of the context */
     size heads, key_depth, value_depth, intra_depth;
     size rows, columns;                   /* of the table, odd */
@@ -153,10 +153,10 @@ void forward(const Sizes *s, const real *query, const real *values, const real *
              real *scratch) {
     const size keys = s->padded_key, depth = s->padded_value, plane = s->rows * s->columns;
     const size v_column = s->intra_depth * depth, v_row = s->wide * v_column;
-#pragma omp parallel for num_threads(s->workers) schedule(static, 1)
-    for (size worker = 0; worker < s->workers; worker++) {
-        real *scores = scratch + worker * s->heads * s->span;
-        for (size line = worker; line < s->batch * s->height; line += s->workers) {
+#pragma omp parallel for num_threads(s->threads) schedule(dynamic)
+    for (size group = 0; group < s->groups; group++) {
+        real *scores = scratch + group * s->heads * s->span;
+        for (size line = group; line < s->batch * s->height; line += s->groups) {
             const size image = line / s->height, row = line % s->height;
             const real *q = query + line * s->width * s->heads * keys;
             real *out = y + line * s->width * s->heads * depth;
@@ -179,19 +179,19 @@ void forward(const Sizes *s, const real *query, const real *values, const real *
 }
 
 /* As above, with grad (B, H, W, h, v), turned_values (B, u, v, H', W'), turned_table (u, R, C, k), turned_content
- * (B, v, k). Sets d_query; adds to d_values (parts, B, H', W', u, v), d_content (parts, B, k, v) and d_table (workers,
- * u, R, C, k). Which worker adds what, and when, doesn't depend on chance. */
+ * (B, v, k). Sets d_query; adds to d_values (parts, B, H', W', u, v), d_content (parts, B, k, v) and d_table (groups,
+ * u, R, C, k). What is added up in which order doesn't depend on which thread is faster. */
 void backward(const Sizes *s, const real *grad, const real *query, const real *turned_values, const real *table,
               const real *turned_table, const real *turned_content, real *d_query, real *d_values, real *d_table,
               real *d_content, real *scratch) {
     const size keys = s->padded_key, depth = s->padded_value, plane = s->rows * s->columns;
     const size context = s->high * s->wide, v_column = s->intra_depth * depth, v_row = s->wide * v_column;
-#pragma omp parallel for num_threads(s->workers) schedule(static, 1)
-    for (size worker = 0; worker < s->workers; worker++) {
-        real *scores = scratch + worker * (s->together + 1) * s->heads * s->span;
+#pragma omp parallel for num_threads(s->threads) schedule(dynamic)
+    for (size group = 0; group < s->groups; group++) {
+        real *scores = scratch + group * (s->together + 1) * s->heads * s->span;
         real *d_scores = scores + s->together * s->heads * s->span;
-        real *d_embeddings = d_table + worker * s->intra_depth * plane * keys;
-        for (size item = worker; item < s->parts * s->batch; item += s->workers) {
+        real *d_embeddings = d_table + group * s->intra_depth * plane * keys;
+        for (size item = group; item < s->parts * s->batch; item += s->groups) {
             const size part = item / s->batch, image = item % s->batch;
             for (size row = part * s->height / s->parts; row < (part + 1) * s->height / s->parts; row++) {
                 const size line = (image * s->height + row) * s->width * s->heads;

@@ -8,7 +8,7 @@ the nearest cache instead. It needs a C compiler: without one the other methods 
 import ctypes
 import logging
 from functools import cache
-from math import ceil, gcd
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ class Sizes(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in (
-            *("workers", "parts", "batch", "height", "width", "high", "wide"),
+            *("threads", "groups", "parts", "batch", "height", "width", "high", "wide"),
             *("heads", "key_depth", "value_depth", "intra_depth", "rows", "columns"),
             *("padded_key", "padded_value", "span", "together"),
         )
@@ -53,14 +53,16 @@ class Kernel:
         batch, height, width, heads, key_depth = query.shape
         _, high, wide, intra_depth, value_depth = values.shape
         rows, columns = table.shape[2:]
-        workers = torch.get_num_threads()
+        threads = torch.get_num_threads()
+        parts = min(height, ceil(2 * threads / batch))
         seen = min(rows, high), self.whole(min(columns, wide))
         span = seen[0] * seen[1] if seen[1] == self.lanes else seen[1]
         same = columns // 2 >= max(width, wide) - 1  # all queries of a row see the same
         return Sizes(
-            workers=workers,
-            # Images are shared out, in parts if they are few and don't come out even.
-            parts=1 if batch >= 4 * workers else min(height, workers // gcd(batch, workers)),
+            # More groups than threads: a thread that is held up does fewer of them.
+            threads=threads,
+            groups=min(batch * parts, 4 * threads),
+            parts=parts,
             batch=batch,
             height=height,
             width=width,
@@ -123,7 +125,7 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept:
     run = kernel(query.dtype)
     sizes = run.sizes(query, values, table)
     y = query.new_empty(*query.shape[:4], sizes.padded_value)
-    scratch = query.new_empty(sizes.workers, sizes.heads, sizes.span)
+    scratch = query.new_empty(sizes.groups, sizes.heads, sizes.span)
     inputs = run.padded(query), run.padded(values), run.with_room(table), run.padded(content)
     run("forward", sizes, *inputs, y, scratch)
     return y[..., : values.shape[4]]
@@ -139,9 +141,9 @@ def backward(
     turned_table, turned_content = run.padded(table.permute(1, 2, 3, 0)), run.padded(content.mT)
     d_query = torch.empty_like(query)
     d_values = query.new_zeros(sizes.parts, *values.shape[:4], sizes.padded_value)
-    d_table = query.new_zeros(sizes.workers, *turned_table.shape)
+    d_table = query.new_zeros(sizes.groups, *turned_table.shape)
     d_content = query.new_zeros(sizes.parts, *content.shape[:2], sizes.padded_value)
-    scratch = query.new_empty(sizes.workers, sizes.together + 1, sizes.heads, sizes.span)
+    scratch = query.new_empty(sizes.groups, sizes.together + 1, sizes.heads, sizes.span)
     inputs = grad, query, turned_values, run.with_room(table), turned_table, turned_content
     run("backward", sizes, *inputs, d_query, d_values, d_table, d_content, scratch)
     key_depth, value_depth = content.shape[1:]
