@@ -56,7 +56,7 @@ def methods(
             train = setting.times({name: training_step(name, inputs, grad) for name in names})
             infer = setting.times({name: inference_step(name, inputs) for name in names})
             for name, cost in training.items():
-                multiply_adds = cost.work.products + cost.work.taps + cost.work.butterflies
+                multiply_adds = cost.work.products + cost.work.kernel + cost.work.taps + cost.work.butterflies
                 measured = train.get(name)
                 chosen = [key for key, choice in best.items() if choice == name]
                 result.rows.append(

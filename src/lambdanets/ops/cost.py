@@ -45,7 +45,7 @@ class Work:
 # Seconds for one of each, in the order of Work. CPU: least squares over the measurements of benchmark=methods on two
 # cores with AVX2. CUDA: from the data sheets of large GPUs, not measured.
 RATES = {
-    "cpu": (1.6e-11, 3.3e-10, 3.6e-10, 6.3e-11, 9.5e-6, 2.4e-11),
+    "cpu": (2.2e-11, 2.5e-10, 3.2e-10, 6.2e-11, 1.1e-5, 2.5e-11),
     "cuda": (1e-14, 2e-12, 1e-12, 2e-13, 6e-6, 0),
 }
 
