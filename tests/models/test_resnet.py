@@ -51,11 +51,20 @@ def small(mixer=LambdaLayer, **options):
 @pytest.mark.parametrize(("depth", "peer"), [(50, "resnet50"), (101, "resnet101")])
 def test_with_convolutions_it_is_torchvisions_resnet(depth, peer):
     torch.manual_seed(0)
-    theirs = getattr(torchvision.models, peer)().eval()
-    ours = ResNet(Conv, depth=depth).eval()
+    theirs = getattr(torchvision.models, peer)().double().eval()
+    ours = ResNet(Conv, depth=depth).double().eval()
     ours.load_state_dict({from_torchvision(name): tensor for name, tensor in theirs.state_dict().items()})
-    images = torch.randn(2, 3, 65, 96)
-    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+    images = torch.randn(2, 3, 65, 96, dtype=torch.float64)
+    torch.testing.assert_close(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("mixer", [Conv, Attention, LambdaLayer])
+def test_features_lie_as_asked(mixer, channels_last):
+    model = ResNet(mixer, depth=26, image_size=(64, 64), channels_last=channels_last).eval()
+    order = torch.channels_last if channels_last else torch.contiguous_format
+    for feature in model.features(torch.randn(2, 3, 64, 64)):
+        assert feature.is_contiguous(memory_format=order)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
-from lambdanets.mixers.seam import downsample, split_heads
+from lambdanets.mixers.seam import downsample, layout_of, split_heads
 from lambdanets.ops import (
     CHANNELS_FIRST,
     KeyNorm,
@@ -241,12 +241,6 @@ class LambdaLayer(nn.Module):
     def extra_repr(self) -> str:
         names = ("scope", "key_depth", "heads", "intra_depth", "value_depth")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
-
-
-def layout_of(x: Tensor) -> torch.memory_format:
-    """How (B, C, H, W) lies in memory."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def projected(x: Tensor, weight: Tensor, layout: torch.memory_format) -> Tensor:

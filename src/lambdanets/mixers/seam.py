@@ -2,7 +2,8 @@
 
 from typing import Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lambdanets.errors import UserError
 
@@ -25,6 +26,12 @@ class Gate(Protocol):
     """Makes the module that reweighs the channels of a block's output: (B, C, H, W) → (B, C, H, W)."""
 
     def __call__(self, channels: int) -> nn.Module: ...
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """How (B, C, H, W) lies in memory."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def downsample(stride: int) -> nn.Module:

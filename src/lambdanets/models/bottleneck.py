@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from lambdanets.mixers.seam import layout_of
+
 EXPANSION = 4
 
 
@@ -46,9 +48,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.norm1(self.conv1(x)))
-        y = self.act(self.norm2(self.mixer(y)))
-        y = self.gate(self.norm3(self.conv3(y)))
-        return self.act(self.drop_path(y) + self.shortcut(x))
+        y = self.mixer(y).contiguous(memory_format=layout_of(y))
+        y = self.act(self.norm2(y))
+        y = self.drop_path(self.gate(self.norm3(self.conv3(y))))
+        # No norm needs its output for its gradient; a gate may.
+        y = y.add_(self.shortcut(x)) if isinstance(self.gate, nn.Identity) else y + self.shortcut(x)
+        return self.act(y)
 
 
 def make_shortcut(kind: str, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
@@ -34,6 +35,8 @@ class ResNet(nn.Module):
             (Goyal et al. 2017).
         drop_path: probability of dropping the last block's residual branch; from the first block on it grows linearly.
         dropout: probability of dropping a feature before the classifier.
+        act: activation, "relu" or "silu".
+        channels_last: whether maps lie in memory as (B, H, W, C), in which convolutions and lambda layers are faster.
 
     Attributes:
         feature_channels: channels of each stage's features.
@@ -61,8 +64,10 @@ class ResNet(nn.Module):
         drop_path: float = 0.0,
         dropout: float = 0.0,
         act: str = "relu",
+        channels_last: bool = True,
     ) -> None:
         super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         blocks = blocks_per_stage(depth)
         mixer = copy.deepcopy(mixer)  # what a factory shares between its layers, it shares within this model only
         uses_mixer = mixer_blocks(layout, blocks)
@@ -130,7 +135,7 @@ class ResNet(nn.Module):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The output of each stage: (B, feature_channels[i], ⌈H / feature_strides[i]⌉, ⌈W / feature_strides[i]⌉)."""
-        x = self.stem(x)
+        x = self.stem(x.contiguous(memory_format=self.memory_format))
         outputs = []
         for stage in self.stages:
             x = stage(x)
