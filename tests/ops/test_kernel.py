@@ -104,6 +104,13 @@ print(float(y.sum()))
     assert float(done.stdout) == pytest.approx(y.sum().item(), abs=1e-4)
 
 
+def test_the_operator_of_an_exported_graph_does_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(kernel, "tried", ["there is no C compiler"])
+    tensors = inputs((5, 4), (3, 5), 2, 1)
+    found = output_and_gradients(kernel.scores_kernel, tensors)
+    assert max(relative_errors(found, output_and_gradients(by_definition, tensors))) < 1e-12
+
+
 def test_the_kernel_by_name_where_there_is_none(monkeypatch, caplog):
     monkeypatch.setattr(kernel, "tried", ["there is no C compiler"])
     with (

@@ -3,6 +3,9 @@
 With PyTorch's own operators the scores of many queries have to be written to memory for each product to be large enough
 to be fast; what reads and writes them takes longer than the products do. `kernel.c` keeps the scores of one query in
 the nearest cache instead. It needs a C compiler: without one the other methods stand in for it.
+
+In a graph that was exported on another machine the operator may meet a GPU, or no compiler: there it does what
+`scores_first` does.
 """
 
 import ctypes
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lambdanets.ops import scores
 from lambdanets.ops.compiler import CompilerError, compiled
 from lambdanets.ops.library import operator
 
@@ -121,7 +125,13 @@ def missing_kernel() -> str | None:
     return tried[0]
 
 
+def usable(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and missing_kernel() is None
+
+
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:
+    if not usable(query):
+        return scores.forward(query, values, table, content, kept)
     run = kernel(query.dtype)
     sizes = run.sizes(query, values, table)
     y = query.new_empty(*query.shape[:4], sizes.padded_value)
@@ -134,6 +144,8 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept:
 def backward(
     grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if not usable(query):
+        return scores.backward(grad, query, values, table, content, kept)
     run = kernel(query.dtype)
     sizes = run.sizes(query, values, table)
     grad, query = run.padded(grad), run.padded(query)
