@@ -19,7 +19,7 @@ def content_lambda(keys: Tensor, values: Tensor, norm: KeyNorm = "softmax") -> T
     Returns:
         (B, k, v), summed over the intra-depth u.
     """
-    return normalised(keys, norm, 1).flatten(1, 2).mT @ values.flatten(1, 2)
+    return torch.bmm(normalised(keys, norm, 1).flatten(1, 2).mT, values.flatten(1, 2))
 
 
 def normalised(keys: Tensor, norm: KeyNorm, dim: int) -> Tensor:
