@@ -90,9 +90,10 @@ class Shape:
 
     def fixed(self) -> Shape:
         """With sizes that a compiler may not leave open, but for the batch: in a graph a usual one stands for it."""
-        batch = 8 if torch.compiler.is_compiling() else self.batch
+        if not torch.compiler.is_compiling():
+            return self
         height, width, high, wide = map(index, (self.height, self.width, *self.context))
-        return replace(self, batch=batch, height=height, width=width, context=(high, wide))
+        return replace(self, batch=8, height=height, width=width, context=(high, wide))
 
     @property
     def queries(self) -> int:

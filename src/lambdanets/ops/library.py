@@ -34,9 +34,9 @@ def operator(
     """
 
     def run(query: Tensor, values: Tensor, table: Tensor, content: Tensor, training: bool) -> tuple[Tensor, Tensor]:
-        y, kept = fake(query, values, table, content, training)
         if query.numel() == 0:
-            return y, kept
+            return fake(query, values, table, content, training)
+        kept = to_keep(query, values, table, training)
         with torch.autocast(query.device.type, enabled=False):
             y = forward(*(prepared(tensor, channels_first) for tensor in (query, values, table, content)), kept)
         return laid_out(y.to(query.dtype), channels_first), kept
@@ -45,16 +45,19 @@ def operator(
         grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs = query, values, table, content
-        grads: Four = tuple(torch.zeros_like(tensor) for tensor in inputs)  # type: ignore[assignment]
-        if query.numel():
-            with torch.autocast(query.device.type, enabled=False):
-                grads = backward(*(prepared(tensor, channels_first) for tensor in (grad, *inputs)), kept)
+        if query.numel() == 0:
+            return tuple(torch.zeros_like(tensor) for tensor in inputs)  # type: ignore[return-value]
+        with torch.autocast(query.device.type, enabled=False):
+            grads = backward(*(prepared(tensor, channels_first) for tensor in (grad, *inputs)), kept)
         return tuple(laid_out(grad.to(query.dtype), channels_first) for grad in grads)  # type: ignore[return-value]
 
     def fake(query: Tensor, values: Tensor, table: Tensor, content: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         y = laid_out(query.new_empty(*query.shape[:4], values.shape[4]), channels_first)
+        return y, to_keep(query, values, table, training)
+
+    def to_keep(query: Tensor, values: Tensor, table: Tensor, training: bool) -> Tensor:
         exact = torch.promote_types(query.dtype, torch.float32)
-        return y, query.new_empty(keeps(query, values, table) if training else 0, dtype=exact)
+        return query.new_empty(keeps(query, values, table) if training else 0, dtype=exact)
 
     def fake_backward(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(laid_out(tensor.new_empty(tensor.shape), channels_first) for tensor in inputs[:4])
@@ -62,9 +65,10 @@ def operator(
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs[:4], output[1])
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # zeros for what is kept
 
-    def differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        return *op_backward(grad, *ctx.saved_tensors), None
+    def differentiate(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+        return (None,) * 5 if grad is None else (*op_backward(grad, *ctx.saved_tensors), None)
 
     op = torch.library.custom_op(f"lambdanets::{name}", run, mutates_args=())
     op_backward = torch.library.custom_op(f"lambdanets::{name}_backward", run_backward, mutates_args=())
