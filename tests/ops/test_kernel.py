@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -75,6 +76,14 @@ def test_what_no_compiler_can_do_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CompilerError, match="no C compiler"):
         compiled(kernel.SOURCE, REAL="float")
+
+
+@needs_compiler
+def test_the_compiler_may_have_arguments(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")))
+    monkeypatch.setenv("CC", f"env {compiler}")
+    assert compiled(kernel.SOURCE, REAL="float").lanes() > 1
 
 
 @needs_compiler

@@ -251,7 +251,7 @@ def projected(x: Tensor, weight: Tensor, layout: torch.memory_format) -> Tensor:
             return nn.functional.linear(x.permute(0, 2, 3, 1).contiguous(), weight).permute(0, 3, 1, 2)
         rows = torch.bmm(x.flatten(2).mT, weight.T.expand(batch, -1, -1))  # without a copy of x
         return rows.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    if height * width < 128:
+    if height * width < 128:  # here one large product pays its copies on smaller maps only
         whole = weight @ x.transpose(0, 1).flatten(1)
         return whole.unflatten(1, (batch, height, width)).transpose(0, 1)
     return torch.bmm(weight.expand(batch, -1, -1), x.flatten(2)).unflatten(2, (height, width))

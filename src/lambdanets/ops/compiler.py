@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -23,10 +24,11 @@ def compiled(source: Path, **definitions: str) -> ctypes.CDLL:
     Raises:
         CompilerError: it can't be compiled or loaded here.
     """
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
-    if compiler is None:
+    # $CC may hold arguments, as in "ccache gcc".
+    compiler = shlex.split(os.environ.get("CC", "")) or [*filter(shutil.which, ("cc", "gcc", "clang"))][:1]
+    if not compiler:
         raise CompilerError("there is no C compiler (cc, gcc, clang or $CC)")
-    command = [compiler, *FLAGS, *(f"-D{name}={value}" for name, value in definitions.items())]
+    command = [*compiler, *FLAGS, *(f"-D{name}={value}" for name, value in definitions.items())]
     try:
         # What a compiler predefines tells its version and the processor's abilities.
         macros = run([*command, "-dM", "-E", "-x", "c", os.devnull])
@@ -40,7 +42,7 @@ def compiled(source: Path, **definitions: str) -> ctypes.CDLL:
                 fresh.replace(library)  # so that no other process ever loads half of it
         return ctypes.CDLL(str(library))
     except (OSError, RuntimeError) as error:  # no such program, no home, a disk that is full or read-only
-        raise CompilerError(f"{compiler} can't be used: {error}") from error
+        raise CompilerError(f"{compiler[0]} can't be used: {error}") from error
 
 
 def cache() -> Path:

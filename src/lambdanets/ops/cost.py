@@ -20,9 +20,8 @@ from lambdanets.ops import fourier, kernel, rows, scores, tiles
 
 @dataclass(frozen=True)
 class Work:
-    """Multiply-adds in matrix products, elements moved, butterflies of transforms, taps of convolutions, calls.
-
-    And multiply-adds in our own kernel.
+    """Multiply-adds in matrix products, elements moved, butterflies of transforms, taps of convolutions, calls,
+    multiply-adds in our kernel.
     """
 
     products: float = 0
