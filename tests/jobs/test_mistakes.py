@@ -32,7 +32,8 @@ def sentence(*arguments, cwd):
     [
         (
             ["mixer=lamda"],
-            "mixer=lamda is not known; choose one of attention, conv, lambda, lambda_conv, lambda_shared, se.",
+            "mixer=lamda is not known; choose one of attention, augmented, axial, conv, lambda, lambda_conv, "
+            "lambda_shared, linear_attention, local_attention, local_relation, patchwise, se.",
         ),
         (["mixer.hedas=3"], "mixer.hedas is not a key of the config; did you mean mixer.heads?"),
         (["data=imagefolder"], "data.root has no value yet: give it, as data.root=…"),

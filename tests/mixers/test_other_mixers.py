@@ -5,7 +5,19 @@ import pytest
 import torch
 
 from lambdanets.errors import UserError
-from lambdanets.mixers import SE, Attention, Conv, LambdaConv, LambdaLayer, squeeze_excitation
+from lambdanets.mixers import (
+    SE,
+    Attention,
+    Augmented,
+    Axial,
+    Conv,
+    LambdaConv,
+    LambdaLayer,
+    LocalAttention,
+    LocalRelation,
+    PatchwiseAttention,
+    squeeze_excitation,
+)
 from tests.reference.attention import attention
 from tests.reference.pooling import average_pool
 
@@ -35,7 +47,21 @@ def test_squeeze_excitation_is_the_definition():
         np.testing.assert_allclose(found, image * scale[:, None, None], rtol=1e-12)
 
 
-@pytest.mark.parametrize("make", [Conv, SE(), Attention, LambdaLayer, LambdaConv])
+@pytest.mark.parametrize(
+    "make",
+    [
+        Conv,
+        SE(),
+        Attention,
+        Augmented,
+        Axial,
+        LambdaConv,
+        LambdaLayer,
+        LocalAttention,
+        LocalRelation,
+        PatchwiseAttention,
+    ],
+)
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 3)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_every_mixer_keeps_channels_and_divides_the_size_by_its_stride(make, size, stride):

@@ -7,7 +7,18 @@ import torch
 import torchvision
 
 from lambdanets.errors import UserError
-from lambdanets.mixers import SE, Attention, Conv, LambdaConv, LambdaLayer, squeeze_excitation
+from lambdanets.mixers import (
+    SE,
+    Attention,
+    Augmented,
+    Axial,
+    Conv,
+    LambdaConv,
+    LambdaLayer,
+    LinearAttention,
+    LocalAttention,
+    squeeze_excitation,
+)
 from lambdanets.models import ResNet
 from lambdanets.models.depths import DEPTHS
 from lambdanets.models.layout import mixer_blocks
@@ -75,6 +86,12 @@ def test_features_lie_as_asked(mixer, channels_last):
         (LambdaLayer, {}, 14.996, 0.005),
         (LambdaConv, {}, 14.873, 0.001),  # 8464 − 784 entries less than 23×23 in each of 16 tables
         (Attention, {}, 18.045, 0.001),  # 3 d² instead of 9 d² a layer, and its tables
+        (LocalAttention, {}, 18.0, 0.05),  # published
+        (Augmented, {"layout": "CLLL"}, 25.8, 0.05),  # published; in the last three stages
+        (Axial, {}, 21.818, 0.001),  # 6 d² a layer, and its tables
+        # Each of the 10 blocks of c3 and c4 gets 4 · C · C / 4; published are 33.0, for a placement unknown to us.
+        (LinearAttention("double"), {"layout": "CLLC"}, 25.557 + (4 * 512**2 + 6 * 1024**2) / 1e6, 0.05),
+        (LinearAttention("efficient"), {"layout": "CLLC"}, 25.557 + (4 * 512**2 + 6 * 1024**2) / 1e6, 0.05),
         (partial(LambdaLayer, scope=7, intra_depth=4), {}, 16.040, 0.005),
         (LambdaLayer, {"layout": "CCLL"}, 15.56, 0.005),
         (LambdaLayer, {"layout": "CLLL"}, 15.06, 0.005),

@@ -4,11 +4,11 @@ import numpy as np
 
 
 def attention(x, weight_q, weight_k, weight_v, row_table, column_table, *, heads):
-    """One image (d, H, W) → (d, H, W); tables (2H − 1, d_h) and (2W − 1, d_h)."""
-    d, height, width = x.shape
-    depth = d // heads
+    """One image (d, H, W) → (rows of the projections, H, W); tables (2H − 1, d_h) and (2W − 1, d_h)."""
+    _, height, width = x.shape
+    depth = len(weight_q) // heads
     positions = [(i, j) for i in range(height) for j in range(width)]
-    y = np.zeros_like(x)
+    y = np.zeros((len(weight_v), height, width))
     for h in range(heads):
         rows = slice(h * depth, (h + 1) * depth)
         for n in positions:

@@ -1,9 +1,17 @@
 """What may stand where a bottleneck's 3×3 convolution stands; one file a mixer."""
 
 from lambdanets.mixers.attention import Attention
+from lambdanets.mixers.augmented import Augmented
+from lambdanets.mixers.axial import Axial
 from lambdanets.mixers.conv import Conv
+from lambdanets.mixers.double_attention import DoubleAttention
+from lambdanets.mixers.efficient_attention import EfficientAttention
 from lambdanets.mixers.lambda_conv import LambdaConv
 from lambdanets.mixers.lambda_layer import LambdaLayer
+from lambdanets.mixers.linear_attention import LinearAttention
+from lambdanets.mixers.local_attention import LocalAttention
+from lambdanets.mixers.local_relation import LocalRelation
+from lambdanets.mixers.patchwise import PatchwiseAttention
 from lambdanets.mixers.se import SE, squeeze_excitation
 from lambdanets.mixers.seam import Gate, Mixer
 from lambdanets.mixers.shared import SharedLambda
@@ -11,11 +19,19 @@ from lambdanets.mixers.shared import SharedLambda
 __all__ = [
     "SE",
     "Attention",
+    "Augmented",
+    "Axial",
     "Conv",
+    "DoubleAttention",
+    "EfficientAttention",
     "Gate",
     "LambdaConv",
     "LambdaLayer",
+    "LinearAttention",
+    "LocalAttention",
+    "LocalRelation",
     "Mixer",
+    "PatchwiseAttention",
     "SharedLambda",
     "squeeze_excitation",
 ]

@@ -42,21 +42,37 @@ class Attention(nn.Module):
         nn.init.normal_(self.column_table, std=self.head_depth**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
         query, key, value = self.qkv(x).unflatten(1, (3, self.heads, self.head_depth)).unbind(1)
-        query = query * self.head_depth**-0.5
-        rows = torch.einsum("bhdyx,ytd->bhyxt", query, axis_embeddings(self.row_table, height))
-        columns = torch.einsum("bhdyx,xtd->bhyxt", query, axis_embeddings(self.column_table, width))
-        bias = rows[..., :, None] + columns[..., None, :]
-        y = F.scaled_dot_product_attention(
-            query.flatten(3).transpose(2, 3),
-            key.flatten(3).transpose(2, 3),
-            value.flatten(3).transpose(2, 3),
-            attn_mask=bias.flatten(4).flatten(2, 3),
-            scale=1.0,
-        )
-        y = y.transpose(2, 3).reshape(x.shape)
-        return self.pool(y)
+        y = relative_attention(query, key, value, self.row_table, self.column_table)
+        return self.pool(y.flatten(1, 2))
+
+
+def relative_attention(query: Tensor, key: Tensor, value: Tensor, row_table: Tensor, column_table: Tensor) -> Tensor:
+    """Σ_m softmax_m(q_n · (k_m + r_nm) / √d_h) v_m over all positions m of a map.
+
+    Args:
+        query: (B, h, d_h, H, W).
+        key: of the same shape.
+        value: (B, h, v, H, W).
+        row_table: (2H − 1, d_h), or that of another height, interpolated.
+        column_table: (2W − 1, d_h), likewise.
+
+    Returns:
+        (B, h, v, H, W).
+    """
+    height, width = query.shape[3:]
+    query = query * query.shape[2] ** -0.5
+    rows = torch.einsum("bhdyx,ytd->bhyxt", query, axis_embeddings(row_table, height))
+    columns = torch.einsum("bhdyx,xtd->bhyxt", query, axis_embeddings(column_table, width))
+    bias = rows[..., :, None] + columns[..., None, :]
+    y = F.scaled_dot_product_attention(
+        query.flatten(3).transpose(2, 3),
+        key.flatten(3).transpose(2, 3),
+        value.flatten(3).transpose(2, 3),
+        attn_mask=bias.flatten(4).flatten(2, 3),
+        scale=1.0,
+    )
+    return y.transpose(2, 3).unflatten(3, (height, width))
 
 
 def axis_embeddings(table: Tensor, length: int) -> Tensor:

@@ -1,0 +1,37 @@
+"""Efficient attention (Shen et al. 2018)."""
+
+from torch import Tensor, nn
+
+from lambdanets.mixers.seam import split_heads
+
+
+class EfficientAttention(nn.Module):
+    """Attention with its two softmaxes apart, so that keys and values are multiplied first.
+
+    x + norm(W · softmax(Q) · (softmax(K)ᵀ · V)), queries normalised over each head's channels, keys over the
+    positions: (B, C, H, W) → (B, C, H, W), at a cost linear in the positions.
+
+    Args:
+        channels: C.
+        ratio: how many times narrower than C each of Q, K and V is.
+        heads: number of heads.
+
+    Raises:
+        UserError: the heads don't divide the narrower channels.
+    """
+
+    def __init__(self, channels: int, *, ratio: int = 4, heads: int = 8) -> None:
+        super().__init__()
+        narrow = max(1, channels // ratio)
+        split_heads(narrow, heads)
+        self.heads = heads
+        self.qkv = nn.Conv2d(channels, 3 * narrow, 1, bias=False)
+        self.out = nn.Conv2d(narrow, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.norm.weight)  # a new block is the identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)  # (B, h, d_h, n)
+        context = value @ key.softmax(3).mT  # (B, h, d_h, d_h)
+        y = context @ query.softmax(2)
+        return x + self.norm(self.out(y.flatten(1, 2).unflatten(2, x.shape[2:])))

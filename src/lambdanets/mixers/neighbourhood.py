@@ -1,0 +1,103 @@
+"""Attention within the r × r neighbourhood of each position, tile by tile.
+
+A tile of s × s queries and the window of (s + r − 1)² positions around it make one small attention in which positions
+outside of a query's own neighbourhood are masked. Keys and values are copied (s + r − 1)² / s² times, some three times,
+and not r² times as when the neighbourhood of each position is unfolded.
+"""
+
+from collections.abc import Callable
+from math import ceil
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lambdanets.errors import UserError
+
+TILE = 8
+Size = tuple[int, int]
+
+
+def neighbourhood_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Callable[[Tensor, Size], Tensor], *, scope: int, scale: float
+) -> Tensor:
+    """Σ_m softmax_m(scale · q_n · k_m + b_nm) v_m over the existing positions m of n's neighbourhood.
+
+    Args:
+        query: (B, h, d, H, W).
+        key: of the same shape.
+        value: (B, h, v, H, W).
+        bias: from a tile's queries (N, h, s, s', d) and the window's size (w, w') to b, (N or 1, h, s, s', w, w').
+        scope: r, odd.
+        scale: factor of the products.
+
+    Returns:
+        (B, h, v, H, W).
+    """
+    height, width = query.shape[3:]
+    tile = tile_side(height), tile_side(width)
+    count = ceil(height / tile[0]), ceil(width / tile[1])
+    window = tile[0] + scope - 1, tile[1] + scope - 1
+    queries = cut(query, count, tile, tile, 0)
+    keys, values = (cut(tensor, count, window, tile, scope // 2) for tensor in (key, value))
+    hidden = ~seen(height, width, count, tile, scope, query.device)
+    added = bias(queries, window).flatten(4, 5).flatten(2, 3)
+    added = added.unflatten(0, (-1, count[0] * count[1] if len(added) > 1 else 1)).masked_fill(hidden, -torch.inf)
+    y = F.scaled_dot_product_attention(
+        queries.flatten(2, 3).unflatten(0, (len(query), -1)),
+        keys.flatten(2, 3).unflatten(0, (len(query), -1)),
+        values.flatten(2, 3).unflatten(0, (len(query), -1)),
+        attn_mask=added.to(query.dtype),
+        scale=scale,
+    )
+    y = y.unflatten(3, tile).unflatten(1, count)  # (B, tiles, tiles', h, s, s', v)
+    y = y.permute(0, 3, 6, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4)
+    return y[..., :height, :width]
+
+
+def tile_side(length: int) -> int:
+    """The side of the tiles that cover a length with the least left over, at most TILE."""
+    return ceil(length / ceil(length / TILE))
+
+
+def cut(maps: Tensor, count: Size, window: Size, step: Size, margin: int) -> Tensor:
+    """(B, h, d, H, W) → (B · tiles, h, w, w', d): windows that start every step positions, zeros beyond the map."""
+    rows, columns = (number * side + 2 * margin for number, side in zip(count, step, strict=True))
+    maps = F.pad(maps, (margin, columns - margin - maps.shape[4], margin, rows - margin - maps.shape[3]))
+    windows = maps.unfold(3, window[0], step[0]).unfold(4, window[1], step[1])
+    return windows.permute(0, 3, 4, 1, 5, 6, 2).flatten(0, 2).contiguous()
+
+
+def seen(height: int, width: int, count: Size, tile: Size, scope: int, device: torch.device) -> Tensor:
+    """Which positions of its window each query sees: boolean (tiles, 1, s · s', w · w').
+
+    A query beyond the map, which is cut off in the end, sees all of its neighbourhood: a softmax over nothing has no
+    gradient.
+    """
+    axes = []
+    for length, number, side in zip((height, width), count, tile, strict=True):
+        start = side * torch.arange(number, device=device)[:, None, None]
+        here = torch.arange(side, device=device)[:, None]
+        there = torch.arange(side + scope - 1, device=device)
+        near = (there >= here) & (there < here + scope)
+        position = start + there - scope // 2
+        axes.append(near & ((position >= 0) & (position < length) | (start + here >= length)))
+    rows, columns = axes
+    both = rows[:, None, :, None, :, None] & columns[None, :, None, :, None, :]
+    return both.flatten(4, 5).flatten(2, 3).flatten(0, 1)[:, None]
+
+
+def window_embeddings(table: Tensor, side: int) -> Tensor:
+    """(r, …) → (s, w, …): along one axis, the embedding of each query and each position of its window.
+
+    Those of positions outside of the scope are zero.
+    """
+    padding = table.new_zeros(side - 1, *table.shape[1:])
+    padded = torch.cat([padding, table, padding])
+    return padded.unfold(0, side + len(table) - 1, 1).flip(0).movedim(-1, 1)
+
+
+def check_scope(scope: int) -> None:
+    """Raises UserError: the scope has no middle."""
+    if not isinstance(scope, int) or scope < 1 or scope % 2 == 0:
+        raise UserError(f"scope={scope} has no middle; give an odd number of positions such as 7.")

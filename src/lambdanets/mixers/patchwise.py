@@ -1,0 +1,68 @@
+"""Patchwise self-attention (Zhao et al. 2020)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lambdanets.errors import UserError
+from lambdanets.mixers.local_relation import check_share
+from lambdanets.mixers.neighbourhood import check_scope
+from lambdanets.mixers.seam import downsample
+
+
+class PatchwiseAttention(nn.Module):
+    """y_n^g = Σ_m α(x_R(n))_m^g x_m^g over the r × r positions R(n) around n, with no softmax.
+
+    The weights α of all positions come at once from the whole patch: γ(concat(φ(x_n), ψ(x_m) for all m in R(n))), γ
+    being a layer, a ReLU and a layer; channels in groups share theirs. The first layer of γ on the concatenation is a
+    1×1 convolution of φ(x) plus an r × r convolution of ψ(x). Positions beyond the map are zero.
+
+    (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
+
+    Args:
+        channels: C.
+        stride: 2 appends a 3×3 average pooling.
+        feature_size: ignored.
+        scope: r, odd.
+        share: channels of a group.
+        reduction: how many times narrower than C φ, ψ and γ are.
+
+    Raises:
+        UserError: the share doesn't divide the channels, the reduction leaves none, the scope is even.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        stride: int = 1,
+        feature_size: tuple[int, int] | None = None,
+        scope: int = 7,
+        share: int = 8,
+        reduction: int = 4,
+    ) -> None:
+        super().__init__()
+        check_scope(scope)
+        check_share(share, channels)
+        if not 1 <= reduction <= channels:
+            raise UserError(f"reduction={reduction} must be from 1 to the {channels} channels of a layer.")
+        self.scope = scope
+        self.groups = channels // share
+        narrow = channels // reduction
+        self.phi = nn.Conv2d(channels, narrow, 1, bias=False)
+        self.psi = nn.Conv2d(channels, narrow, 1, bias=False)
+        self.from_query = nn.Conv2d(narrow, narrow, 1)
+        self.from_patch = nn.Conv2d(narrow, narrow, scope, padding=scope // 2, bias=False)
+        self.weigh = nn.Conv2d(narrow, self.groups * scope**2, 1)
+        self.pool = downsample(stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.from_query(self.phi(x)) + self.from_patch(self.psi(x)))
+        weights = self.weigh(hidden).unflatten(1, (self.scope, self.scope, self.groups, 1))
+        height, width = x.shape[2:]
+        padded = F.pad(x, [self.scope // 2] * 4).unflatten(1, (self.groups, -1))
+        y = x.new_zeros(()).to(weights.dtype)
+        # Position by position of the patch: what it unfolds to never lies in memory.
+        for i in range(self.scope):
+            for j in range(self.scope):
+                y = y + weights[:, i, j] * padded[..., i : i + height, j : j + width]
+        return self.pool(y.flatten(1, 2))
