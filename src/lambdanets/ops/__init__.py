@@ -1,5 +1,6 @@
 """Pure functions on tensors that the mixers are made of."""
 
+import lambdanets.ops.flops  # noqa: F401, registers the formulas
 from lambdanets.ops.content import KeyNorm, content_lambda
 from lambdanets.ops.cost import Shape
 from lambdanets.ops.kernel import missing_kernel

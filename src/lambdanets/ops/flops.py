@@ -1,0 +1,116 @@
+"""FLOPs of our operators for `torch.utils.flop_counter`: two for each multiply-add, as PyTorch counts its own.
+
+Counted is what an operator computes, matrix products with what is padded or recomputed, and Fourier transforms at
+2.5·N·log2(N) for N real points; not what is only moved, as PyTorch doesn't either.
+"""
+
+from collections.abc import Callable, Sequence
+from math import ceil, log2
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from lambdanets.ops import fourier, kernel, rows, scores, tiles  # noqa: F401, each makes its operator
+
+Sizes = Sequence[int]
+Formula = Callable[[Sizes, Sizes, Sizes, bool], float]
+
+
+def products(query: Sizes, pairs: float, depth: Sizes, backward: bool) -> float:
+    """Scores first, on so many pairs of a query and a position, and the content lambda.
+
+    Forward q · E and s · v; backward the scores and their gradient, and the gradients of v, q and E.
+    """
+    _, value_depth = depth
+    batch, height, width, heads, key_depth = query
+    content = 2 * batch * height * width * heads * key_depth * value_depth
+    if not backward:
+        return 2 * pairs * (key_depth + value_depth) + content
+    return 2 * pairs * (3 * key_depth + 2 * value_depth) + 2 * content
+
+
+def scores_first(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+    batch, height, width, heads, _ = query
+    _, high, wide, intra_depth, _ = values
+    return products(query, batch * heads * height * width * high * wide * intra_depth, values[3:], backward)
+
+
+def scores_kernel(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+    batch, height, width, heads, _ = query
+    _, high, wide, intra_depth, _ = values
+    seen = [
+        sum(min(there, here + scope // 2 + 1) - max(0, here - scope // 2) for here in range(side))
+        for side, there, scope in zip((height, width), (high, wide), table[2:], strict=True)
+    ]
+    return products(query, batch * heads * seen[0] * seen[1] * intra_depth, values[3:], backward)
+
+
+def tiled_scores(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+    batch, height, width, heads, _ = query
+    pairs = batch * heads * values[3]
+    for side, scope in zip((height, width), table[2:], strict=True):
+        tile = tiles.tile_side(side, scope)
+        pairs *= ceil(side / tile) * tile * (tile + scope - 1)
+    return products(query, pairs, values[3:], backward)
+
+
+def row_transform(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+    batch, height, width, heads, key_depth = query
+    intra_depth, value_depth = values[3:]
+    reach = min(table[2] // 2, height - 1), min(table[3] // 2, width - 1)
+    frequencies = (height + reach[0]) // 2 + 1
+    spectra = batch * 2 * frequencies * height * intra_depth * width * value_depth
+    spectra += 2 * frequencies * (2 * reach[0] + 1) * key_depth * intra_depth * (2 * width - 1)
+    in_frequency = 0
+    step = rows.columns_at_once(width, 2 * frequencies * key_depth * value_depth)
+    for start in range(0, width, step):
+        stop = min(width, start + step)
+        seen = min(width, stop + reach[1]) - max(0, start - reach[1])
+        in_frequency += batch * frequencies * 4 * (stop - start) * key_depth * intra_depth * seen * value_depth
+    transformed = batch * height * 2 * frequencies * width * key_depth * value_depth
+    applied = batch * height * width * heads * key_depth * value_depth
+    if not backward:
+        return 2 * (spectra + in_frequency + transformed + applied)
+    again = 0 if table[2] >= 2 * height - 1 and table[3] >= 2 * width - 1 else 1  # lambdas are kept, or not
+    return 2 * (2 * spectra + (2 + again) * in_frequency + (1 + again) * transformed + 2 * applied)
+
+
+def fourier_transform(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+    batch, height, width, heads, key_depth = query
+    intra_depth, value_depth = values[3:]
+    reach = min(table[2] // 2, height - 1), min(table[3] // 2, width - 1)
+    size = fourier.fast_length(height + reach[0]), fourier.fast_length(width + reach[1])
+    images, points = batch * value_depth, size[0] * size[1]
+    transform = 2.5 * points * log2(points)
+    multiplied = 8 * images * intra_depth * key_depth * size[0] * (size[1] // 2 + 1)  # complex multiply-adds
+    applied = 2 * batch * height * width * heads * key_depth * value_depth
+    forward = (images * intra_depth + key_depth * intra_depth + key_depth * images) * transform
+    if not backward:
+        return forward + multiplied + 2 * applied
+    more = (key_depth * images + images * intra_depth + key_depth * intra_depth) * transform
+    return forward + more + 3 * multiplied + 4 * applied
+
+
+FORMULAS: dict[str, Formula] = {
+    "scores_first": scores_first,
+    "scores_kernel": scores_kernel,
+    "tiled_scores": tiled_scores,
+    "row_transform": row_transform,
+    "fourier": fourier_transform,
+}
+
+
+def register(name: str, formula: Formula) -> None:
+    def forward(query: Sizes, values: Sizes, table: Sizes, *rest: Any, **options: Any) -> int:
+        return round(formula(query, values, table, False)) if query[0] else 0
+
+    def backward(grad: Sizes, query: Sizes, values: Sizes, table: Sizes, *rest: Any, **options: Any) -> int:
+        return round(formula(query, values, table, True)) if query[0] else 0
+
+    register_flop_formula(getattr(torch.ops.lambdanets, name))(forward)
+    register_flop_formula(getattr(torch.ops.lambdanets, f"{name}_backward"))(backward)
+
+
+for name, formula in FORMULAS.items():
+    register(name, formula)

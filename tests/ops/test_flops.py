@@ -1,0 +1,85 @@
+"""The FLOPs that are said of our operators against those of the products that they are made of."""
+
+from itertools import product
+from math import prod
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lambdanets.ops import flops, fourier, lambda_map, rows, scores, tiles
+from tests.methods import needs_compiler
+
+CASES = [
+    # batch, height, width, heads, key_depth, value_depth, intra_depth, scope
+    (2, 5, 7, 2, 3, 4, 1, (9, 13)),
+    (3, 6, 4, 1, 2, 5, 2, (3, 5)),
+    (1, 17, 18, 4, 16, 8, 1, (7, 7)),
+    (2, 12, 12, 2, 16, 64, 1, (23, 23)),
+]
+
+
+# PyTorch counts the sum with a product, but not the one in place.
+IN_PLACE = {torch.ops.aten.baddbmm_: lambda c, a, b, **rest: 2 * prod(a) * b[-1]}
+
+
+def tensors(case):
+    batch, height, width, heads, key_depth, value_depth, intra_depth, scope = case
+    return (
+        torch.randn(batch, height, width, heads, key_depth),
+        torch.randn(batch, height, width, intra_depth, value_depth),
+        torch.randn(key_depth, intra_depth, *scope),
+        torch.randn(batch, key_depth, value_depth),
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("name", "module"), [("scores_first", scores), ("tiled_scores", tiles), ("row_transform", rows)]
+)
+def test_counts_are_those_of_the_matrix_products(name, module, case):
+    inputs = tensors(case)
+    query, values, table, _ = inputs
+    kept = torch.empty(module.keeps(query, values, table) if module is rows else 0)
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+        y = module.forward(*inputs, kept)
+    sizes = query.shape, values.shape, table.shape
+    assert flops.FORMULAS[name](*sizes, False) == counter.get_total_flops()
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+        module.backward(torch.randn_like(y), *inputs, kept)
+    assert flops.FORMULAS[name](*sizes, True) == counter.get_total_flops()
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", CASES)
+def test_the_kernel_counts_the_pairs_within_the_scope(case):
+    inputs = tensors(case)
+    batch, height, width, heads, key_depth, value_depth, intra_depth, scope = case
+    pairs = sum(
+        abs(n[0] - m[0]) <= scope[0] // 2 and abs(n[1] - m[1]) <= scope[1] // 2
+        for n, m in product(product(range(height), range(width)), repeat=2)
+    )
+    with FlopCounterMode(display=False) as counter:
+        lambda_map(*inputs, method="kernel")
+    content = height * width * heads * key_depth * value_depth
+    assert counter.get_total_flops() == 2 * batch * (pairs * heads * intra_depth * (key_depth + value_depth) + content)
+
+
+@pytest.mark.parametrize("method", ["scores", "tiles", "rows", "fourier"])
+def test_the_counter_meets_forward_and_backward(method):
+    inputs = [tensor.requires_grad_() for tensor in tensors(CASES[0])]
+    with FlopCounterMode(display=False) as counter:
+        y = lambda_map(*inputs, method=method)
+        forward = counter.get_total_flops()
+        y.sum().backward()
+    assert 0 < forward < counter.get_total_flops() - forward
+
+
+def test_transforms_grow_as_n_log_n():
+    found = {}
+    for side in (32, 64):
+        sizes = (1, side, side, 4, 16), (1, side, side, 1, 16), (16, 1, 2 * side - 1, 2 * side - 1)
+        found[side] = {name: flops.FORMULAS[name](*sizes, False) for name in ("fourier", "scores_first")}
+    assert found[64]["scores_first"] > 15 * found[32]["scores_first"]
+    assert found[64]["fourier"] < 4.8 * found[32]["fourier"]
+    assert fourier.fast_length(64 + 63) == 128
