@@ -24,7 +24,7 @@ def layers(setting: Setting, *, batch: int, shapes: Sequence[tuple[int, int]], s
     """
     columns = ["map", "context", "layer", "train ms", "infer ms", "peak MiB", "ours faster", "its MiB / ours"]
     plot = {"kind": "bars", "x": "case", "y": "train ms", "line": "layer"}
-    result = Result("Layers, forward and backward", columns, setting, plot=plot)
+    result = Result("Layers, forward and backward", columns, setting=setting, plot=plot)
     with setting.applied():
         for side, channels in shapes:
             for scope in scopes:

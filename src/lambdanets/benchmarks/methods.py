@@ -33,7 +33,7 @@ def methods(
     """
     columns = ["map", "context", "method", "infer: predicted ms", "infer: measured ms", "train: predicted ms"]
     columns += ["train: measured ms", "G multiply-adds", "of the matrix rate", "chosen"]
-    result = Result("Exact methods", columns, setting)
+    result = Result("Exact methods", columns, setting=setting)
     kind = torch.bfloat16 if setting.precision == "bfloat16" else torch.float32
     with setting.applied():
         rate = matrix_rate(setting)

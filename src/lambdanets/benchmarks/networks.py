@@ -26,7 +26,7 @@ def networks(setting: Setting, *, batch: int, compare: list[str]) -> Result:
     columns = ["group", "network", "image", "M parameters", "train img/s", "infer img/s", "peak MiB"]
     columns += ["train ratio", "infer ratio"]
     plot = {"kind": "bars", "x": "group", "y": "train img/s", "line": "network"}
-    result = Result("Whole networks", columns, setting, plot=plot)
+    result = Result("Whole networks", columns, setting=setting, plot=plot)
     with setting.applied():
         for group in compare:
             side, makers = GROUPS[group]

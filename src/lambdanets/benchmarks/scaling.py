@@ -32,7 +32,7 @@ def scaling(
     """
     columns = ["layer", "side", "n", "train ms", "infer ms", "peak MiB"]
     plot = {"kind": "lines", "x": "n", "y": "train ms", "line": "layer"}
-    result = Result(f"Scaling, {channels} channels, batch {batch}", columns, setting, plot=plot)
+    result = Result(f"Scaling, {channels} channels, batch {batch}", columns, setting=setting, plot=plot)
     with setting.applied():
         for side in sides:
             x = torch.randn(batch, channels, side, side, device=setting.place, requires_grad=True)

@@ -1,0 +1,105 @@
+"""What a layer that relates positions costs by its formula (Bello 2021, Tables 2 and 4).
+
+b images, n positions and m positions of the context, h heads, k key depth, d channels, v = d / h, u intra-depth, l
+layers. Multiply-adds count the products that relate positions, not the projections, which all layers have alike.
+Elements count what grows with pairs of positions: attention maps, or the embeddings of a lambda layer, expanded as the
+paper does (ours never are).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+GIB = 2**30
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's sizes, in the names above; `side` is that of its square map, `scope` r of an r × r context."""
+
+    side: int
+    channels: int
+    heads: int
+    key_depth: int
+    intra_depth: int = 1
+    scope: int | None = None
+
+    @property
+    def positions(self) -> int:
+        return self.side**2
+
+    @property
+    def context(self) -> int:
+        return self.positions if self.scope is None else self.scope**2
+
+
+@dataclass(frozen=True)
+class Form:
+    """A kind of layer's cost: the formulas, and what they give for one layer and a batch b."""
+
+    name: str
+    time: str
+    space: str
+    multiply_adds: Callable[[Layer, int], float]
+    elements: Callable[[Layer, int], float]
+    shared: bool = False  # one set of embeddings for all layers of a feature size
+
+
+def attention_time(layer: Layer, batch: int, context: float) -> float:
+    return batch * layer.positions * context * (layer.heads * layer.key_depth + layer.channels)
+
+
+def lambda_time(layer: Layer, batch: int) -> float:
+    lambdas = layer.key_depth * layer.channels / layer.heads
+    return batch * layer.positions * layer.context * layer.intra_depth * lambdas
+
+
+def embeddings(layer: Layer, batch: int) -> float:
+    return layer.key_depth * layer.intra_depth * layer.positions * layer.context
+
+
+FORMS = {
+    "attention": Form(
+        "self-attention",
+        "Θ(l·b·n²·(h·k + d))",
+        "Θ(l·b·h·n²)",
+        lambda layer, batch: attention_time(layer, batch, layer.positions),
+        lambda layer, batch: batch * layer.heads * layer.positions**2,
+    ),
+    "axial": Form(
+        "axial self-attention",
+        "Θ(l·b·n·√n·(h·k + d))",
+        "Θ(l·b·h·n·√n)",
+        lambda layer, batch: 2 * attention_time(layer, batch, layer.side),
+        lambda layer, batch: 2 * batch * layer.heads * layer.positions * layer.side,
+    ),
+    "local": Form(
+        "local self-attention",
+        "Θ(l·b·n·m·(h·k + d))",
+        "Θ(l·b·h·n·m)",
+        lambda layer, batch: attention_time(layer, batch, layer.context),
+        lambda layer, batch: batch * layer.heads * layer.positions * layer.context,
+    ),
+    "linear": Form(
+        "linear attention",
+        "Θ(l·b·n·k·d)",
+        "Θ(l·b·k·d)",
+        lambda layer, batch: 2 * batch * layer.positions * layer.key_depth * layer.channels,
+        lambda layer, batch: batch * layer.key_depth * layer.channels,
+    ),
+    "lambda": Form("lambda layer", "Θ(l·b·n²·k·v)", "Θ(l·k·n²)", lambda_time, embeddings),
+    "shared": Form("lambda layer, shared embeddings", "Θ(l·b·n²·k·v)", "Θ(k·n²)", lambda_time, embeddings, True),
+    "convolution": Form("lambda convolution", "Θ(l·b·n·m·k·v)", "Θ(l·k·n·m)", lambda_time, embeddings),
+}
+
+
+def multiply_adds(kind: str, layers: list[Layer], batch: int = 1) -> float:
+    """Of all layers in one forward pass of a batch."""
+    return sum(FORMS[kind].multiply_adds(layer, batch) for layer in layers)
+
+
+def memory_gib(kind: str, layers: list[Layer], batch: int) -> float:
+    """GiB in float32 of the attention maps or embeddings of all layers, as Table 4 counts them."""
+    form = FORMS[kind]
+    counted = list({layer.side: layer for layer in layers}.values()) if form.shared else layers
+    return FLOAT * sum(form.elements(layer, batch) for layer in counted) / GIB

@@ -1,0 +1,71 @@
+"""A table of results: on the terminal, as Markdown, as CSV."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+Cell = str | float | None
+Row = dict[str, Cell]
+
+
+@dataclass
+class Table:
+    """Rows with the same columns.
+
+    Args:
+        title: one line.
+        columns: in order.
+        rows: from column to value; None where there is none.
+        notes: sentences below the table.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def show(self) -> None:
+        console = Console()
+        table = RichTable(title=self.title, title_justify="left")
+        for column in self.columns:
+            table.add_column(column, justify="left" if self.is_text(column) else "right")
+        for row in self.rows:
+            table.add_row(*self.cells(row))
+        console.print(table)
+        for note in self.notes:
+            console.print(note, soft_wrap=True, highlight=False)
+
+    def markdown(self) -> str:
+        """The rows as a Markdown table, and the notes."""
+        lines = ["| " + " | ".join(self.columns) + " |"]
+        lines += ["|" + "|".join("---" if self.is_text(column) else "---:" for column in self.columns) + "|"]
+        lines += ["| " + " | ".join(self.cells(row)) + " |" for row in self.rows]
+        return "\n".join([*lines, "", *(f"{note}\n" for note in self.notes)])
+
+    def csv(self) -> str:
+        """The rows with all digits."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def is_text(self, column: str) -> bool:
+        return any(isinstance(row.get(column), str) for row in self.rows)
+
+    def cells(self, row: Row) -> list[str]:
+        return [shown(row.get(column)) for column in self.columns]
+
+
+def shown(value: Cell) -> str:
+    """A table's cell: three significant digits for what is measured."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+        return f"{value:,.{digits}f}"
+    return str(value)
