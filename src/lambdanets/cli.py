@@ -5,6 +5,7 @@ Neither torch nor Lightning is imported before a job starts, so that help and mi
 
 import json
 import logging
+import math
 import os
 import sys
 import traceback
@@ -14,12 +15,13 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.errors import UserError
 from lambdanets.explain import explain
-from lambdanets.jobs import provenance, runs
+from lambdanets.jobs import provenance, runs, sweeps
 from lambdanets.jobs.overrides import overridden
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,9 @@ def main(configs: Path) -> int:
     if RANK_JOB in os.environ:
         return run_rank()
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-    OmegaConf.register_new_resolver("sweep_folder", runs.sweep_folder, replace=True)
+    for resolver in (runs.run_name, runs.sweep_root, runs.sweep_folder):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+    OmegaConf.register_new_resolver("joined", ",".join, replace=True)
     # Hydra's own report of an exception would end the process before it can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -62,22 +66,50 @@ def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
         sys.exit(complain(error, str(error)))
 
 
-def door(composed: DictConfig) -> dict[str, float]:
-    """Runs one job in the folder that Hydra made for it."""
+def door(composed: DictConfig) -> dict[str, float] | float:
+    """Runs one job in the folder that Hydra made for it.
+
+    Returns:
+        The job's results, or the one that a sweeper is to optimise. A run of a sweep that fails has none: it leaves its
+        sentence in the folder, and the sweep goes on.
+    """
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
+    job, sweeping = settings.runtime.choices["job"], settings.mode == RunMode.MULTIRUN
+    OmegaConf.set_struct(composed, False)
+    composed.name = composed.name  # resolved while Hydra is at hand
+    composed.experiment = composed.experiment
     try:
-        config = settle(composed, folder, settings.overrides.task, settings.runtime.choices["job"])
+        if sweeping and job == "fit" and composed.ckpt is None and composed.like is None:
+            results = sweeps.finished(folder, composed)
+            if results is not None:
+                log.info("finished earlier: %s", os.path.relpath(folder))
+                return outcome(results, composed)
+            if (folder / runs.COMPOSED).is_file():
+                composed.ckpt = "last"
+        elif not sweeping and job == "fit" and composed.get("sweep"):
+            sweep = settings.runtime.choices["sweep"]
+            raise UserError(f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe.")
+        config = settle(composed, folder, settings.overrides.task, job)
         OmegaConf.resolve(config)
         with rank_job(json.dumps({"config": OmegaConf.to_container(config), "folder": str(folder)})):
-            return get_method(config.job._target_)(config, folder)
+            return outcome(get_method(config.job._target_)(config, folder), composed)
     except Exception as error:
         sentence = explain(error)
-        if sentence is None:
+        if sentence is None or (sweeping and FULL_ERROR):
             traceback.print_exc()  # a defect, not a mistake: here, before Hydra adds its own words
+        else:
+            complain(error, sentence)
+        if not sweeping:
             sys.exit(1)
-        complain(error, sentence)
-        sys.exit(1)
+        sweeps.record_failure(folder, sentence or f"{type(error).__name__}: {error}")
+        return outcome({}, composed)
+
+
+def outcome(results: dict[str, float], composed: DictConfig) -> dict[str, float] | float:
+    """What a sweeper is told of a run."""
+    objective = OmegaConf.select(composed, "sweep.objective")
+    return results if objective is None else results.get(objective, math.nan)
 
 
 def settle(composed: DictConfig, folder: Path, overrides: list[str], job: str) -> DictConfig:
@@ -85,8 +117,6 @@ def settle(composed: DictConfig, folder: Path, overrides: list[str], job: str) -
 
     The folder gets a record of it. In the result, ckpt is a checkpoint's path or None.
     """
-    OmegaConf.set_struct(composed, False)
-    composed.name = composed.name  # resolved while Hydra is at hand
     ckpt, like = composed.ckpt, composed.like
     run = checkpoint = None
     if job == "fit" and ckpt == "last":

@@ -3,6 +3,7 @@
 No import of torch here: the command line answers from this module before anything heavy is loaded.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,8 @@ OUTPUTS = Path("outputs")
 COMPOSED = "composed.yaml"
 RESOLVED = "config.yaml"
 CHECKPOINTS = "checkpoints"
+METRICS = "metrics.json"
+SWEEPS = Path("multirun")
 
 
 @cache
@@ -48,9 +51,22 @@ def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
     return str(folder)
 
 
+def run_name(experiment: str | None, mixer: str, data: str) -> str:
+    """What a run is called, unless it is given a name: <experiment>-<data>, or <mixer>-<data>."""
+    return f"{experiment or mixer}-{data}"
+
+
+def sweep_root(sweep: str | None, now: str) -> str:
+    """The folder of a sweep. A named one has the same whenever it is started, so that it can go on."""
+    return str(SWEEPS / (sweep or now))
+
+
 def sweep_folder(overrides: str) -> str:
     """A folder name from a run's overrides, without what a shell, Hydra or a file system would take for its own."""
-    return re.sub(r"[^\w.-]+", "_", overrides.replace("=", "-")).strip("_")[:200] or "run"
+    name = re.sub(r"[^\w.-]+", "_", overrides.replace("=", "-")).strip("_") or "run"
+    if len(name) <= 200:
+        return name
+    return f"{name[:180]}-{hashlib.sha256(overrides.encode()).hexdigest()[:16]}"
 
 
 def find_run(ckpt: str, name: str) -> Path | None:
@@ -116,4 +132,4 @@ def write_text(file: Path, text: str) -> None:
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     """Leaves a job's results as the folder's metrics.json."""
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
