@@ -89,7 +89,9 @@ def door(composed: DictConfig) -> dict[str, float] | float:
                 composed.ckpt = "last"
         elif not sweeping and job == "fit" and composed.get("sweep"):
             sweep = settings.runtime.choices["sweep"]
-            raise UserError(f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe.")
+            raise UserError(
+                f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe."
+            )
         config = settle(composed, folder, settings.overrides.task, job)
         OmegaConf.resolve(config)
         with rank_job(json.dumps({"config": OmegaConf.to_container(config), "folder": str(folder)})):

@@ -57,6 +57,10 @@ class ImageFolder(ImageData):
     def has_test(self) -> bool:
         return (self.root / self.TEST).is_dir()
 
+    def count_classes(self) -> int:
+        folder = self.root / self.TRAIN
+        return sum(entry.is_dir() for entry in folder.iterdir()) if folder.is_dir() else 0
+
     def preprocess(self, image: Tensor) -> Tensor:
         side = round(self.image_size[0] / self.crop_share)
         return v2.functional.center_crop(v2.functional.resize(image, [side], antialias=True), list(self.image_size))

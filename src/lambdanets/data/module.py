@@ -69,6 +69,10 @@ class ImageData(pl.LightningDataModule, ABC):
         """Is there a test split to read?"""
         return True
 
+    def count_classes(self) -> int:
+        """The number of classes as far as it is known before any image is read, else 0."""
+        return len(self.classes)
+
     @abstractmethod
     def fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         """The training and the validation split."""

@@ -2,31 +2,51 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
+
+
+class Images(NamedTuple):
+    """What a model must know of its data."""
+
+    channels: int
+    size: tuple[int, int]
+    classes: int
 
 
 def build_data(config: DictConfig) -> ImageData:
     return instantiate(config.data)
 
 
+def images_of(config: DictConfig) -> Images:
+    """The data's images, without reading any; a folder that isn't there counts as ImageNet's thousand classes."""
+    settings = config.data.copy()
+    if OmegaConf.is_missing(settings, "root"):
+        settings.root = ""
+    data: ImageData = instantiate(settings)
+    return Images(data.channels, data.image_size, data.count_classes() or 1000)
+
+
+def build_model(config: DictConfig, images: Images) -> nn.Module:
+    """The model, fitted to the images."""
+    return instantiate(config.model)(
+        instantiate(config.mixer), image_size=images.size, in_channels=images.channels, num_classes=images.classes
+    )
+
+
 def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> pl.LightningModule:
     """The task around the model, both fitted to the data; its weights are a function of the seed."""
     check_numbers(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    model = instantiate(config.model)(
-        instantiate(config.mixer),
-        image_size=data.image_size,
-        in_channels=data.channels,
-        num_classes=len(classes),
-    )
+    model = build_model(config, Images(data.channels, data.image_size, len(classes)))
     return instantiate(config.task)(model, num_classes=len(classes))
 
 

@@ -23,6 +23,8 @@ RESOLVED = "config.yaml"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.json"
 SWEEPS = Path("multirun")
+# Between the overrides in Hydra's override_dirname; they may hold commas themselves.
+SEPARATOR = ";"
 
 
 @cache
@@ -51,9 +53,9 @@ def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
     return str(folder)
 
 
-def run_name(experiment: str | None, mixer: str, data: str) -> str:
-    """What a run is called, unless it is given a name: <experiment>-<data>, or <mixer>-<data>."""
-    return f"{experiment or mixer}-{data}"
+def run_name(experiment: str | None, sweep: str | None, mixer: str, data: str) -> str:
+    """What a run is called, unless it is given a name: <experiment>-<data>, or <mixer>-<data>; a sweep by its own."""
+    return f"{experiment or sweep or mixer}-{data}"
 
 
 def sweep_root(sweep: str | None, now: str) -> str:
@@ -62,8 +64,15 @@ def sweep_root(sweep: str | None, now: str) -> str:
 
 
 def sweep_folder(overrides: str) -> str:
-    """A folder name from a run's overrides, without what a shell, Hydra or a file system would take for its own."""
-    name = re.sub(r"[^\w.-]+", "_", overrides.replace("=", "-")).strip("_") or "run"
+    """A folder name from a run's overrides, without what a shell, Hydra or a file system would take for its own.
+
+    The experiment comes first, the seed last.
+    """
+    said = overrides.split(SEPARATOR)
+    row = [override.removeprefix("experiment=") for override in said if override.startswith("experiment=")]
+    seed = [override for override in said if override.startswith("seed=")]
+    rest = [override for override in said if not override.startswith(("experiment=", "seed="))]
+    name = re.sub(r"[^\w.-]+", "_", "_".join([*row, *rest, *seed]).replace("=", "-")).strip("_") or "run"
     if len(name) <= 200:
         return name
     return f"{name[:180]}-{hashlib.sha256(overrides.encode()).hexdigest()[:16]}"

@@ -20,7 +20,16 @@ from lambdanets.jobs import runs
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
 # Where a run is done, and what it is called, doesn't make it another run.
-PLACE = ("ckpt", "like", "name", "data.root", "data.num_workers", "trainer.accelerator", "trainer.devices")
+PLACE = (
+    "ckpt",
+    "like",
+    "name",
+    "data.root",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.enable_progress_bar",
+)
 
 
 class Summary(Callback):
@@ -62,8 +71,8 @@ def finished(folder: Path, composed: DictConfig) -> dict[str, float] | None:
     different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if different:
         raise UserError(
-            f"'{folder}' holds a run of another config ({', '.join(different[:3])} differ): start a new sweep elsewhere "
-            "with hydra.sweep.dir=<folder>, or move the old one."
+            f"'{folder}' holds a run of another config ({', '.join(different[:3])} differ): start a new sweep "
+            "elsewhere with hydra.sweep.dir=<folder>, or move the old one."
         )
     (folder / FAILED).unlink(missing_ok=True)
     if state(folder) == "finished":

@@ -29,6 +29,7 @@ class Axial(nn.Sequential):
             AxisAttention(channels, axis=3, length=feature_size[1], heads=heads),
             downsample(stride),
         )
+        self.heads = heads
 
 
 class AxisAttention(nn.Module):

@@ -1,0 +1,34 @@
+"""The rows of a sweep as configs."""
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+# What a command says of the sweep as a whole, and not of its rows.
+NOT_OF_A_ROW = ("sweep", "experiment", "job", "benchmark", "sweep_dir", "name")
+
+
+def rows(config: DictConfig) -> dict[str, DictConfig]:
+    """The config of each experiment of config.sweep, with the command line's overrides; or this config alone.
+
+    To be called by a job: it composes with what Hydra was started with.
+    """
+    sweep = config.get("sweep")
+    if not sweep:
+        return {config.experiment or config.name: config}
+    said = [override for override in HydraConfig.get().overrides.task if concerns_rows(override)]
+    return {experiment: row(experiment, said) for experiment in sweep.experiments}
+
+
+def row(experiment: str, overrides: list[str]) -> DictConfig:
+    """One experiment's config, resolved."""
+    config = compose("config", overrides=[*overrides, f"experiment={experiment}"])
+    OmegaConf.set_struct(config, False)
+    config.name = config.experiment = experiment
+    OmegaConf.resolve(config)
+    return config
+
+
+def concerns_rows(override: str) -> bool:
+    key = override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
+    return key.split(".", 1)[0] not in NOT_OF_A_ROW
