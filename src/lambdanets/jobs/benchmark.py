@@ -40,9 +40,6 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     result.show()
     result.save(folder, name, origin)
     if result.plot:
-        try:
-            plots.draw(result, folder / f"{name}.png")
-        except ImportError:
-            log.info("No plot: matplotlib isn't installed (pip install -e '.[bench]').")
+        plots.draw(result, folder / f"{name}.png")
     log.info("Written to %s.", os.path.relpath(folder / f"{name}.md"))
     return {"rows": len(result.rows)}

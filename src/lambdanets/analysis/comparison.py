@@ -1,0 +1,195 @@
+"""Runs compared: one row an experiment, the published numbers beside."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+from omegaconf import OmegaConf
+
+from lambdanets.analysis.collect import Row, Run, grouped, missing
+from lambdanets.analysis.published import label, published
+from lambdanets.analysis.statistics import Difference, Summary, paired_difference, summary
+from lambdanets.analysis.table import Table
+
+Flops = Callable[[Run], float | None]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row's figures; scores in percent, None where no run has them."""
+
+    row: Row
+    name: str
+    score: Summary | None
+    difference: Difference | None
+    parameters: float | None
+    flops: float | None
+    images_per_s: float | None
+    memory_gib: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a report shows.
+
+    Args:
+        title: one line.
+        score: name of the score that is compared.
+        rows: in order.
+        baseline: name of the row that differences are to, if there is one.
+        missing: failed, unfinished and never started runs, in words.
+    """
+
+    title: str
+    score: str
+    rows: list[Compared]
+    baseline: str | None
+    missing: list[str]
+
+    def table(self) -> Table:
+        """For readers."""
+        columns = ["row", "runs", f"{self.score} %", "difference [95 %]", "M parameters", "GFLOPs", "images/s", "GiB"]
+        columns += ["published top-1", "published M"]
+        table = Table(self.title, columns)
+        for row in self.rows:
+            table.rows.append(
+                {
+                    "row": row.name,
+                    "runs": str(row.score.seeds if row.score else 0),
+                    f"{self.score} %": scored(row.score),
+                    "difference [95 %]": "baseline" if row.name == self.baseline else differing(row.difference),
+                    "M parameters": None if row.parameters is None else f"{row.parameters / 1e6:.3f}",
+                    "GFLOPs": None if row.flops is None else row.flops / 1e9,
+                    "images/s": row.images_per_s,
+                    "GiB": row.memory_gib,
+                    "published top-1": quoted(row, "top1"),
+                    "published M": quoted(row, "params"),
+                }
+            )
+        table.notes = self.notes()
+        return table
+
+    def notes(self) -> list[str]:
+        notes = [f"{self.score}: mean ± standard deviation over seeds."]
+        if self.baseline:
+            notes.append(
+                f"Difference: to {self.baseline}, paired by seed, with Student's 95 % interval from two seeds on."
+            )
+        notes.append(
+            "GFLOPs: of one image's forward pass, two a multiply-add. Images/s and GiB: in training, as the runs measured "
+            "them on their machines."
+        )
+        if any(published(row.row.experiment, "top1") for row in self.rows):
+            notes.append("Published: on ImageNet, by the papers; unconfirmed: as recalled, not read again. Never ours.")
+        return notes + [f"Missing: {sentence}." for sentence in self.missing]
+
+    def numbers(self) -> Table:
+        """For programs: one value a cell."""
+        columns = ["experiment", "setting", "runs", "mean", "deviation", "difference", "low", "high", "pairs"]
+        columns += ["parameters", "flops", "images_per_s", "memory_gib"]
+        columns += ["published_top1", "published_top1_trust", "published_params", "published_params_trust"]
+        table = Table(self.title, columns)
+        for row in self.rows:
+            top1, params = published(row.row.experiment, "top1"), published(row.row.experiment, "params")
+            score, difference = row.score, row.difference
+            table.rows.append(
+                {
+                    "experiment": row.row.experiment,
+                    "setting": " ".join(row.row.setting),
+                    "runs": score.seeds if score else 0,
+                    "mean": score.mean if score else None,
+                    "deviation": score.deviation if score else None,
+                    "difference": difference.mean if difference else None,
+                    "low": difference.low if difference else None,
+                    "high": difference.high if difference else None,
+                    "pairs": difference.seeds if difference else None,
+                    "parameters": row.parameters,
+                    "flops": row.flops,
+                    "images_per_s": row.images_per_s,
+                    "memory_gib": row.memory_gib,
+                    "published_top1": top1.value if top1 else None,
+                    "published_top1_trust": top1.trust if top1 else None,
+                    "published_params": params.value if params else None,
+                    "published_params_trust": params.trust if params else None,
+                }
+            )
+        return table
+
+
+def compare(runs: list[Run], *, score: str, baseline: str | None, flops: Flops) -> Comparison:
+    """Groups runs by experiment and setting, and their scores over seeds.
+
+    Args:
+        runs: as collected.
+        score: a score of metrics.json.
+        baseline: the experiment to which differences are; None takes the sweep's.
+        flops: counts a run's.
+    """
+    rows = grouped(runs)
+    first = runs[0].config
+    baseline = baseline or OmegaConf.select(first, "sweep.baseline")
+    compared = []
+    for row in rows:
+        against = baseline_of(row, rows, baseline)
+        scores = percent(row.scores(score))
+        compared.append(
+            Compared(
+                row,
+                name_of(row, rows),
+                summary(list(scores.values())) if scores else None,
+                paired_difference(scores, percent(against.scores(score))) if against and against is not row else None,
+                mean(row.values("parameters")),
+                flops(next(iter(row.runs.values()))),
+                mean(row.values("images_per_s")),
+                mean([gib for run in row.runs.values() for gib in peak_memory(run)]),
+            )
+        )
+    names = {name_of(row, rows) for row in rows if row.experiment == baseline}
+    title = OmegaConf.select(first, "sweep.title") or "Runs compared"
+    return Comparison(title, score, compared, names.pop() if len(names) == 1 else baseline if names else None,
+                      missing(rows))  # fmt: skip
+
+
+def name_of(row: Row, rows: list[Row]) -> str:
+    """A row's label, with what sets it apart from others of the same experiment."""
+    others = [other for other in rows if other.experiment == row.experiment]
+    common = set.intersection(*(set(other.setting) for other in others))
+    return ", ".join([label(row.experiment), *(said for said in row.setting if said not in common)])
+
+
+def baseline_of(row: Row, rows: list[Row], baseline: str | None) -> Row | None:
+    """The baseline's row in the same setting, else the only one there is."""
+    found = [other for other in rows if other.experiment == baseline]
+    same = [other for other in found if other.setting == row.setting]
+    return (same or (found if len(found) == 1 else [None]))[0]  # type: ignore[list-item]
+
+
+def peak_memory(run: Run) -> list[float]:
+    seen = [row["speed/peak_memory_gib"] for row in run.log if "speed/peak_memory_gib" in row]
+    return [max(seen)] if seen else []
+
+
+def percent(scores: dict[int, float]) -> dict[int, float]:
+    return {seed: 100 * score for seed, score in scores.items()}
+
+
+def mean(values: list[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def scored(found: Summary | None) -> str | None:
+    if found is None:
+        return None
+    return f"{found.mean:.2f}" + ("" if found.deviation is None else f" ± {found.deviation:.2f}")
+
+
+def differing(found: Difference | None) -> str | None:
+    if found is None:
+        return None
+    interval = "" if found.low is None or found.high is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
+    return f"{found.mean:+.2f}{interval}"
+
+
+def quoted(row: Compared, quantity: str) -> str | None:
+    found = published(row.row.experiment, quantity)
+    return None if found is None else str(found)

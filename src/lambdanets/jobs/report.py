@@ -1,0 +1,124 @@
+"""job=report: what runs gave, beside what the papers print."""
+
+import json
+import logging
+import os
+from functools import cache
+from html import escape
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from lambdanets.analysis.collect import Run, collect
+from lambdanets.analysis.comparison import Comparison, compare
+from lambdanets.analysis.count import count, total
+from lambdanets.analysis.figures import figures
+from lambdanets.analysis.page import page
+from lambdanets.errors import UserError
+from lambdanets.jobs import provenance
+from lambdanets.jobs.build import build_model, images_of
+from lambdanets.jobs.console import quiet
+from lambdanets.jobs.runs import SWEEPS, write_text
+
+log = logging.getLogger(__name__)
+
+
+def run(config: DictConfig, folder: Path) -> dict[str, float]:
+    """Compares all runs in or below config.sweep_dir; prints a table, writes report.md, .csv, .json and .html.
+
+    Args:
+        config: resolved.
+        folder: where the files go.
+
+    Returns:
+        The number of rows, of finished runs, and of those that are missing.
+
+    Raises:
+        UserError: there are no runs.
+    """
+    quiet()
+    places = named(config.sweep_dir)
+    runs = collect(places)
+    comparison = compare(runs, score=config.job.score, baseline=config.job.baseline, flops=flops)
+    table = comparison.table()
+    table.show()
+    origin = provenance.origin()
+    finished = sum(bool(run.metrics) for run in runs)
+    made = f"{finished} runs, {origin['date'][:10]}, {describe_versions(runs)}"
+    heading = [f"# {table.title}", "", f"{made}, `{origin['command']}`", ""]
+    write_text(folder / "report.md", "\n".join([*heading, table.markdown()]))
+    write_text(folder / "report.csv", comparison.numbers().csv())
+    write_text(folder / "report.json", as_json(comparison, origin))
+    html = f"{escape(made)}<br><code>{escape(origin['command'])}</code>"
+    write_text(folder / "report.html", page(table, figures(comparison), html))
+    log.info("Written to %s, and .md, .csv, .json.", os.path.relpath(folder / "report.html"))
+    return {"rows": len(comparison.rows), "runs": finished, "missing": len(comparison.missing)}
+
+
+def named(sweep_dir: str | list[str] | None) -> list[Path]:
+    """The folders that sweep_dir names, or the newest sweep's.
+
+    Raises:
+        UserError: none is named and there is none.
+    """
+    if sweep_dir is not None:
+        return [Path(place) for place in ([sweep_dir] if isinstance(sweep_dir, str) else sweep_dir)]
+    # Hydra writes this file whenever a sweep is started; ablations lie one folder further down.
+    sweeps = [*SWEEPS.glob("*/multirun.yaml"), *SWEEPS.glob("*/*/multirun.yaml")]
+    if not sweeps:
+        raise UserError(f"There is no sweep below '{SWEEPS}': name a folder of runs with sweep_dir=<folder>.")
+    return [max(sweeps, key=lambda file: file.stat().st_mtime).parent]
+
+
+def flops(run: Run) -> float | None:
+    """Of one image's forward pass of the run's network; None where it can't be counted."""
+    config = run.config
+    key = json.dumps(OmegaConf.to_container(OmegaConf.masked_copy(config, ["model", "mixer", "data"])), sort_keys=True)
+    return count_flops(key)
+
+
+@cache
+def count_flops(text: str) -> float | None:
+    config = OmegaConf.create(text)
+    assert isinstance(config, DictConfig)
+    try:
+        images = images_of(config)
+        parts = count(lambda: build_model(config, images), channels=images.channels, image_size=images.size)
+    except Exception as error:  # a mixer that has since been removed, or that doesn't trace: the report goes on
+        log.info("FLOPs can't be counted: %s", " ".join(str(error).split())[:200])
+        return None
+    return total(parts).flops
+
+
+def describe_versions(runs: list[Run]) -> str:
+    """The code and packages of the runs, as far as they are the same."""
+    found = set()
+    for run in runs:
+        file = run.folder / "provenance.json"
+        if file.is_file():
+            start = json.loads(file.read_text())[-1]
+            found.add(f"commit {str(start['git'])[:9]}, torch {start['packages']['torch']}, {start['platform']}")
+    return " and ".join(sorted(found)) if len(found) < 3 else f"{len(found)} different versions or machines"
+
+
+def as_json(comparison: Comparison, origin: dict[str, object]) -> str:
+    document = {
+        "title": comparison.title,
+        "score": comparison.score,
+        "baseline": comparison.baseline,
+        "origin": origin,
+        "rows": comparison.numbers().rows,
+        "missing": comparison.missing,
+        "runs": [
+            {
+                "folder": str(run.folder),
+                "experiment": run.experiment,
+                "seed": run.seed,
+                "metrics": run.metrics,
+                "problem": run.problem,
+            }
+            for row in comparison.rows
+            for run in row.row.runs.values()
+        ],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
