@@ -16,8 +16,12 @@ def rows(config: DictConfig) -> dict[str, DictConfig]:
     sweep = config.get("sweep")
     if not sweep:
         return {config.experiment or config.name: config}
-    said = [override for override in HydraConfig.get().overrides.task if concerns_rows(override)]
-    return {experiment: row(experiment, said) for experiment in sweep.experiments}
+    return {experiment: row(experiment, overrides()) for experiment in sweep.experiments}
+
+
+def overrides() -> list[str]:
+    """What the command line says of all rows."""
+    return [override for override in HydraConfig.get().overrides.task if concerns_rows(override)]
 
 
 def row(experiment: str, overrides: list[str]) -> DictConfig:

@@ -48,8 +48,8 @@ class Comparison:
 
     def table(self) -> Table:
         """For readers."""
-        columns = ["row", "runs", f"{self.score} %", "difference [95 %]", "M parameters", "GFLOPs", "images/s", "GiB"]
-        columns += ["published top-1", "published M"]
+        columns = ["row", "runs", f"{self.score} %", "published top-1", "difference [95 %]", "M parameters"]
+        columns += ["published M", "GFLOPs", "images/s", "GiB"]
         table = Table(self.title, columns)
         for row in self.rows:
             table.rows.append(
@@ -76,8 +76,8 @@ class Comparison:
                 f"Difference: to {self.baseline}, paired by seed, with Student's 95 % interval from two seeds on."
             )
         notes.append(
-            "GFLOPs: of one image's forward pass, two a multiply-add. Images/s and GiB: in training, as the runs measured "
-            "them on their machines."
+            "GFLOPs: of one image's forward pass, two a multiply-add. Images/s and GiB: in training, as the runs "
+            "measured them on their machines."
         )
         if any(published(row.row.experiment, "top1") for row in self.rows):
             notes.append("Published: on ImageNet, by the papers; unconfirmed: as recalled, not read again. Never ours.")

@@ -91,6 +91,8 @@ def scatter(
         axes.plot(*zip(*best, strict=True), color="grey", linewidth=1, linestyle="--", label="Pareto front", zorder=0)
     if len(points) > 1 and max(p for p, _ in points) > 4 * min(p for p, _ in points):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel(x)
     axes.set_ylabel(f"{comparison.score} %")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))

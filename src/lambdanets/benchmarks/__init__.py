@@ -3,6 +3,7 @@
 from lambdanets.benchmarks.layers import layers
 from lambdanets.benchmarks.methods import methods
 from lambdanets.benchmarks.networks import networks
+from lambdanets.benchmarks.rows import rows
 from lambdanets.benchmarks.scaling import scaling
 
-__all__ = ["layers", "methods", "networks", "scaling"]
+__all__ = ["layers", "methods", "networks", "rows", "scaling"]

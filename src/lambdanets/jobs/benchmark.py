@@ -4,13 +4,17 @@ import logging
 import os
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from lambdanets import experiments
 from lambdanets.benchmarks import plots
 from lambdanets.benchmarks.result import Result
+from lambdanets.benchmarks.rows import Network
 from lambdanets.errors import UserError
 from lambdanets.jobs import provenance
+from lambdanets.jobs.build import build_model, images_of
 from lambdanets.jobs.console import quiet
 
 log = logging.getLogger(__name__)
@@ -32,9 +36,12 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """
     quiet()
     if not config.get("benchmark"):
-        raise UserError("job=benchmark needs benchmark=layers, networks, scaling or methods.")
-    result: Result = instantiate(config.benchmark, _convert_="all")
-    name = str(config.benchmark["_target_"]).rpartition(".")[2]
+        raise UserError("job=benchmark needs benchmark=layers, networks, scaling, methods, table4 or figure2.")
+    settings = config.benchmark.copy()
+    names = settings.pop("experiments", [])
+    networks = {"networks": {experiment: network(experiment) for experiment in names}} if names else {}
+    result: Result = instantiate(settings, _convert_="all", _partial_=True)(**networks)
+    name = HydraConfig.get().runtime.choices["benchmark"]
     origin = {key: value for key, value in provenance.origin().items() if key != "folder"}
     origin["packages"] |= {peer: provenance.package_version(peer) for peer in PEERS}
     result.show()
@@ -43,3 +50,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         plots.draw(result, folder / f"{name}.png")
     log.info("Written to %s.", os.path.relpath(folder / f"{name}.md"))
     return {"rows": len(result.rows)}
+
+
+def network(experiment: str) -> Network:
+    """An experiment's network, with the command line's overrides."""
+    config = experiments.row(experiment, experiments.overrides())
+    images = images_of(config)
+    return Network(lambda: build_model(config, images), images.channels, images.size)

@@ -1,0 +1,154 @@
+"""benchmark=table4 and figure2: the networks of a table's rows, trained and used."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lambdanets.analysis.count import count, total
+from lambdanets.analysis.published import label, published
+from lambdanets.analysis.table import Row
+from lambdanets.benchmarks.measure import Setting, Step
+from lambdanets.benchmarks.result import Result
+
+GIB = 2**30
+# A step's memory against what it keeps for its backward pass: gradients and products on the way.
+MARGIN = 1.4
+
+
+@dataclass(frozen=True)
+class Network:
+    """One row.
+
+    Args:
+        make: makes the network.
+        channels: of its images.
+        size: (H, W) of its images.
+    """
+
+    make: Callable[[], nn.Module]
+    channels: int
+    size: tuple[int, int]
+
+
+def rows(
+    setting: Setting,
+    *,
+    title: str,
+    networks: dict[str, Network],
+    batch: int,
+    paper_batch: int | None,
+    reference: str | None,
+    pairs: Sequence[tuple[str, str]],
+) -> Result:
+    """Throughput and memory of networks in training and inference, measured in turn.
+
+    A row whose training would need more than the setting's memory is measured at the largest batch that fits, and says
+    what it would need.
+
+    Args:
+        setting: how to measure.
+        title: one line.
+        networks: by experiment.
+        batch: images.
+        paper_batch: the batch of the paper, for which the memory is counted; None leaves that column out.
+        reference: the experiment whose throughput the others' are divided into.
+        pairs: experiments whose ratio of throughputs is told: ours, theirs.
+    """
+    columns = ["row", "image", "batch", "train img/s", "infer img/s", "peak MiB"]
+    columns += [f"GiB at batch {paper_batch}"] if paper_batch else []
+    columns += ["train ratio", "infer ratio"] if reference else []
+    columns += ["published img/s"] if any(published(name, "throughput") for name in networks) else []
+    result = Result(title, columns, setting=setting)
+    batches: dict[str, int] = {}
+    needed: dict[str, tuple[float, float]] = {}
+    for name, network in networks.items():
+        cost = total(count(network.make, channels=network.channels, image_size=network.size, device=setting.place.type))
+        needed[name] = MARGIN * cost.activations, 2 * 4 * cost.parameters
+        free = setting.memory_gib * GIB - needed[name][1]
+        batches[name] = max(1, min(batch, int(free / needed[name][0])))
+    with setting.applied():
+        train, infer, peak = measure(setting, networks, batches)
+    for name, network in networks.items():
+        row: Row = {
+            "row": label(name),
+            "image": f"{network.size[0]}²",
+            "batch": str(batches[name]),
+            "train img/s": batches[name] / train[name],
+            "infer img/s": batches[name] / infer[name],
+            "peak MiB": peak[name],
+            "published img/s": str(published(name, "throughput") or "") or None,
+        }
+        if paper_batch:
+            row[f"GiB at batch {paper_batch}"] = gib(needed[name], paper_batch)
+        if reference:
+            row["train ratio"] = ratio(reference, name, train, batches)
+            row["infer ratio"] = ratio(reference, name, infer, batches)
+        result.rows.append(row)
+        if batches[name] < batch:
+            result.notes.append(
+                f"{label(name)}: batch {batch} would need about {gib(needed[name], batch):,.1f} GiB of the "
+                f"{setting.memory_gib:g} GiB; measured at batch {batches[name]}, the largest that fits."
+            )
+    if paper_batch:
+        result.notes.append(
+            f"GiB at batch {paper_batch}: counted; {MARGIN:g} times what training keeps for its backward pass, and "
+            "weights with their gradients."
+        )
+        result.notes += [
+            f"{label(name)}: batch {paper_batch} would need {paper_batch * needed[name][0] + needed[name][1]:,.0f} bytes."
+            for name in networks
+            if gib(needed[name], paper_batch) > setting.memory_gib
+        ]
+    if reference:
+        result.notes.append(f"Ratios: {label(reference)}'s images/s over the row's.")
+    for ours, theirs in pairs:
+        result.notes.append(compared(ours, theirs, train, infer, batches))
+    if "published img/s" in columns:
+        result.notes.append("Published img/s: on 8 TPUv3 cores, by the paper.")
+    return result
+
+
+def measure(
+    setting: Setting, networks: dict[str, Network], batches: dict[str, int]
+) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Seconds of training and of inference, and the training's peak MiB."""
+    training: dict[str, Step] = {}
+    inference: dict[str, Step] = {}
+    for name, network in networks.items():
+        model = network.make().to(setting.place)
+        x = torch.randn(batches[name], network.channels, *network.size, device=setting.place)
+        training[name] = freed(setting.training_step(model, x), model)
+        inference[name] = setting.inference_step(model, x)
+    peak = setting.peaks(training)
+    return setting.times(training), setting.times(inference), peak
+
+
+def freed(step: Step, model: nn.Module) -> Step:
+    """The step, without gradients left over: all networks are in memory at once."""
+
+    def run() -> None:
+        step()
+        model.zero_grad()
+
+    return run
+
+
+def gib(needed: tuple[float, float], batch: int) -> float:
+    per_image, fixed = needed
+    return (batch * per_image + fixed) / GIB
+
+
+def ratio(ours: str, theirs: str, seconds: dict[str, float], batches: dict[str, int]) -> float:
+    """How many times as many images a second."""
+    return (batches[ours] / seconds[ours]) / (batches[theirs] / seconds[theirs])
+
+
+def compared(ours: str, theirs: str, train: dict[str, float], infer: dict[str, float], batches: dict[str, int]) -> str:
+    scores = [published(name, "top1") for name in (ours, theirs)]
+    known = ", published top-1 {} and {}".format(*scores) if all(scores) else ""
+    return (
+        f"{label(ours)} against {label(theirs)}{known}: {ratio(ours, theirs, train, batches):.2f} times the images/s "
+        f"in training, {ratio(ours, theirs, infer, batches):.2f} times in inference."
+    )
