@@ -41,10 +41,7 @@ def main(configs: Path) -> int:
     """
     if RANK_JOB in os.environ:
         return run_rank()
-    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
-    for resolver in (runs.run_name, runs.sweep_root, runs.sweep_folder):
-        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
-    OmegaConf.register_new_resolver("joined", ",".join, replace=True)
+    register_resolvers()
     # Hydra's own report of an exception would end the process before it can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -55,6 +52,13 @@ def main(configs: Path) -> int:
             sentence = f"The output folder can't be written ({error}): name another with hydra.run.dir=<folder>."
         return complain(error, sentence)
     return 0
+
+
+def register_resolvers() -> None:
+    """Makes the functions known that the configs call."""
+    for resolver in (run_folder, runs.run_name, runs.sweep_root, runs.sweep_folder):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+    OmegaConf.register_new_resolver("joined", ",".join, replace=True)
 
 
 def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
@@ -135,16 +139,21 @@ def settle(composed: DictConfig, folder: Path, overrides: list[str], job: str) -
             raise UserError(f"The run '{run}' has no checkpoint yet: train it further with job=fit ckpt={run}.")
         log.info("There is no checkpoint yet in '%s': starting from the beginning.", run or folder)
 
+    base = None
     if run is not None:
-        config = overridden(runs.load_config(run), composed, overrides)
+        base = runs.load_config(run)
     elif checkpoint is not None:
         from lambdanets.jobs.checkpoints import read_checkpoint
 
-        config = overridden(OmegaConf.create(read_checkpoint(checkpoint)["config"]), composed, overrides)
+        base = OmegaConf.create(read_checkpoint(checkpoint)["config"])
     elif like is not None:
-        config = overridden(runs.load_config(like), composed, overrides)
-    else:
-        config = composed
+        base = runs.load_config(like)
+    if base is not None and composed.experiment not in (None, base.get("experiment")):
+        raise UserError(
+            f"experiment={composed.experiment} can't be laid over the config of '{run or checkpoint or like}', which "
+            f"is of experiment={base.get('experiment')}: leave one of the two out."
+        )
+    config = composed if base is None else overridden(base, composed, overrides)
     config.ckpt = config.like = None
     provenance.record(folder, config)
     config.ckpt = None if checkpoint is None else str(checkpoint)

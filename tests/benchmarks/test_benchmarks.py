@@ -2,15 +2,20 @@
 
 import json
 import time
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from lambdanets.benchmarks import layers, methods, networks, scaling
+from lambdanets.benchmarks import layers, methods, networks, rows, scaling
 from lambdanets.benchmarks.measure import Setting, matrix_rate
 from lambdanets.benchmarks.plots import draw
+from lambdanets.benchmarks.rows import Network
 from lambdanets.benchmarks.scaling import exponent
 from lambdanets.errors import UserError
+from lambdanets.mixers import Attention, LambdaLayer
+from lambdanets.models import ResNet
 from lambdanets.ops import METHODS, missing_kernel
 from tests.command import run
 
@@ -92,6 +97,42 @@ def test_networks_with_the_same_weights():
     theirs, ours = result.rows
     assert ours["M parameters"] == pytest.approx(theirs["M parameters"])
     assert theirs["train ratio"] == 1
+
+
+def test_rows_of_a_table_at_the_batch_that_fits():
+    options = {"depth": [1], "layout": "L", "strides": [1], "width": 0.25, "stem": "small", "num_classes": 4}
+    networks = {
+        "table4/attention": Network(partial(ResNet, Attention, image_size=(24, 24), **options), 3, (24, 24)),
+        "table4/lambda": Network(partial(ResNet, LambdaLayer, image_size=(24, 24), **options), 3, (24, 24)),
+    }
+    tight = replace(QUICK, memory_gib=0.04)
+    result = rows(
+        tight, title="Rows", networks=networks, batch=4, paper_batch=128, reference="table4/lambda",
+        pairs=[("table4/lambda", "table4/attention")],
+    )  # fmt: skip
+    attention, lambdas = result.rows
+    assert (attention["batch"], lambdas["batch"]) == ("2", "4")
+    assert lambdas["train ratio"] == 1
+    assert attention["train ratio"] == pytest.approx(lambdas["train img/s"] / attention["train img/s"])
+    # Eight heads' maps of 576² positions, twice, in float32, are most of what an image needs.
+    assert attention["GiB at batch 128"] == pytest.approx(128 * 1.4 * 2 * 8 * 576**2 * 4 / 2**30, rel=0.3)
+    notes = " ".join(result.notes)
+    assert "Global self-attention: batch 4 would need about" in notes
+    assert "measured at batch 2, the largest that fits." in notes
+    assert "Lambda layer against Global self-attention: " in notes
+    needed = attention["GiB at batch 128"] * 2**30
+    assert f"Global self-attention: batch 128 would need {needed:,.0f} bytes." in notes
+
+
+def test_the_job_measures_experiments(tmp_path):
+    done = run(
+        "job=benchmark", "benchmark=table4", "benchmark.setting.repeats=2", "benchmark.batch=2", "data=digits",
+        "recipe=digits", "model=tiny", "hydra.run.dir=out", cwd=tmp_path,
+    )  # fmt: skip
+    document = json.loads((tmp_path / "out/table4.json").read_text())
+    assert len(document["rows"]) == 7
+    assert "Lambda layer, shared embeddings" in done.stdout
+    assert document["rows"][1]["published img/s"] == "960 (unconfirmed)"
 
 
 def test_mistakes():

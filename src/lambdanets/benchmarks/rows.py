@@ -97,7 +97,7 @@ def rows(
             "weights with their gradients."
         )
         result.notes += [
-            f"{label(name)}: batch {paper_batch} would need {paper_batch * needed[name][0] + needed[name][1]:,.0f} bytes."
+            f"{label(name)}: batch {paper_batch} would need {gib(needed[name], paper_batch) * GIB:,.0f} bytes."
             for name in networks
             if gib(needed[name], paper_batch) > setting.memory_gib
         ]

@@ -101,14 +101,16 @@ def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
     loggers: list[Logger] = []
     if config.logger:
         name = {"name": folder.name, "version": "", "default_hp_metric": False}
-        loggers.append(instantiate(config.logger)(folder.parent, **name, **({"purge_step": step} if step else {})))
+        # What an earlier part of the run wrote after its checkpoint, all of it if there is none, doesn't count.
+        purge = {"purge_step": step} if any(folder.glob("events.out.tfevents.*")) else {}
+        loggers.append(instantiate(config.logger)(folder.parent, **name, **purge))
     return [*loggers, CSVLog(folder, step)]
 
 
 def build_callbacks(config: DictConfig, folder: Path, data: ImageData) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
     resolved: Any = OmegaConf.to_container(config)
-    hidden = ("callbacks", "logger", "ckpt", "like", "input", "job")
+    hidden = ("callbacks", "logger", "ckpt", "like", "input", "job", "sweep", "sweep_dir", "benchmark")
     callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}))
     composed: Any = OmegaConf.to_container(load_config(folder))
     callbacks.append(RunInCheckpoint(composed, data.classes))

@@ -1,0 +1,171 @@
+"""Reports on made-up run folders against numbers worked out by hand."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from lambdanets.analysis.collect import collect, grouped
+from lambdanets.analysis.comparison import compare
+from lambdanets.analysis.figures import pareto
+from lambdanets.analysis.statistics import paired_difference, summary
+from lambdanets.errors import UserError
+from tests.command import run
+
+EXPERIMENTS = ["table3/conv", "table3/se", "table3/lambda_u1"]
+CONFIG = """
+experiment: {experiment}
+name: {experiment}-digits
+seed: {seed}
+job: {{_target_: lambdanets.jobs.fit.run}}
+trainer: {{max_epochs: 2}}
+recipe: {{image_size: 32}}
+sweep: {{title: A table, baseline: table3/conv, experiments: [{experiments}]}}
+mixer: {{_target_: lambdanets.mixers.Conv, _partial_: true}}
+model:
+  {{_target_: lambdanets.models.ResNet, _partial_: true, depth: [1], layout: C, strides: [1], stem: small, width: 0.25}}
+data: {{_target_: lambdanets.data.Digits}}
+"""
+
+
+def make_run(place, experiment, seed, top1=None, *, epochs=2, failed=None, overrides=()):
+    folder = place / f"{experiment.replace('/', '_')}-{seed}-{len(overrides)}"
+    (folder / ".hydra").mkdir(parents=True)
+    text = CONFIG.format(experiment=experiment, seed=seed, experiments=", ".join(EXPERIMENTS))
+    for name in ("config.yaml", "composed.yaml"):
+        (folder / name).write_text(text)
+    said = [f"experiment={experiment}", f"seed={seed}", "trainer.max_epochs=2", *overrides]
+    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in said))
+    rows = ["epoch,step,val/loss,val/top1,speed/peak_memory_gib"]
+    rows += [f"{epoch},{10 * epoch + 9},1.0,{0.3 + 0.1 * epoch},{0.5 + epoch / 10}" for epoch in range(epochs)]
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+    if top1 is not None:
+        found = {"test/top1": top1, "val/top1": top1, "parameters": 1000, "images_per_s": 50.0 + seed}
+        (folder / "metrics.json").write_text(json.dumps(found))
+    if failed:
+        (folder / "failed.json").write_text(json.dumps({"error": failed}))
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path):
+    for seed, (conv, se) in enumerate([(0.70, 0.72), (0.72, 0.73), (0.71, 0.76)]):
+        make_run(tmp_path, "table3/conv", seed, conv)
+        make_run(tmp_path, "table3/se", seed, se)
+    make_run(tmp_path, "table3/lambda_u1", 0, 0.80)
+    make_run(tmp_path, "table3/lambda_u1", 1, failed="The <disk> is full.")
+    return tmp_path
+
+
+def comparison(place, **options):
+    return compare(collect([place]), score="test/top1", baseline=None, flops=lambda run: 2e9, **options)
+
+
+def test_statistics_by_hand():
+    assert summary([1.0, 2.0, 6.0]) == pytest.approx((3.0, 7**0.5, 3))
+    assert summary([4.0]) == (4.0, None, 1)
+    # Differences 2, 1, 5: mean 8/3, deviation 2.0817, t(0.975, 2) = 4.3027: ± 5.1713.
+    found = paired_difference({0: 72, 1: 73, 2: 76, 9: 0}, {0: 70, 1: 72, 2: 71, 8: 0})
+    assert found == pytest.approx((8 / 3, 8 / 3 - 5.1713, 8 / 3 + 5.1713, 3), abs=1e-3)
+    assert paired_difference({0: 5.0}, {0: 3.0}) == (2.0, None, None, 1)
+    assert paired_difference({0: 5.0}, {1: 3.0}) is None
+
+
+def test_rows_are_in_the_tables_order_with_published_numbers_beside(place):
+    conv, se, lambdas = comparison(place).rows
+    assert [row.row.experiment for row in (conv, se, lambdas)] == EXPERIMENTS
+    assert conv.score == pytest.approx((71.0, 1.0, 3))
+    assert conv.difference is None
+    assert se.difference == pytest.approx((8 / 3, 8 / 3 - 5.1713, 8 / 3 + 5.1713, 3), abs=1e-3)
+    assert lambdas.score == (80, None, 1)
+    assert lambdas.difference.low is None
+    assert conv.images_per_s == 51
+    assert conv.memory_gib == pytest.approx(0.6)
+    shown = comparison(place).table()
+    assert shown.rows[0]["difference [95 %]"] == "baseline"
+    assert shown.rows[1]["test/top1 %"] == "73.67 ± 2.08"
+    assert shown.rows[1]["difference [95 %]"] == "+2.67 [-2.50, +7.84]"
+    assert shown.rows[1]["published top-1"] == "77.6 (unconfirmed)"
+    assert shown.rows[2]["published M"] == "15.0"
+
+
+def test_missing_and_partial_runs_are_named(place):
+    make_run(place, "table3/se", 3, epochs=1)
+    assert comparison(place).missing == [
+        "table3/conv, seed 3: never started",
+        "table3/se, seed 3: unfinished, after 1 of 2 epochs",
+        "table3/lambda_u1, seed 1: failed: The <disk> is full.",
+        "table3/lambda_u1, seed 2: never started",
+        "table3/lambda_u1, seed 3: never started",
+    ]
+
+
+def test_runs_of_another_setting_are_rows_of_their_own(place):
+    for seed in range(2):
+        make_run(place, "table3/conv", seed, 0.5, overrides=["recipe.optimizer.lr=0.1"])
+        make_run(place, "table3/se", seed, 0.6, overrides=["recipe.optimizer.lr=0.1"])
+    found = {row.name: row for row in comparison(place).rows}
+    slow = found["Conv + SE (Hu et al. 2018), recipe.optimizer.lr=0.1"]
+    assert slow.difference.mean == pytest.approx(10)
+    assert slow.difference.seeds == 2
+    assert len(grouped(collect([place]))) == 5
+
+
+class Page(HTMLParser):
+    """The parts of a page that could need something from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.references, self.tags, self.open = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.references += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+
+def test_the_job_writes_a_table_for_each_reader(place, tmp_path_factory):
+    work = tmp_path_factory.mktemp("work")
+    out = run("job=report", f"sweep_dir={place}", "hydra.run.dir=out", cwd=work).stdout
+    assert "A table" in out
+    assert "Lambda layer, u = 1" in out
+    text = (work / "out" / "report.md").read_text()
+    assert "| Conv + SE (Hu et al. 2018) | 3 | 73.67 ± 2.08 | 77.6 (unconfirmed) | +2.67 [-2.50, +7.84] |" in text
+    with (work / "out" / "report.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["experiment"] for row in rows] == EXPERIMENTS
+    assert float(rows[1]["low"]) == pytest.approx(8 / 3 - 5.1713, abs=1e-3)
+    assert rows[0]["published_top1"] == "76.9"
+    assert float(rows[0]["flops"]) > 1e5
+    assert json.loads((work / "out" / "report.json").read_text())["missing"]
+
+    html = (work / "out" / "report.html").read_text()
+    page = Page()
+    page.feed(html)
+    assert page.tags.count("svg") == 3
+    assert all(reference.startswith("#") for reference in page.references)
+    assert not re.findall(r"url\((?!#)", html)
+    assert "The &lt;disk&gt; is full." in html
+    assert "<script" not in html
+    for title in ("Training curves", "Accuracy and parameters", "Speed and accuracy", "Pareto front"):
+        assert title in html
+
+
+def test_the_newest_sweep_is_reported_on_and_none_is_answered(place, tmp_path_factory):
+    work = tmp_path_factory.mktemp("work")
+    done = run("job=report", cwd=work, code=1)
+    assert "error: There is no sweep below 'multirun': name a folder of runs with sweep_dir=<folder>." in done.stderr
+    (work / "multirun").mkdir()
+    (place / "multirun.yaml").write_text("")
+    (work / "multirun" / "table3").symlink_to(place)
+    assert "A table" in run("job=report", "job.score=val/top1", cwd=work).stdout
+    with pytest.raises(UserError, match="There is no folder"):
+        collect([work / "gone"])
+    with pytest.raises(UserError, match="No run lies below"):
+        collect([work / "outputs"])
+
+
+def test_pareto_front():
+    points = [(1, 10), (2, 9), (2, 12), (3, 12), (5, 20)]
+    assert pareto(points) == [(1, 10), (2, 12), (5, 20)]

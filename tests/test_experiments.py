@@ -1,0 +1,29 @@
+"""Every experiment composes, builds and learns."""
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from torch.nn import functional as F
+
+from lambdanets.jobs.build import Images, build_model
+from lambdanets.tasks.optimizers import parameter_groups
+from tests.configs import EXPERIMENTS, experiment
+
+SIZE = (64, 64)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_one_optimiser_step(name):
+    config = experiment(name)
+    torch.manual_seed(0)
+    model = build_model(config, Images(3, SIZE, 10))
+    optimizer = instantiate(config.recipe.optimizer)(parameter_groups(model))
+    before = [parameter.detach().clone() for parameter in model.classifier.parameters()]
+    loss = F.cross_entropy(model(torch.randn(2, 3, *SIZE)), torch.tensor([0, 1]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    optimizer.step()
+    after = [*model.classifier.parameters()]
+    assert all(torch.isfinite(parameter).all() for parameter in after)
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
