@@ -106,7 +106,7 @@ def test_folders_of_different_runs_never_have_one_name():
     assert first != second
     assert len(first) < 255
     said = "data=digits;experiment=table3/conv;model.layout=[C,C,[2,4],L];seed=1;trainer.max_epochs=3"
-    assert runs.sweep_folder(said) == "table3_conv_data-digits_model.layout-_C_C_2_4_L_trainer.max_epochs-3_seed-1"
+    assert runs.sweep_folder(said) == "table3_conv_data-digits_model.layout-_C_C_2_4_L__trainer.max_epochs-3_seed-1"
 
 
 def test_a_folder_with_another_config_is_not_taken_for_this_run(tmp_path):
