@@ -74,6 +74,28 @@ def test_every_mixer_keeps_channels_and_divides_the_size_by_its_stride(make, siz
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("make", [Attention, Augmented, Axial, LocalAttention, LocalRelation, PatchwiseAttention])
+def test_mixers_compile_to_one_graph(make):
+    torch.manual_seed(0)
+    mixer = make(16, stride=2, feature_size=(9, 10))
+    x = torch.randn(2, 16, 9, 10)
+    compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), mixer(x))
+
+
+@pytest.mark.parametrize("make", [Attention, Augmented, Axial, LocalAttention, LocalRelation, PatchwiseAttention])
+def test_mixers_train_under_autocast(make):
+    torch.manual_seed(0)
+    mixer = make(16, feature_size=(9, 10))
+    x = torch.randn(2, 16, 9, 10)
+    exact = mixer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = mixer(x)
+    y.float().sum().backward()
+    assert (y.float() - exact).abs().max() < 0.1 * exact.abs().max()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in mixer.parameters())
+
+
 def test_mistakes():
     with pytest.raises(UserError, match="heads=5 does not divide the 16 channels"):
         Attention(16, feature_size=(4, 4), heads=5)

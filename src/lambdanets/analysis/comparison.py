@@ -36,7 +36,7 @@ class Comparison:
         title: one line.
         score: name of the score that is compared.
         rows: in order.
-        baseline: name of the row that differences are to, if there is one.
+        baseline: the experiment that differences are to, if it has runs.
         missing: failed, unfinished and never started runs, in words.
     """
 
@@ -57,7 +57,7 @@ class Comparison:
                     "row": row.name,
                     "runs": str(row.score.seeds if row.score else 0),
                     f"{self.score} %": scored(row.score),
-                    "difference [95 %]": "baseline" if row.name == self.baseline else differing(row.difference),
+                    "difference [95 %]": self.difference(row),
                     "M parameters": None if row.parameters is None else f"{row.parameters / 1e6:.3f}",
                     "GFLOPs": None if row.flops is None else row.flops / 1e9,
                     "images/s": row.images_per_s,
@@ -69,11 +69,14 @@ class Comparison:
         table.notes = self.notes()
         return table
 
+    def difference(self, row: Compared) -> str | None:
+        return "baseline" if row.row.experiment == self.baseline else differing(row.difference)
+
     def notes(self) -> list[str]:
         notes = [f"{self.score}: mean ± standard deviation over seeds."]
         if self.baseline:
             notes.append(
-                f"Difference: to {self.baseline}, paired by seed, with Student's 95 % interval from two seeds on."
+                f"Difference: to {label(self.baseline)}, paired by seed; Student's 95 % interval from two seeds on."
             )
         notes.append(
             "GFLOPs: of one image's forward pass, two a multiply-add. Images/s and GiB: in training, as the runs "
@@ -144,10 +147,9 @@ def compare(runs: list[Run], *, score: str, baseline: str | None, flops: Flops) 
                 mean([gib for run in row.runs.values() for gib in peak_memory(run)]),
             )
         )
-    names = {name_of(row, rows) for row in rows if row.experiment == baseline}
     title = OmegaConf.select(first, "sweep.title") or "Runs compared"
-    return Comparison(title, score, compared, names.pop() if len(names) == 1 else baseline if names else None,
-                      missing(rows))  # fmt: skip
+    there = baseline if any(row.experiment == baseline for row in rows) else None
+    return Comparison(title, score, compared, there, missing(rows))
 
 
 def name_of(row: Row, rows: list[Row]) -> str:

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lambdanets.analysis.count import count, total
+from lambdanets.analysis.count import Count, count, total
 from lambdanets.analysis.published import label, published
 from lambdanets.analysis.table import Row
 from lambdanets.benchmarks.measure import Setting, Step
 from lambdanets.benchmarks.result import Result
 
-GIB = 2**30
-# A step's memory against what it keeps for its backward pass: gradients and products on the way.
-MARGIN = 1.4
+MIB, GIB = 2**20, 2**30
+FLOAT = 4  # bytes
+# A step's memory against what it keeps for its backward pass, at most: gradients and products on the way.
+MARGIN = 1.6
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,14 @@ def rows(
     columns += ["train ratio", "infer ratio"] if reference else []
     columns += ["published img/s"] if any(published(name, "throughput") for name in networks) else []
     result = Result(title, columns, setting=setting)
-    batches: dict[str, int] = {}
-    needed: dict[str, tuple[float, float]] = {}
+    counted: dict[str, Count] = {}
     for name, network in networks.items():
-        cost = total(count(network.make, channels=network.channels, image_size=network.size, device=setting.place.type))
-        needed[name] = MARGIN * cost.activations, 2 * 4 * cost.parameters
-        free = setting.memory_gib * GIB - needed[name][1]
-        batches[name] = max(1, min(batch, int(free / needed[name][0])))
+        parts = count(network.make, channels=network.channels, image_size=network.size, device=setting.place.type)
+        counted[name] = total(parts)
+    batches = {name: fitting(cost, batch, setting.memory_gib) for name, cost in counted.items()}
     with setting.applied():
         train, infer, peak = measure(setting, networks, batches)
+    needs = {name: Need.of(counted[name], peak[name], batches[name]) for name in networks}
     for name, network in networks.items():
         row: Row = {
             "row": label(name),
@@ -81,25 +81,24 @@ def rows(
             "published img/s": str(published(name, "throughput") or "") or None,
         }
         if paper_batch:
-            row[f"GiB at batch {paper_batch}"] = gib(needed[name], paper_batch)
+            row[f"GiB at batch {paper_batch}"] = needs[name].bytes(paper_batch) / GIB
         if reference:
             row["train ratio"] = ratio(reference, name, train, batches)
             row["infer ratio"] = ratio(reference, name, infer, batches)
         result.rows.append(row)
         if batches[name] < batch:
             result.notes.append(
-                f"{label(name)}: batch {batch} would need about {gib(needed[name], batch):,.1f} GiB of the "
+                f"{label(name)}: batch {batch} would need about {needs[name].bytes(batch) / GIB:,.1f} GiB of the "
                 f"{setting.memory_gib:g} GiB; measured at batch {batches[name]}, the largest that fits."
             )
     if paper_batch:
         result.notes.append(
-            f"GiB at batch {paper_batch}: counted; {MARGIN:g} times what training keeps for its backward pass, and "
-            "weights with their gradients."
+            f"GiB at batch {paper_batch}: of a training step, by an image's measured peak, weights included."
         )
         result.notes += [
-            f"{label(name)}: batch {paper_batch} would need {gib(needed[name], paper_batch) * GIB:,.0f} bytes."
-            for name in networks
-            if gib(needed[name], paper_batch) > setting.memory_gib
+            f"{label(name)}: batch {paper_batch} would need {need.bytes(paper_batch):,.0f} bytes."
+            for name, need in needs.items()
+            if need.bytes(paper_batch) > setting.memory_gib * GIB
         ]
     if reference:
         result.notes.append(f"Ratios: {label(reference)}'s images/s over the row's.")
@@ -108,6 +107,28 @@ def rows(
     if "published img/s" in columns:
         result.notes.append("Published img/s: on 8 TPUv3 cores, by the paper.")
     return result
+
+
+@dataclass(frozen=True)
+class Need:
+    """The memory of a training step: bytes of each image, and of weights and their gradients."""
+
+    image: float
+    fixed: float
+
+    @staticmethod
+    def of(cost: Count, peak: float, batch: int) -> "Need":
+        weights = FLOAT * cost.parameters
+        return Need(max(peak * MIB - weights, 0) / batch, 2 * weights)  # the peak is beyond the weights
+
+    def bytes(self, batch: int) -> float:
+        return batch * self.image + self.fixed
+
+
+def fitting(cost: Count, batch: int, memory_gib: float) -> int:
+    """The largest batch, at most the given one, whose training is sure to fit; at least 1."""
+    free = memory_gib * GIB - 2 * FLOAT * cost.parameters
+    return max(1, min(batch, int(free / (MARGIN * cost.activations))))
 
 
 def measure(
@@ -133,11 +154,6 @@ def freed(step: Step, model: nn.Module) -> Step:
         model.zero_grad()
 
     return run
-
-
-def gib(needed: tuple[float, float], batch: int) -> float:
-    per_image, fixed = needed
-    return (batch * per_image + fixed) / GIB
 
 
 def ratio(ours: str, theirs: str, seconds: dict[str, float], batches: dict[str, int]) -> float:

@@ -23,6 +23,8 @@ RESOLVED = "config.yaml"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.json"
 SWEEPS = Path("multirun")
+# Jobs whose results belong to a run; those of others are found by the job's name.
+OF_A_RUN = ("fit", "test", "predict")
 # Between the overrides in Hydra's override_dirname; they may hold commas themselves.
 SEPARATOR = ";"
 
@@ -30,7 +32,7 @@ SEPARATOR = ";"
 @cache
 def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
     """The folder that a command works in: an earlier run's to go on with it, a place in it to test or to predict, or a
-    new one, `outputs/<name>/<time>`.
+    new one, `outputs/<name>/<time>`, or `outputs/<job>/<time>` of a job that is not about one run.
 
     Args:
         job: name of the job.
@@ -47,7 +49,7 @@ def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
             return str(run if job == "fit" else run / job)
     if like is not None:
         name = load_config(like).name
-    folder = OUTPUTS / name / time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder = OUTPUTS / (name if job in OF_A_RUN else job) / time.strftime("%Y-%m-%d_%H-%M-%S")
     while folder.exists():
         folder = folder.with_name(f"{folder.name}_")
     return str(folder)
