@@ -13,7 +13,13 @@ from lambdanets.errors import UserError
 
 # Keys of a command that say where and when, not what.
 NOT_A_SETTING = ("experiment", "seed", "sweep", "job", "name", "ckpt", "like", "input", "hydra")
-NOT_A_SETTING_EITHER = ("data.root", "data.num_workers", "trainer.accelerator", "trainer.enable_progress_bar")
+NOT_A_SETTING_EITHER = (
+    "data.root",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.enable_progress_bar",
+)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lambdanets.jobs import runs
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
-# Where a run is done, and what it is called, doesn't make it another run.
+# Where a run is done, what it is called, and which others a sweep has, doesn't make it another run.
 PLACE = (
     "ckpt",
     "like",
@@ -93,7 +93,7 @@ def flat(config: DictConfig) -> dict[str, Any]:
         if isinstance(node, dict) and node:
             for key, value in node.items():
                 walk(value, f"{path}.{key}" if path else str(key))
-        elif path not in PLACE:
+        elif path not in PLACE and not path.startswith(("sweep", "benchmark")):
             items[path] = node
 
     walk(OmegaConf.to_container(config), "")
