@@ -118,8 +118,8 @@ def test_rows_of_a_table_at_the_batch_that_fits():
     maps = 8 * 576**2 * 4
     assert 128 * maps < attention["GiB at batch 128"] * 2**30 < 128 * 6 * maps
     notes = " ".join(result.notes)
-    assert "Global self-attention: batch 4 would need about" in notes
-    assert "measured at batch 2, the largest that fits." in notes
+    assert "Global self-attention: batch 4 was counted to need up to" in notes
+    assert "0.046 GiB were allowed; measured at batch 2." in notes
     assert "Lambda layer against Global self-attention: " in notes
     needed = attention["GiB at batch 128"] * 2**30
     assert f"Global self-attention: batch 128 would need {needed:,.0f} bytes." in notes

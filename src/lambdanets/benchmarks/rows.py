@@ -87,9 +87,10 @@ def rows(
             row["infer ratio"] = ratio(reference, name, infer, batches)
         result.rows.append(row)
         if batches[name] < batch:
+            most = most_bytes(counted[name], batch) / GIB
             result.notes.append(
-                f"{label(name)}: batch {batch} would need about {needs[name].bytes(batch) / GIB:,.1f} GiB of the "
-                f"{setting.memory_gib:g} GiB; measured at batch {batches[name]}, the largest that fits."
+                f"{label(name)}: batch {batch} was counted to need up to {most:,.1f} GiB and "
+                f"{setting.memory_gib:g} GiB were allowed; measured at batch {batches[name]}."
             )
     if paper_batch:
         result.notes.append(
@@ -125,10 +126,15 @@ class Need:
         return batch * self.image + self.fixed
 
 
+def most_bytes(cost: Count, batch: int) -> float:
+    """What a training step needs at most, as counted before it is run."""
+    return batch * MARGIN * cost.activations + 2 * FLOAT * cost.parameters
+
+
 def fitting(cost: Count, batch: int, memory_gib: float) -> int:
-    """The largest batch, at most the given one, whose training is sure to fit; at least 1."""
-    free = memory_gib * GIB - 2 * FLOAT * cost.parameters
-    return max(1, min(batch, int(free / (MARGIN * cost.activations))))
+    """The largest batch, from 1 to the given one, whose training is sure to fit."""
+    fit = (number for number in range(batch, 1, -1) if most_bytes(cost, number) <= memory_gib * GIB)
+    return next(fit, 1)
 
 
 def measure(
