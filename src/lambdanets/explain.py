@@ -17,6 +17,9 @@ def explain(error: BaseException) -> str | None:
             return str(cause)
     for cause in chain:
         match cause:
+            case MissingConfigException(missing_cfg_file=str(file)) if file.startswith(("experiment/", "sweep/")):
+                group, _, choice = file.partition("/")  # a choice of these may have folders itself
+                return f"{group}={choice} is not known; python run.py --help lists those that are."
             case MissingConfigException(options=options, missing_cfg_file=str(file)) if options:
                 group, _, choice = file.rpartition("/")
                 return f"{group}={choice} is not known; choose one of {', '.join(sorted(options))}."

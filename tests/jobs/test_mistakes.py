@@ -35,6 +35,12 @@ def sentence(*arguments, cwd):
             "mixer=lamda is not known; choose one of attention, augmented, axial, conv, lambda, lambda_conv, "
             "lambda_shared, linear_attention, local_attention, local_relation, patchwise, se.",
         ),
+        (["experiment=table3/cnv"], "experiment=table3/cnv is not known; python run.py --help lists those that are."),
+        (["--multirun", "sweep=tabel3"], "sweep=tabel3 is not known; python run.py --help lists those that are."),
+        (
+            ["sweep=table3"],
+            "sweep=table3 is a grid of runs: start it with --multirun, or describe it with job=describe.",
+        ),
         (["mixer.hedas=3"], "mixer.hedas is not a key of the config; did you mean mixer.heads?"),
         (["data=imagefolder"], "data.root has no value yet: give it, as data.root=…"),
         (
