@@ -5,7 +5,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
+
+# What the tab is to show of a run at first.
+FIRST = ("experiment", "mixer._target_", "model.layout", "recipe.optimizer.lr", "seed")
 
 
 class HParams(pl.Callback):
@@ -31,8 +36,21 @@ class HParams(pl.Callback):
                 writer = logger.experiment.file_writer
                 assert writer is not None
                 # The scalars' values are read from their own events: only their names matter here.
-                for summary in hparams({**self.config, "parameters": parameters}, dict.fromkeys(self.scores, 0.0)):
+                experiment, *session = hparams(
+                    {**self.config, "parameters": parameters}, dict.fromkeys(self.scores, 0.0)
+                )
+                for summary in (with_first(experiment), *session):
                     writer.add_summary(summary)
+
+
+def with_first(summary: Summary) -> Summary:
+    """Marks the keys of FIRST as those that differ from run to run, which the tab puts before all others."""
+    plugin = summary.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(plugin.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = info.name in FIRST
+    plugin.content = data.SerializeToString()
+    return summary
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
@@ -41,6 +59,6 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | 
     for key, value in config.items():
         if isinstance(value, Mapping):
             items |= flat(value, f"{prefix}{key}.")
-        else:
+        elif key not in ("_partial_", "_convert_"):
             items[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
     return items
