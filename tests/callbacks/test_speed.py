@@ -12,6 +12,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak of a process's memory")
 def test_the_peak_starts_anew():
+    reset_peak_memory(CPU)
     large = torch.ones(300 * 2**18)  # 300 MiB
     high = peak_memory(CPU)
     del large
