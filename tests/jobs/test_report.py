@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from lambdanets.analysis.comparison import compare
 from lambdanets.analysis.figures import pareto
 from lambdanets.analysis.statistics import paired_difference, summary
 from lambdanets.errors import UserError
+from lambdanets.jobs.report import named
 from tests.command import run
 
 EXPERIMENTS = ["table3/conv", "table3/se", "table3/lambda_u1"]
@@ -152,18 +155,23 @@ def test_the_job_writes_a_table_for_each_reader(place, tmp_path_factory):
         assert title in html
 
 
-def test_the_newest_sweep_is_reported_on_and_none_is_answered(place, tmp_path_factory):
+def test_the_newest_sweep_is_reported_on_and_none_is_answered(place, tmp_path_factory, monkeypatch):
     work = tmp_path_factory.mktemp("work")
-    done = run("job=report", cwd=work, code=1)
-    assert "error: There is no sweep below 'multirun': name a folder of runs with sweep_dir=<folder>." in done.stderr
-    (work / "multirun").mkdir()
-    (place / "multirun.yaml").write_text("")
-    (work / "multirun" / "table3").symlink_to(place)
-    assert "A table" in run("job=report", "job.score=val/top1", cwd=work).stdout
+    monkeypatch.chdir(work)
+    with pytest.raises(UserError, match="There is no sweep below 'multirun': name a folder of runs with sweep_dir"):
+        named(None)
+    for number, sweep in enumerate(("table3", "ablation/scope", "table4")):
+        file = work / "multirun" / sweep / "multirun.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+        os.utime(file, (number % 2, number % 2))
+    assert named(None) == [Path("multirun/ablation/scope")]
+    assert named("here") == [Path("here")]
+    assert named(["here", "there"]) == [Path("here"), Path("there")]
     with pytest.raises(UserError, match="There is no folder"):
         collect([work / "gone"])
     with pytest.raises(UserError, match="No run lies below"):
-        collect([work / "outputs"])
+        collect([work / "multirun"])
 
 
 def test_pareto_front():
