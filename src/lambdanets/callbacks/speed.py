@@ -58,5 +58,9 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: allocated at most on a GPU since the reset, or resident at most in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError, StopIteration):
+        # Linux's ru_maxrss also holds what the process was before exec: a large parent's memory.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     kilobytes = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes
