@@ -3,14 +3,12 @@
 Neither torch nor Lightning is imported before a job starts, so that help and mistakes are answered at once.
 """
 
-import json
 import logging
 import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import hydra
@@ -21,13 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.errors import UserError
 from lambdanets.explain import explain
-from lambdanets.jobs import provenance, runs, sweeps
+from lambdanets.jobs import provenance, ranks, runs, sweeps
 from lambdanets.jobs.overrides import overridden
+from lambdanets.jobs.targets import check_targets
 
 log = logging.getLogger(__name__)
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
-# How a process that Lightning starts for one more device learns what the first one does.
-RANK_JOB = "LAMBDANETS_RANK_JOB"
 
 
 def main(configs: Path) -> int:
@@ -39,35 +36,60 @@ def main(configs: Path) -> int:
     Returns:
         The exit code: 0, or 2 for a command that can't be understood or started. A job that fails exits with 1.
     """
-    if RANK_JOB in os.environ:
-        return run_rank()
     register_resolvers()
     # Hydra's own report of an exception would end the process before it can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(config_path=str(configs), config_name="config", version_base="1.3")(door)()
+        if ranks.launcher() and ranks.rank() > 0:
+            ranks.follow(start)
+        else:
+            hydra.main(config_path=str(configs), config_name="config", version_base="1.3")(door)()
     except Exception as error:
         sentence = explain(error)
         if sentence is None and isinstance(error, OSError):
             sentence = f"The output folder can't be written ({error}): name another with hydra.run.dir=<folder>."
         return complain(error, sentence)
+    finally:
+        ranks.release()
     return 0
 
 
 def register_resolvers() -> None:
     """Makes the functions known that the configs call."""
-    for resolver in (run_folder, runs.run_name, runs.sweep_root, runs.sweep_folder):
+    for resolver in (run_folder, runs.run_name, sweep_root, runs.sweep_folder):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("joined", ",".join, replace=True)
+    OmegaConf.register_new_resolver("slurm_tasks", ranks.slurm_tasks, replace=True)
 
 
 def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
-    """`runs.run_folder`, ending the process on a mistake: OmegaConf would bury an exception's own words."""
+    """`runs.run_folder`, or where the job began that torchrun or SLURM has started again.
+
+    Ends the process on a mistake: OmegaConf would bury an exception's own words.
+    """
     try:
+        if job == "fit" and ckpt is None and (begun := begun_here(f"{runs.OUTPUTS}/*/*")):
+            return str(begun)
         named = any(argument.startswith("name=") for argument in sys.argv[1:])
         return runs.run_folder(job, name, ckpt, None if named else like)
     except UserError as error:
         sys.exit(complain(error, str(error)))
+
+
+def sweep_root(sweep: str | None, now: str) -> str:
+    """`runs.sweep_root`, or where the sweep began that torchrun or SLURM has started again."""
+    begun = begun_here(f"{runs.SWEEPS}/*/*") if sweep is None else None
+    return str(begun.parent) if begun else runs.sweep_root(sweep, now)
+
+
+@cache
+def begun_here(pattern: str) -> Path | None:
+    """The newest of these run folders that this command began before torchrun or SLURM started it again."""
+    job = ranks.identity()
+    if job is None or ranks.restarts() == 0:
+        return None
+    found = [folder for folder in Path().glob(pattern) if provenance.started_by(job, folder)]
+    return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def door(composed: DictConfig) -> dict[str, float] | float:
@@ -84,7 +106,11 @@ def door(composed: DictConfig) -> dict[str, float] | float:
     composed.name = composed.name  # resolved while Hydra is at hand
     composed.experiment = composed.experiment
     try:
-        if sweeping and job == "fit" and composed.ckpt is None and composed.like is None:
+        if ranks.launcher() and ranks.rank() > 0:
+            ranks.follow(start, once=True)  # a launcher of Hydra's that started several tasks
+            return {}
+        again = (sweeping or ranks.restarts() > 0) and job == "fit" and composed.ckpt is None and composed.like is None
+        if again:
             results = sweeps.finished(folder, composed)
             if results is not None:
                 log.info("finished earlier: %s", os.path.relpath(folder))
@@ -98,8 +124,9 @@ def door(composed: DictConfig) -> dict[str, float] | float:
             )
         config = settle(composed, folder, settings.overrides.task, job)
         OmegaConf.resolve(config)
-        with rank_job(json.dumps({"config": OmegaConf.to_container(config), "folder": str(folder)})):
-            return outcome(get_method(config.job._target_)(config, folder), composed)
+        check_targets(config)
+        with ranks.together(job, config, folder):
+            return outcome(start(config, folder), composed)
     except Exception as error:
         sentence = explain(error)
         if sentence is None or (sweeping and FULL_ERROR):
@@ -127,13 +154,15 @@ def settle(composed: DictConfig, folder: Path, overrides: list[str], job: str) -
     run = checkpoint = None
     if job == "fit" and ckpt == "last":
         run = folder if (folder / runs.COMPOSED).is_file() else None
-        checkpoint = runs.checkpoint_file(folder, ("last",))
+        checkpoint = runs.newest_checkpoint(folder)
     elif ckpt is not None:
         run = runs.find_run(ckpt, composed.name)
         if Path(ckpt).is_file():
             checkpoint = Path(ckpt)
         elif run is not None:
-            checkpoint = runs.checkpoint_file(run, ("last",) if job == "fit" else ("best", "last"))
+            checkpoint = (
+                runs.newest_checkpoint(run) if job == "fit" else runs.checkpoint_file(run, ("best", "last", "previous"))
+            )
     if ckpt is not None and checkpoint is None:
         if job != "fit":
             raise UserError(f"The run '{run}' has no checkpoint yet: train it further with job=fit ckpt={run}.")
@@ -160,27 +189,9 @@ def settle(composed: DictConfig, folder: Path, overrides: list[str], job: str) -
     return config
 
 
-@contextmanager
-def rank_job(text: str) -> Iterator[None]:
-    """Lets processes that are started meanwhile find the job, and leaves no trace of distributed training behind."""
-    before = dict(os.environ)
-    os.environ[RANK_JOB] = text
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def run_rank() -> int:
-    """Runs the job of the process that started this one, on this one's device."""
-    job = json.loads(os.environ[RANK_JOB])
-    config = OmegaConf.create(job["config"])
-    try:
-        get_method(config.job._target_)(config, Path(job["folder"]))
-    except Exception as error:
-        return complain(error, explain(error))
-    return 0
+def start(config: DictConfig, folder: Path) -> dict[str, float]:
+    """The job itself."""
+    return get_method(config.job._target_)(config, folder)
 
 
 def complain(error: Exception, sentence: str | None) -> int:

@@ -24,7 +24,13 @@ class Speed(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         reset_peak_memory(pl_module.device)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.begin()  # a run that goes on from the middle of an epoch doesn't start it
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.begin()
+
+    def begin(self) -> None:
         self.images = 0
         self.seconds = 0.0
         self.start = time.perf_counter()

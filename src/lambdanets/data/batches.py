@@ -1,9 +1,10 @@
 """The order in which a split's images are read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from lambdanets.errors import UserError
 
@@ -23,13 +24,22 @@ class Batches(Sampler[list[int]]):
         seed: of the permutations.
         rank: this process.
         world: number of processes.
+        done: in training, says when an epoch begins how many of its batches the run has behind it.
 
     Raises:
         UserError: the split is empty or, in training, smaller than one batch.
     """
 
     def __init__(
-        self, size: int, batch_size: int, *, train: bool, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        train: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        done: Callable[[], int] = lambda: 0,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1.")
@@ -46,6 +56,7 @@ class Batches(Sampler[list[int]]):
         self.seed = seed
         self.rank = rank
         self.world = world
+        self.done = done
         self.epoch = 0
 
     @property
@@ -69,7 +80,33 @@ class Batches(Sampler[list[int]]):
         else:
             order = torch.arange(self.size)
         share = order[self.rank :: self.world]
-        yield from (batch.tolist() for batch in share.tensor_split(len(self)))
+        batches = share.tensor_split(len(self))
+        yield from (batch.tolist() for batch in batches[self.done() if self.train else 0 :])
+
+
+class Seeded(Sampler[list[tuple[int, int]]]):
+    """The batches' indices, each with a seed that is a function of the run's seed, the epoch and the index."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.sampler = batches  # where Lightning looks for what to tell the epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batches = self.sampler
+        for batch in batches:
+            yield [(i, mixed_seed(batches.seed + 1, (batches.epoch << 32) + i)) for i in batch]
+
+
+class LateLoader(DataLoader[Any]):
+    """A loader that begins an epoch when its first batch is asked for.
+
+    torch's begins when it is told to iterate; Lightning does that before it knows the epoch of a run that goes on.
+    """
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
 
 
 def mixed_seed(seed: int, count: int) -> int:

@@ -1,5 +1,7 @@
 """Small sets that torchvision downloads and that fit in memory."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,8 +36,9 @@ class DownloadedImages(ImageData):
         Raises:
             UserError: the download fails, or the folder can't be written.
         """
-        for train in (True, False):
-            self.read(train=train, download=True)
+        with locked(self.root):  # processes that begin together don't write the same file
+            for train in (True, False):
+                self.read(train=train, download=True)
 
     def fit_splits(self) -> tuple[TensorDataset, TensorDataset]:
         images, labels = self.tensors(train=True)
@@ -62,3 +65,15 @@ class DownloadedImages(ImageData):
                 f"{name} could not be brought to '{self.root}' ({' '.join(str(error).split())}): connect to the "
                 "network once, or put torchvision's files there, or name another folder with data.root."
             ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process of this machine at a time; without effect where a folder can't be written or locked."""
+    with ExitStack() as stack:
+        with suppress(OSError, ImportError):
+            import fcntl
+
+            folder.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context((folder / ".lock").open("w")), fcntl.LOCK_EX)
+        yield

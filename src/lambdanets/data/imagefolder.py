@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import make_dataset
 from torchvision.transforms import v2
 
-from lambdanets.data.files import EXTENSIONS, ImageFiles, Sample, read_all
+from lambdanets.data.files import EXTENSIONS, ImageFiles, Photo, Sample, Whole, read_all
 from lambdanets.data.module import ImageData
 from lambdanets.data.split import seeded_split
 from lambdanets.errors import UserError
@@ -76,7 +76,7 @@ class ImageFolder(ImageData):
         super().setup(stage)
 
     def test_split(self) -> Dataset[Any]:
-        return self.dataset(self.scan(self.TEST), self.preprocess)
+        return self.dataset(self.scan(self.TEST), Whole(self.preprocess))
 
     def fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         train = self.scan(self.TRAIN)
@@ -85,9 +85,8 @@ class ImageFolder(ImageData):
         else:
             kept, held_out = seeded_split(len(train), self.val_share, self.split_seed)
             train, val = [train[i] for i in kept.tolist()], [train[i] for i in held_out.tolist()]
-        streamed = self.augment.one(self.image_size)
-        fitted = self.preprocess if self.fits_memory(train) else streamed
-        return self.dataset(train, fitted), self.dataset(val, self.preprocess)
+        fitted = Whole(self.preprocess) if self.fits_memory(train) else self.augment.crop(self.image_size)
+        return self.dataset(train, fitted), self.dataset(val, Whole(self.preprocess))
 
     def scan(self, split: str) -> list[Sample]:
         """Paths and labels of a split, in the order of their names."""
@@ -103,10 +102,9 @@ class ImageFolder(ImageData):
         height, width = self.image_size
         return len(samples) * self.channels * height * width <= self.memory_gib * 2**30
 
-    def dataset(self, samples: list[Sample], transform: Callable[[Tensor], Tensor]) -> Dataset[Any]:
-        if self.fits_memory(samples):
-            return read_all(samples, transform, num_workers=self.num_workers)
-        return ImageFiles(samples, transform)
+    def dataset(self, samples: list[Sample], transform: Callable[[Photo], Tensor]) -> Dataset[Any]:
+        files = ImageFiles(samples, transform, self.corrupt)
+        return read_all(files, num_workers=self.num_workers) if self.fits_memory(samples) else files
 
 
 def class_names(root: Path, split: str) -> list[str]:

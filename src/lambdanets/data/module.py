@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from lambdanets.data.augmentation import Augmentation
-from lambdanets.data.batches import Batches, mixed_seed
+from lambdanets.data.batches import Batches, LateLoader, Seeded, mixed_seed
+from lambdanets.data.corrupt import Corrupt
+from lambdanets.data.files import collate
 
 
 class ImageData(pl.LightningDataModule, ABC):
@@ -35,6 +37,9 @@ class ImageData(pl.LightningDataModule, ABC):
         split_seed: of a validation split that is cut from the training images; apart from `seed`, so that runs with
             different seeds share their splits.
         num_workers: processes that read images from files, at most one a CPU core.
+        prefetch: batches that each of them keeps ready.
+        max_corrupt: share of a split's images that may be impossible to decode; they are left out and named in the
+            run's corrupt.txt. With 0, the first one ends the run.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class ImageData(pl.LightningDataModule, ABC):
         seed: int = 0,
         split_seed: int = 0,
         num_workers: int = 0,
+        prefetch: int = 4,
+        max_corrupt: float = 0.0,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -58,6 +65,8 @@ class ImageData(pl.LightningDataModule, ABC):
         self.seed = seed
         self.split_seed = split_seed
         self.num_workers = min(num_workers, os.cpu_count() or 1)
+        self.prefetch = prefetch
+        self.corrupt = Corrupt(max_corrupt)
         self.normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
         self.classes: list[str] = []
         self.train_set: Dataset[Any] | None = None
@@ -106,24 +115,32 @@ class ImageData(pl.LightningDataModule, ABC):
 
     def loader(self, split: Any, *, train: bool = False) -> DataLoader[Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = Batches(len(split), self.batch_size, train=train, seed=self.seed, rank=rank, world=world)
+        batches = Batches(
+            len(split), self.batch_size, train=train, seed=self.seed, rank=rank, world=world, done=self.batches_done
+        )
         if isinstance(split, TensorDataset):
-            return DataLoader(split, sampler=batches, batch_size=None)
-        return DataLoader(
+            return LateLoader(split, sampler=batches, batch_size=None)
+        return LateLoader(
             split,
-            batch_sampler=batches,
+            batch_sampler=Seeded(batches) if train else batches,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            prefetch_factor=self.prefetch if self.num_workers else None,
+            collate_fn=collate,
         )
+
+    def batches_done(self) -> int:
+        """Batches of the epoch that the run has behind it: some, where it goes on from the middle of an epoch."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        if self.trainer is not None and self.trainer.training:
-            self.seed_step(self.trainer)
-            if isinstance(self.train_set, TensorDataset):
-                images = self.augment.batch(images)
-        return self.normalise(images), labels
+        if self.trainer is None or not self.trainer.training:
+            return self.normalise(images), labels
+        self.seed_step(self.trainer)
+        images = self.augment.batch(images, cropped=not isinstance(self.train_set, TensorDataset))
+        return self.augment.normalised(self.normalise(images), labels, classes=len(self.classes))
 
     def seed_step(self, trainer: pl.Trainer) -> None:
         """Makes augmentation, dropout and stochastic depth of a step a function of seed, step and process.

@@ -12,6 +12,7 @@ from torch import nn
 
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
+from lambdanets.jobs.strategies import distribution
 
 
 class Images(NamedTuple):
@@ -47,6 +48,8 @@ def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> pl.Li
     check_numbers(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config, Images(data.channels, data.image_size, len(classes)))
+    if config.compile:
+        model.compile()
     return instantiate(config.task)(model, num_classes=len(classes))
 
 
@@ -63,6 +66,8 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
     check_devices(config.trainer)
     # The data modules shard their own splits; folders of runs are the jobs' to fill.
     return instantiate(config.trainer)(
+        **distribution(config),
+        enable_checkpointing=False,  # the fit job brings its own
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,

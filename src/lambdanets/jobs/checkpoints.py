@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from lambdanets.durable import damage
 from lambdanets.errors import UserError
 
 # What torch.save writes is a zip archive, and begins like one.
@@ -47,6 +48,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         is_archive = file.read(len(ARCHIVE)) == ARCHIVE
     if not is_archive:
         raise UserError(f"The file '{path}' is not a checkpoint; give one that run.py wrote.")
+    if wrong := damage(path):
+        raise UserError(
+            f"The checkpoint '{path}' is damaged or cut off ({wrong}, {path.stat().st_size} bytes): use another one of "
+            "the run, such as best.ckpt instead of last.ckpt."
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -11,13 +11,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lambdanets.callbacks import BestCheckpoint, HParams
+from lambdanets.callbacks import Checkpoints, Finite, HParams, StopOnSignal
 from lambdanets.data import ImageData
+from lambdanets.data.corrupt import count
 from lambdanets.jobs.build import build_data, build_task, build_trainer
 from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, read_checkpoint
 from lambdanets.jobs.console import quiet, show
 from lambdanets.jobs.csv_log import CSVLog
+from lambdanets.jobs.requeue import ended
 from lambdanets.jobs.runs import CHECKPOINTS, load_config, write_metrics
 
 log = logging.getLogger(__name__)
@@ -37,44 +40,50 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """
     quiet()
     data = build_data(config)
+    data.corrupt.file = folder / "corrupt.txt"
     data.prepare_data()
     data.setup("fit")
     task = build_task(config, data, data.classes)
     step = resumed_step(config, task)
     monitor = str(task.MONITOR)
 
-    best = BestCheckpoint(str(folder / CHECKPOINTS), monitor)
+    stop = StopOnSignal()
+    kept = Checkpoints(folder / CHECKPOINTS, monitor, **config.checkpoint)
+    # An averaging callback is the last: at the end it replaces the weights that were trained.
     trainer = build_trainer(
         config,
         default_root_dir=folder,
         logger=build_loggers(config, folder, step),
-        callbacks=[*build_callbacks(config, folder, data), best],
+        callbacks=[*build_callbacks(config, folder, data), stop, kept, *build_averaging(config)],
     )
     parameters = sum(parameter.numel() for parameter in task.parameters())
     shown = os.path.relpath(folder)
     log.info("%s: %.3f M parameters, in %s", config.name, parameters / 1e6, shown)
 
     start = time.perf_counter()
-    trainer.fit(task, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
+    except SIGTERMException:
+        log.info("Stopped by %s after step %d; go on with ckpt=%s", stop.name, trainer.global_step, shown)
+        ended(stop)
     seconds = time.perf_counter() - start
     images_per_s = trainer.callback_metrics.get("speed/images_per_s")
-    if trainer.interrupted:
-        log.info("Interrupted; go on with ckpt=%s", shown)
-        return {}
 
     scores: dict[str, float] = {}
     if data.has_test:
         # Lightning's own loading would take the weights that are trained where averaged ones are kept beside them.
-        task.load_state_dict(read_checkpoint(best.best_model_path)["state_dict"])
+        task.load_state_dict(read_checkpoint(kept.best)["state_dict"])
         trainer.test(task, datamodule=data, verbose=False)
         scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     else:
         log.info("There is no test split: the run ends with its validation score.")
-    if best.best_model_score is not None:
-        scores[monitor] = best.best_model_score.item()
+    if kept.best_score is not None:
+        scores[monitor] = kept.best_score
     metrics = scores | {"parameters": parameters, "epochs": trainer.current_epoch, "seconds": round(seconds, 2)}
     if images_per_s is not None:
         metrics["images_per_s"] = round(images_per_s.item(), 1)
+    if skipped := count(folder / "corrupt.txt"):
+        metrics["corrupt_images"] = skipped
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
         show(metrics, title=config.name)
@@ -92,7 +101,7 @@ def resumed_step(config: DictConfig, task: pl.LightningModule) -> int:
         return 0
     checkpoint = read_checkpoint(config.ckpt)
     check_fits(task, checkpoint["state_dict"], config.ckpt)
-    log.info("going on from %s, after epoch %d", config.ckpt, checkpoint["epoch"] + 1)
+    log.info("going on from %s, after step %d", os.path.relpath(config.ckpt), checkpoint["global_step"])
     return checkpoint["global_step"]
 
 
@@ -114,6 +123,10 @@ def build_callbacks(config: DictConfig, folder: Path, data: ImageData) -> list[p
     callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}))
     composed: Any = OmegaConf.to_container(load_config(folder))
     callbacks.append(RunInCheckpoint(composed, data.classes))
-    if config.recipe.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=config.recipe.ema_decay))
+    callbacks.append(Finite(skip=config.recipe.skip_nonfinite))
     return callbacks
+
+
+def build_averaging(config: DictConfig) -> list[pl.Callback]:
+    decay = config.recipe.ema_decay
+    return [] if decay is None else [EMAWeightAveraging(decay=decay)]

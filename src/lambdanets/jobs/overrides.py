@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 # What a command says for itself, whatever the run that it speaks of says.
-COMMAND_KEYS = ("job", "ckpt", "like", "input")
+COMMAND_KEYS = ("job", "ckpt", "like", "input", "allow_targets")
 
 
 def overridden(base: DictConfig, composed: DictConfig, overrides: Iterable[str]) -> DictConfig:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from lambdanets.data.files import EXTENSIONS, ImageFiles
+from lambdanets.data.files import EXTENSIONS, ImageFiles, Whole
 from lambdanets.errors import UserError
 from lambdanets.jobs.build import build_data, build_task, build_trainer
 from lambdanets.jobs.checkpoints import check_fits, read_checkpoint
@@ -42,7 +42,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     task.load_state_dict(checkpoint["state_dict"])
 
     files = image_files(Path(config.input))
-    photos = ImageFiles([(str(file), 0) for file in files], lambda image: data.normalise(data.preprocess(image)))
+    photos = ImageFiles([(str(file), 0) for file in files], Whole(lambda image: data.normalise(data.preprocess(image))))
+    config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
     trainer = build_trainer(config, logger=False, enable_checkpointing=False, default_root_dir=folder)
     probabilities = torch.cat(trainer.predict(task, DataLoader(photos, config.recipe.batch_size)))  # type: ignore[arg-type]
 

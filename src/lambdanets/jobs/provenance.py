@@ -13,8 +13,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lambdanets.jobs import ranks
 from lambdanets.jobs.runs import COMPOSED, RESOLVED, write_text
 
+PROVENANCE = "provenance.json"
 PACKAGES = ("lambdanets", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "lightning-bolts")
 
 
@@ -25,7 +27,7 @@ def record(folder: Path, config: DictConfig) -> None:
     """
     write_text(folder / COMPOSED, OmegaConf.to_yaml(config))
     write_text(folder / RESOLVED, OmegaConf.to_yaml(config, resolve=True))
-    file = folder / "provenance.json"
+    file = folder / PROVENANCE
     starts = json.loads(file.read_text()) if file.is_file() else []
     write_text(file, json.dumps([*starts, origin()], indent=2) + "\n")
 
@@ -33,7 +35,8 @@ def record(folder: Path, config: DictConfig) -> None:
 def origin() -> dict[str, Any]:
     """Command, code and packages of this process."""
     return {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": command(),
+        "job": ranks.identity(),
         "folder": os.getcwd(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "git": git_commit(),
@@ -43,11 +46,23 @@ def origin() -> dict[str, Any]:
     }
 
 
+def command() -> str:
+    """This process's command line."""
+    return shlex.join([Path(sys.executable).name, *sys.argv])
+
+
+def started_by(job: str, folder: Path) -> bool:
+    """Was the run in this folder begun by this very command in that job of torchrun or SLURM?"""
+    file = folder / PROVENANCE
+    starts = json.loads(file.read_text()) if file.is_file() else []
+    return any(start.get("job") == job and start["command"] == command() for start in starts)
+
+
 def git_commit() -> str | None:
     """The commit of the code, with -dirty where files differ from it, or None outside of a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        answer = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()

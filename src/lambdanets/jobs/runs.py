@@ -5,6 +5,7 @@ No import of torch here: the command line answers from this module before anythi
 
 import hashlib
 import json
+import logging
 import os
 import re
 import time
@@ -14,8 +15,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lambdanets.durable import damage
 from lambdanets.errors import UserError
 
+log = logging.getLogger(__name__)
 OUTPUTS = Path("outputs")
 # The config with its interpolations, which later commands build upon, and as it was resolved, for people.
 COMPOSED = "composed.yaml"
@@ -100,7 +103,7 @@ def find_run(ckpt: str, name: str) -> Path | None:
                 f"ckpt=last found no run named '{name}' below '{OUTPUTS}': give its folder, ckpt=<folder>, or start it."
             )
         # A run that never came to a checkpoint, for a mistake in its config say, is not what is meant by the last one.
-        started = [run for run in runs if checkpoint_file(run, ("last",))]
+        started = [run for run in runs if checkpoint_file(run, ("last", "previous"))]
         return max(started or runs, key=lambda run: (run / COMPOSED).stat().st_mtime)
     path = Path(ckpt)
     if path.is_dir():
@@ -117,6 +120,34 @@ def checkpoint_file(run: Path, kinds: tuple[str, ...]) -> Path | None:
     """The first of these kinds of checkpoint ("best", "last") that the run has."""
     files = (run / CHECKPOINTS / f"{kind}.ckpt" for kind in kinds)
     return next((file for file in files if file.is_file()), None)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The checkpoint to go on from: the last one, or, where that one is damaged, the one before. None before the first.
+
+    A damaged one is said, and kept under another name.
+
+    Raises:
+        UserError: there are checkpoints, and all are damaged.
+    """
+    damaged = []
+    for kind in ("last", "previous"):
+        file = run / CHECKPOINTS / f"{kind}.ckpt"
+        if not file.is_file():
+            continue
+        wrong = damage(file)
+        if wrong is None:
+            return file
+        damaged.append(f"'{file}' ({wrong}, {file.stat().st_size} bytes)")
+        kept = file.with_name(f"{file.name}.damaged")
+        file.replace(kept)
+        log.warning("The checkpoint %s is damaged, and kept as %s; the one before it is used.", damaged[-1], kept.name)
+    if damaged:
+        raise UserError(
+            f"The run has no checkpoint that isn't damaged or cut off: {' and '.join(damaged)}; go on from another one, "
+            f"such as ckpt={run / CHECKPOINTS / 'best.ckpt'}, or start it anew."
+        )
+    return None
 
 
 def load_config(run: str | Path) -> DictConfig:

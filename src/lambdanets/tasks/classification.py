@@ -1,15 +1,19 @@
 """Image classification."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from lambdanets.models.bottleneck import Bottleneck
 from lambdanets.tasks.optimizers import parameter_groups
 from lambdanets.tasks.schedule import warmup_cosine
 
@@ -67,6 +71,15 @@ class Classification(pl.LightningModule):
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
 
+    def configure_model(self) -> None:
+        """Under trainer=fsdp, shards the model's blocks, then the rest of it, over the processes (FSDP2)."""
+        if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
+            mesh = self.device_mesh["data_parallel"]
+            for block in self.model.modules():
+                if isinstance(block, Bottleneck):
+                    fully_shard(block, mesh=mesh)
+            fully_shard(self.model, mesh=mesh)
+
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
 
@@ -74,8 +87,8 @@ class Classification(pl.LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        self.train_top1(logits, labels)
-        self.log("train/loss", loss, prog_bar=True)
+        self.train_top1(logits, labels.argmax(-1) if labels.ndim > 1 else labels)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
         return loss
 
@@ -89,6 +102,8 @@ class Classification(pl.LightningModule):
 
     def evaluate(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> None:
         images, labels = batch
+        if not len(labels):  # all of the batch's images were corrupt
+            return
         logits = self(images).float()
         for name, metric in metrics.items(keep_base=True):
             if name == "loss":
@@ -100,6 +115,21 @@ class Classification(pl.LightningModule):
         """Class probabilities: (B, C, H, W) → (B, num_classes)."""
         images, _ = batch
         return self(images).float().softmax(-1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what the epoch's training accuracy has counted so far, in all processes."""
+        metric = self.train_top1
+        metric.sync()
+        checkpoint["train_top1"] = {name: torch.as_tensor(value).clone() for name, value in metric.metric_state.items()}
+        if metric._is_synced:
+            metric.unsync()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get("train_top1", {})
+        if state and self.global_rank == 0:  # the counts of all processes come back in one
+            self.train_top1._update_count = 1
+            for name, value in state.items():
+                setattr(self.train_top1, name, value.to(self.device))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(parameter_groups(self.model, decay_norm_and_bias=self.decay_norm_and_bias))

@@ -1,0 +1,54 @@
+"""Images that can't be decoded: skipped up to a share, named in a file."""
+
+import logging
+from pathlib import Path
+
+from lambdanets.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Corrupt:
+    """A list on disk of the images that all processes of a run have found to be corrupt.
+
+    Args:
+        share: of a split's images, from 0 to 1, that may be.
+        file: the list, one image a line, or None to keep none.
+    """
+
+    def __init__(self, share: float, file: Path | None = None) -> None:
+        self.share = share
+        self.file = file
+        self.known: set[str] = set()
+
+    def note(self, name: str, error: UserError, size: int) -> None:
+        """Adds an image, once.
+
+        Args:
+            name: of the image.
+            error: why it can't be used, raised again where none may be skipped.
+            size: images in its split.
+
+        Raises:
+            UserError: more than the share are corrupt.
+        """
+        if self.share <= 0:
+            raise error
+        if self.file is not None and self.file.is_file():
+            self.known |= set(self.file.read_text().splitlines())
+        if name not in self.known:
+            self.known.add(name)
+            if self.file is not None:
+                with self.file.open("a") as lines:
+                    lines.write(f"{name}\n")
+        if len(self.known) > self.share * size:
+            place = f", see '{self.file}'" if self.file is not None else ""
+            raise UserError(
+                f"{len(self.known)} images can't be decoded{place}; that is more than data.max_corrupt={self.share} of "
+                f"{size}: {error}"
+            )
+
+
+def count(file: Path) -> int:
+    """Images in the list."""
+    return len(file.read_text().splitlines()) if file.is_file() else 0
