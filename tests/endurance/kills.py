@@ -2,8 +2,8 @@
 
     python -m tests.endurance.kills FOLDER 20 data=cifar10 …
 
-trains in FOLDER/whole without a stop, then in FOLDER/killed with that many SIGKILLs, of which every second one falls into
-the writing of a checkpoint; prints a line a kill, and ends with an error where the two runs differ.
+trains in FOLDER/whole without a stop, then in FOLDER/killed with that many SIGKILLs, of which every second one falls
+into the writing of a checkpoint; prints a line a kill, and ends with an error where the two runs differ.
 """
 
 import csv

@@ -143,7 +143,7 @@ class Checkpoints(pl.Callback):
 
 
 def link(source: Path, name: Path) -> None:
-    """Gives a file a second name, which it keeps when the first is taken by another; a copy where there are no links."""
+    """Gives a file a second name, which stays when another file takes the first; a copy where there are no links."""
     temporary = name.with_name(f".{name.name}.{os.getpid()}")
     try:
         os.link(source, temporary)

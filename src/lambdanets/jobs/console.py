@@ -17,6 +17,8 @@ UNWANTED = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*It is recommended to use `self.log\('speed/.*",
     r"(?s).*Grad strides do not match bucket view strides.*",
+    r".*The `srun` command is available on your system but is not used.*",
+    r".*You're using the WeightAveraging callback with a model that overrides.*",
     r".*You're resuming from a checkpoint that ended before the epoch ended.*",
 )
 

@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 def ended(stop: StopOnSignal) -> NoReturn:
     """Ends the process as its signal says, after the checkpoint is written.
 
-    In a job of SLURM, SIGUSR1 (`sbatch --signal=USR1@90`) puts the job back into the queue, and SIGUSR2, submitit's, goes
-    to submitit, which does the same. The job then goes on from the checkpoint.
+    In a job of SLURM, SIGUSR1 (`sbatch --signal=USR1@90`) puts the job back into the queue, and SIGUSR2, submitit's,
+    goes to submitit, which does the same. The job then goes on from the checkpoint.
     """
     caught = stop.caught or signal.SIGTERM
     if caught is signal.SIGUSR1 and ranks.rank() == 0:

@@ -144,8 +144,8 @@ def newest_checkpoint(run: Path) -> Path | None:
         log.warning("The checkpoint %s is damaged, and kept as %s; the one before it is used.", damaged[-1], kept.name)
     if damaged:
         raise UserError(
-            f"The run has no checkpoint that isn't damaged or cut off: {' and '.join(damaged)}; go on from another one, "
-            f"such as ckpt={run / CHECKPOINTS / 'best.ckpt'}, or start it anew."
+            f"The run has no checkpoint that isn't damaged or cut off: {' and '.join(damaged)}; go on from another "
+            f"one, such as ckpt={run / CHECKPOINTS / 'best.ckpt'}, or start it anew."
         )
     return None
 

@@ -53,8 +53,8 @@ def check_targets(config: DictConfig) -> None:
     for key, target in targets(OmegaConf.to_container(config)):
         if not isinstance(target, str) or not permitted(target, allowed):
             raise UserError(
-                f"{key}={target} is refused: a config may only call {', '.join(ALLOWED)}, and in them nothing that runs "
-                f"what it is given; if you trust it, say so with allow_targets=[{target}]."
+                f"{key}={target} is refused: a config may only call {', '.join(ALLOWED)}, and in them nothing that "
+                f"runs what it is given; if you trust it, say so with allow_targets=[{target}]."
             )
 
 
