@@ -1,5 +1,6 @@
 """The order in which a split's images are read."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -107,6 +108,12 @@ class LateLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         yield from super().__iter__()
+
+
+def leave_signals(worker: int) -> None:
+    """Leaves a request to stop, which reaches all processes of a job, to the one that trains."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def mixed_seed(seed: int, count: int) -> int:

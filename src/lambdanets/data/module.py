@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from lambdanets.data.augmentation import Augmentation
-from lambdanets.data.batches import Batches, LateLoader, Seeded, mixed_seed
+from lambdanets.data.batches import Batches, LateLoader, Seeded, leave_signals, mixed_seed
 from lambdanets.data.corrupt import Corrupt
 from lambdanets.data.files import collate
 
@@ -128,6 +128,7 @@ class ImageData(pl.LightningDataModule, ABC):
             persistent_workers=self.num_workers > 0,
             prefetch_factor=self.prefetch if self.num_workers else None,
             collate_fn=collate,
+            worker_init_fn=leave_signals,
         )
 
     def batches_done(self) -> int:
