@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,18 +56,31 @@ def write_archive(path: Path, save: Callable[[Any], None]) -> None:
     Raises:
         OSError: it can't be written, for a full disk say; what was there before is there still.
     """
+    with replacing(path) as file:
+        sink = Sink(file)
+        try:
+            save(sink)
+        except RuntimeError:
+            if sink.error is not None:  # torch tells only that writing failed
+                raise sink.error from None
+            raise
+        sink.close()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file in the same way. Raises OSError as `write_archive`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when it is complete and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            sink = Sink(file)
-            try:
-                save(sink)
-            except RuntimeError:
-                if sink.error is not None:  # torch tells only that writing failed
-                    raise sink.error from None
-                raise
-            sink.close()
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

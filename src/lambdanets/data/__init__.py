@@ -8,5 +8,16 @@ from lambdanets.data.fashion_mnist import FashionMNIST
 from lambdanets.data.imagefolder import ImageFolder
 from lambdanets.data.imagenet import ImageNet
 from lambdanets.data.module import ImageData
+from lambdanets.data.packed import Packed
 
-__all__ = ["CIFAR10", "CIFAR100", "Augmentation", "Digits", "FashionMNIST", "ImageData", "ImageFolder", "ImageNet"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "Augmentation",
+    "Digits",
+    "FashionMNIST",
+    "ImageData",
+    "ImageFolder",
+    "ImageNet",
+    "Packed",
+]

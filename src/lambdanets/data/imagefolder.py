@@ -55,7 +55,11 @@ class ImageFolder(ImageData):
 
     @property
     def has_test(self) -> bool:
-        return (self.root / self.TEST).is_dir()
+        return self.has_split(self.TEST)
+
+    def has_split(self, split: str) -> bool:
+        """Is there such a split?"""
+        return (self.root / split).is_dir()
 
     def count_classes(self) -> int:
         folder = self.root / self.TRAIN
@@ -71,16 +75,20 @@ class ImageFolder(ImageData):
         Raises:
             UserError: a folder is missing or empty, a class in it has no training folder, an image can't be decoded.
         """
+        self.read_classes()
+        super().setup(stage)
+
+    def read_classes(self) -> None:
+        """Names the classes by the training folders."""
         if not self.classes:
             self.classes = class_names(self.root, self.TRAIN)
-        super().setup(stage)
 
     def test_split(self) -> Dataset[Any]:
         return self.dataset(self.scan(self.TEST), Whole(self.preprocess))
 
     def fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         train = self.scan(self.TRAIN)
-        if self.VAL and (self.root / self.VAL).is_dir():
+        if self.VAL and self.has_split(self.VAL):
             val = self.scan(self.VAL)
         else:
             kept, held_out = seeded_split(len(train), self.val_share, self.split_seed)
@@ -103,8 +111,11 @@ class ImageFolder(ImageData):
         return len(samples) * self.channels * height * width <= self.memory_gib * 2**30
 
     def dataset(self, samples: list[Sample], transform: Callable[[Photo], Tensor]) -> Dataset[Any]:
-        files = ImageFiles(samples, transform, self.corrupt)
+        files = self.files(samples, transform)
         return read_all(files, num_workers=self.num_workers) if self.fits_memory(samples) else files
+
+    def files(self, samples: list[Sample], transform: Callable[[Photo], Tensor]) -> ImageFiles:
+        return ImageFiles(samples, transform, self.corrupt)
 
 
 def class_names(root: Path, split: str) -> list[str]:

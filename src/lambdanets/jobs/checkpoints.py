@@ -1,5 +1,6 @@
 """Reading checkpoints: safely, and with a sentence where one is not what it should be."""
 
+import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +8,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from lambdanets.durable import damage
+from lambdanets.durable import damage, write_whole
 from lambdanets.errors import UserError
 
 # What torch.save writes is a zip archive, and begins like one.
 ARCHIVE = b"PK\x03\x04"
+# What job=export writes.
+WEIGHTS = ".safetensors"
 
 
 class RunInCheckpoint(pl.Callback):
@@ -44,6 +49,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no checkpoint '{path}'; check the path.")
+    if path.suffix == WEIGHTS:
+        return read_weights(path)
     with path.open("rb") as file:
         is_archive = file.read(len(ARCHIVE)) == ARCHIVE
     if not is_archive:
@@ -68,6 +75,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"state_dict", "config", "classes"} <= checkpoint.keys():
         raise UserError(f"The file '{path}' is not a checkpoint of a run; give one that run.py wrote.")
     return checkpoint
+
+
+def write_weights(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Writes a checkpoint's weights, under the model's names, with its config and classes, as a safetensors file."""
+    state = {name.removeprefix("model."): tensor.contiguous() for name, tensor in checkpoint["state_dict"].items()}
+    said = {"config": json.dumps(checkpoint["config"]), "classes": json.dumps(checkpoint["classes"]), "format": "pt"}
+    write_whole(path, save(state, said))
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """What `write_weights` wrote, as `read_checkpoint` gives it.
+
+    Raises:
+        UserError: the file is damaged, or not one that job=export wrote.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+            state = {f"model.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"The file '{path}' is damaged or not a safetensors file ({error}): export it again."
+        ) from error
+    if not {"config", "classes"} <= said.keys():
+        raise UserError(f"The file '{path}' has no config of a run; give one that job=export wrote.")
+    return {"state_dict": state, "config": json.loads(said["config"]), "classes": json.loads(said["classes"])}
 
 
 def check_fits(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, resize: bool = False) -> None:

@@ -1,7 +1,7 @@
-"""The processes that train one model together: how the others come to the first one's job, and how they end with it.
+"""The processes that train one model together: how the others get the first one's job, and how they end with it.
 
-The first process alone goes through Hydra. The others are started here (`trainer=ddp trainer.devices=2`), by torchrun or
-by SLURM; none of them reads the command line. No import of torch here before a process needs it.
+The first process alone goes through Hydra. The others are started here (`trainer=ddp trainer.devices=2`), by torchrun
+or by SLURM; none of them reads the command line. No import of torch here before a process needs it.
 """
 
 import itertools

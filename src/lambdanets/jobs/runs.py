@@ -27,7 +27,7 @@ CHECKPOINTS = "checkpoints"
 METRICS = "metrics.json"
 SWEEPS = Path("multirun")
 # Jobs whose results belong to a run; those of others are found by the job's name.
-OF_A_RUN = ("fit", "test", "predict")
+OF_A_RUN = ("fit", "test", "predict", "export")
 # Between the overrides in Hydra's override_dirname; they may hold commas themselves.
 SEPARATOR = ";"
 
