@@ -1,12 +1,15 @@
 """From an exception to the one sentence that its maker needs."""
 
 import difflib
+import errno
 from collections.abc import Iterator
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lambdanets.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def explain(error: BaseException) -> str | None:
@@ -32,6 +35,13 @@ def explain(error: BaseException) -> str | None:
                 return f"{key} has no value yet: give it, as {key}=…"
             case TypeError() if "unexpected keyword argument" in str(cause):
                 return f"{joined(cause)}: leave that key out of the config."
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            place = f" '{cause.filename}'" if cause.filename else ""
+            return (
+                f"The disk is full, or its quota reached ({cause.strerror}{place}): the run has stopped and its last "
+                "checkpoint is whole; make room, then go on with ckpt=last."
+            )
     for cause in reversed(chain):
         # Named, not imported: this module is loaded before torch is.
         match type(cause).__name__:

@@ -29,7 +29,7 @@ def one_run(place):
     return folder
 
 
-def killed(place, arguments, kills, seed=0, spread=4.0):
+def killed(place, arguments, kills, seed=0, spread=2.0):
     """Runs until it is done, with that many kills at random moments, at most `spread` seconds into training."""
     draw = random.Random(seed)
     count = 0
