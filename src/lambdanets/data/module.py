@@ -137,11 +137,14 @@ class ImageData(pl.LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
-        if self.trainer is None or not self.trainer.training:
+        if self.trainer is None:
             return self.normalise(images), labels
+        convert = self.trainer.precision_plugin.convert_input  # to 64, or 16, bits where the trainer computes in them
+        if not self.trainer.training:
+            return convert(self.normalise(images)), labels
         self.seed_step(self.trainer)
         images = self.augment.batch(images, cropped=not isinstance(self.train_set, TensorDataset))
-        return self.augment.normalised(self.normalise(images), labels, classes=len(self.classes))
+        return self.augment.normalised(convert(self.normalise(images)), labels, classes=len(self.classes))
 
     def seed_step(self, trainer: pl.Trainer) -> None:
         """Makes augmentation, dropout and stochastic depth of a step a function of seed, step and process.

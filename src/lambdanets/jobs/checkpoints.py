@@ -11,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor
 
 from lambdanets.durable import damage, write_whole
 from lambdanets.errors import UserError
@@ -101,6 +103,14 @@ def read_weights(path: Path) -> dict[str, Any]:
     if not {"config", "classes"} <= said.keys():
         raise UserError(f"The file '{path}' has no config of a run; give one that job=export wrote.")
     return {"state_dict": state, "config": json.loads(said["config"]), "classes": json.loads(said["classes"])}
+
+
+def load_weights(module: nn.Module, state: dict[str, Any]) -> None:
+    """Loads whole weights, also into a module that is sharded over several processes."""
+    if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        set_model_state_dict(module, state, options=StateDictOptions(full_state_dict=True))
+    else:
+        module.load_state_dict(state)
 
 
 def check_fits(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, resize: bool = False) -> None:

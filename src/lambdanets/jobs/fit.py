@@ -17,7 +17,7 @@ from lambdanets.callbacks import Checkpoints, Finite, HParams, StopOnSignal
 from lambdanets.data import ImageData
 from lambdanets.data.corrupt import count
 from lambdanets.jobs.build import build_data, build_task, build_trainer
-from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, read_checkpoint
+from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, load_weights, read_checkpoint
 from lambdanets.jobs.console import quiet, show
 from lambdanets.jobs.csv_log import CSVLog
 from lambdanets.jobs.requeue import ended
@@ -72,7 +72,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     scores: dict[str, float] = {}
     if data.has_test:
         # Lightning's own loading would take the weights that are trained where averaged ones are kept beside them.
-        task.load_state_dict(read_checkpoint(kept.best)["state_dict"])
+        load_weights(task, read_checkpoint(kept.best)["state_dict"])
         trainer.test(task, datamodule=data, verbose=False)
         scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     else:

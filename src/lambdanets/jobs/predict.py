@@ -44,7 +44,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     files = image_files(Path(config.input))
     photos = ImageFiles([(str(file), 0) for file in files], Whole(lambda image: data.normalise(data.preprocess(image))))
     config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
-    trainer = build_trainer(config, logger=False, enable_checkpointing=False, default_root_dir=folder)
+    trainer = build_trainer(config, logger=False, default_root_dir=folder)
     probabilities = torch.cat(trainer.predict(task, DataLoader(photos, config.recipe.batch_size)))  # type: ignore[arg-type]
 
     predictions = []

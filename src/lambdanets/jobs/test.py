@@ -35,7 +35,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     task = build_task(config, data, data.classes)
     check_fits(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
-    trainer = build_trainer(config, logger=False, enable_checkpointing=False, default_root_dir=folder)
+    trainer = build_trainer(config, logger=False, default_root_dir=folder)
     trainer.test(task, datamodule=data, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
