@@ -33,6 +33,15 @@ def row(experiment: str, overrides: list[str]) -> DictConfig:
     return config
 
 
+def variant(overrides: list[str]) -> DictConfig:
+    """A config of its own, from the defaults and these overrides, resolved."""
+    config = compose("config", overrides=overrides)
+    OmegaConf.set_struct(config, False)
+    config.name, config.experiment = "-".join(overrides), None
+    OmegaConf.resolve(config)
+    return config
+
+
 def concerns_rows(override: str) -> bool:
     key = override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
     return key.split(".", 1)[0] not in NOT_OF_A_ROW

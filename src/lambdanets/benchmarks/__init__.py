@@ -1,9 +1,11 @@
 """Speed and memory, measured side by side in one process."""
 
+from lambdanets.benchmarks.inputs import inputs
 from lambdanets.benchmarks.layers import layers
+from lambdanets.benchmarks.loop import loop
 from lambdanets.benchmarks.methods import methods
 from lambdanets.benchmarks.networks import networks
 from lambdanets.benchmarks.rows import rows
 from lambdanets.benchmarks.scaling import scaling
 
-__all__ = ["layers", "methods", "networks", "rows", "scaling"]
+__all__ = ["inputs", "layers", "loop", "methods", "networks", "rows", "scaling"]

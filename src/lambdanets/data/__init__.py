@@ -9,6 +9,7 @@ from lambdanets.data.imagefolder import ImageFolder
 from lambdanets.data.imagenet import ImageNet
 from lambdanets.data.module import ImageData
 from lambdanets.data.packed import Packed
+from lambdanets.data.random_images import RandomImages
 
 __all__ = [
     "CIFAR10",
@@ -20,4 +21,5 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "Packed",
+    "RandomImages",
 ]

@@ -16,6 +16,7 @@ from lambdanets.errors import UserError
 from lambdanets.jobs import provenance
 from lambdanets.jobs.build import build_model, images_of
 from lambdanets.jobs.console import quiet
+from lambdanets.jobs.loop import Loop
 
 log = logging.getLogger(__name__)
 PEERS = ("timm", "lambda-networks")
@@ -36,11 +37,15 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """
     quiet()
     if not config.get("benchmark"):
-        raise UserError("job=benchmark needs benchmark=layers, networks, scaling, methods, table4 or figure2.")
+        raise UserError(
+            "job=benchmark needs benchmark=layers, networks, scaling, methods, table4, figure2, loop or input."
+        )
     settings = config.benchmark.copy()
     names = settings.pop("experiments", [])
     networks = {"networks": {experiment: network(experiment) for experiment in names}} if names else {}
-    result: Result = instantiate(settings, _convert_="all", _partial_=True)(**networks)
+    trained = settings.pop("train", [])
+    trainings = {"trainings": {" ".join(said): Loop(list(said)) for said in trained}} if trained else {}
+    result: Result = instantiate(settings, _convert_="all", _partial_=True)(**networks, **trainings)
     name = HydraConfig.get().runtime.choices["benchmark"]
     origin = {key: value for key, value in provenance.origin().items() if key != "folder"}
     origin["packages"] |= {peer: provenance.package_version(peer) for peer in PEERS}

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
@@ -24,6 +24,8 @@ from lambdanets.jobs.requeue import ended
 from lambdanets.jobs.runs import CHECKPOINTS, load_config, write_metrics
 
 log = logging.getLogger(__name__)
+# Images that can't be decoded, one a line.
+CORRUPT = "corrupt.txt"
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -39,23 +41,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         The best checkpoint's test and validation scores, the number of parameters, the seconds spent, images/s.
     """
     quiet()
-    data = build_data(config)
-    data.corrupt.file = folder / "corrupt.txt"
-    data.prepare_data()
-    data.setup("fit")
-    task = build_task(config, data, data.classes)
-    step = resumed_step(config, task)
-    monitor = str(task.MONITOR)
-
-    stop = StopOnSignal()
-    kept = Checkpoints(folder / CHECKPOINTS, monitor, **config.checkpoint)
-    # An averaging callback is the last: at the end it replaces the weights that were trained.
-    trainer = build_trainer(
-        config,
-        default_root_dir=folder,
-        logger=build_loggers(config, folder, step),
-        callbacks=[*build_callbacks(config, folder, data), stop, kept, *build_averaging(config)],
-    )
+    training = prepare(config, folder)
+    trainer, task, data, kept = training.trainer, training.task, training.data, training.kept
     parameters = sum(parameter.numel() for parameter in task.parameters())
     shown = os.path.relpath(folder)
     log.info("%s: %.3f M parameters, in %s", config.name, parameters / 1e6, shown)
@@ -64,8 +51,9 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     try:
         trainer.fit(task, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
     except SIGTERMException:
-        log.info("Stopped by %s after step %d; go on with ckpt=%s", stop.name, trainer.global_step, shown)
-        ended(stop)
+        stopped = training.stop.name
+        log.info("Stopped by %s after step %d; go on with ckpt=%s", stopped, trainer.global_step, shown)
+        ended(training.stop)
     seconds = time.perf_counter() - start
     images_per_s = trainer.callback_metrics.get("speed/images_per_s")
 
@@ -78,17 +66,52 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     else:
         log.info("There is no test split: the run ends with its validation score.")
     if kept.best_score is not None:
-        scores[monitor] = kept.best_score
+        scores[kept.monitor] = kept.best_score
     metrics = scores | {"parameters": parameters, "epochs": trainer.current_epoch, "seconds": round(seconds, 2)}
     if images_per_s is not None:
         metrics["images_per_s"] = round(images_per_s.item(), 1)
-    if skipped := count(folder / "corrupt.txt"):
+    if skipped := count(folder / CORRUPT):
         metrics["corrupt_images"] = skipped
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
         show(metrics, title=config.name)
         log.info("The run lies in %s; look at it with: tensorboard --logdir %s", shown, shown)
     return metrics
+
+
+class Training(NamedTuple):
+    """What takes part in a training."""
+
+    trainer: pl.Trainer
+    task: pl.LightningModule
+    data: ImageData
+    kept: Checkpoints
+    stop: StopOnSignal
+
+
+def prepare(config: DictConfig, folder: Path) -> Training:
+    """Builds all of a training, which begins anew or goes on from config.ckpt.
+
+    Args:
+        config: resolved.
+        folder: where logs and checkpoints go; it has the run's config.
+    """
+    data = build_data(config)
+    data.corrupt.file = folder / CORRUPT
+    data.prepare_data()
+    data.setup("fit")
+    task = build_task(config, data, data.classes)
+    step = resumed_step(config, task)
+    stop = StopOnSignal()
+    kept = Checkpoints(folder / CHECKPOINTS, str(task.MONITOR), **config.checkpoint)
+    # An averaging callback is the last: at the end it replaces the weights that were trained.
+    trainer = build_trainer(
+        config,
+        default_root_dir=folder,
+        logger=build_loggers(config, folder, step),
+        callbacks=[*build_callbacks(config, folder, data), stop, kept, *build_averaging(config)],
+    )
+    return Training(trainer, task, data, kept, stop)
 
 
 def resumed_step(config: DictConfig, task: pl.LightningModule) -> int:
