@@ -206,15 +206,27 @@ def leave_group() -> None:
             torch.distributed.destroy_process_group()
 
 
+def slurm_environment() -> Any:
+    """Lightning's view of SLURM's job.
+
+    Raises:
+        UserError: the job's tasks aren't laid out as Lightning can use them.
+    """
+    from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+    try:
+        return SLURMEnvironment(auto_requeue=False)
+    except RuntimeError as error:  # --ntasks without --ntasks-per-node
+        raise UserError(str(error)) from error
+
+
 @cache
 def wire() -> Any:
     """The key-value store that torchrun's or SLURM's processes share."""
     import torch.distributed
 
     if launcher() == "slurm":
-        from pytorch_lightning.plugins.environments import SLURMEnvironment
-
-        place = SLURMEnvironment(auto_requeue=False)
+        place = slurm_environment()
         os.environ |= {"MASTER_ADDR": place.main_address, "MASTER_PORT": str(place.main_port)}
         world = int(os.environ["SLURM_NTASKS"])
     else:

@@ -6,7 +6,7 @@ from typing import Any
 from lightning_fabric.plugins.environments import ClusterEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.plugins import LayerSync
-from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.nn import Module
 from typing_extensions import override
@@ -56,6 +56,6 @@ def environment() -> ClusterEnvironment:
         case "torchrun":
             return TorchElasticEnvironment()
         case "slurm":
-            return SLURMEnvironment(auto_requeue=False)
+            return ranks.slurm_environment()
     os.environ.setdefault("LOCAL_RANK", "0")
     return LightningEnvironment()
