@@ -1,6 +1,6 @@
 """SLURM with one node on this machine's loopback: munge, a controller and a node's daemon, as root, from Debian's slurm-wlm.
 
-    python -m tests.cluster.slurm up|down
+python -m tests.cluster.slurm up|down
 """
 
 import os
