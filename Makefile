@@ -4,7 +4,7 @@ BIN := .venv/bin
 EXTRAS := bolts,bench,launchers,dev
 ARGS ?=
 
-.PHONY: setup run test lint types tensorboard lock clean
+.PHONY: setup run test test-cluster lint types tensorboard lock clean
 
 setup: .venv/.ready
 
@@ -22,6 +22,10 @@ run: setup
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
+
+# Sets up, uses and tears down SLURM, torchrun's nodes and a Ray cluster on this machine; as root, some 10 minutes.
+test-cluster: setup
+	$(BIN)/python -m pytest tests/cluster -o addopts= -rs -s $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check $(ARGS) .

@@ -1,4 +1,4 @@
-"""SLURM with one node on this machine's loopback: munge, a controller and a node's daemon, as root, from Debian's slurm-wlm.
+"""SLURM with one node on this machine's loopback, from Debian's slurm-wlm, as root.
 
 python -m tests.cluster.slurm up|down
 """

@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.cluster import slurm
-from tests.command import ROOT, command, environment, run
+from tests.command import ROOT, environment, run
 from tests.endurance.kills import differences, one_run
 
 pytestmark = pytest.mark.skipif(slurm.missing() is not None, reason=f"SLURM {slurm.missing()}")
@@ -91,7 +92,7 @@ def test_two_tasks_train_together_and_one_that_dies_ends_both(tmp_path):
     wait_for(lambda: begun(tmp_path) or state(job) == "FAILED", tmp_path)
     folder = one_run(tmp_path)
     tasks = subprocess.run(["pgrep", "-f", str(ROOT / "run.py")], capture_output=True, text=True).stdout.split()
-    second = [pid for pid in tasks if b"SLURM_PROCID=1\0" in open(f"/proc/{pid}/environ", "rb").read()]
+    second = [pid for pid in tasks if b"SLURM_PROCID=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
     start = time.monotonic()
     os.kill(int(second[-1]), 9)
     wait_for(lambda: state(job) in ("FAILED", "COMPLETED", "CANCELLED"), tmp_path, 60)

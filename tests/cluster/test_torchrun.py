@@ -17,7 +17,8 @@ from tests.endurance.kills import one_run
 def node(number, place, *arguments, port, nodes=2, each=1):
     """One node's agent. The first one's address is 127.0.0.1, the second one's 127.0.0.2."""
     agent = (
-        sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={each}", "--max-restarts=2",
+        sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={each}",
+        "--max-restarts=2",
         f"--rdzv-id=job-{port}", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
         f"--local-addr=127.0.0.{number + 1}",
     )  # fmt: skip

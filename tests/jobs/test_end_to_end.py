@@ -1,11 +1,7 @@
 """fit, test, predict, resume and their kin through the real command line, on digits."""
 
-import csv
 import json
 import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.command import command, environment, run
+from tests.command import run
 
 EPOCHS = 4
 
@@ -103,31 +99,6 @@ def test_prediction_names_the_likeliest_classes(place, finished, tmp_path):
         assert prediction["file"] in done.stdout
     right = sum(prediction["classes"][0]["name"] == str(n) for n, prediction in enumerate(predictions))
     assert right >= 4
-
-
-def test_a_killed_run_goes_on_to_the_weights_of_one_that_was_never_stopped(place, finished, tmp_path):
-    arguments = (f"trainer.max_epochs={EPOCHS}", "trainer.log_every_n_steps=1")
-    with subprocess.Popen(command(*arguments), cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(0.7)  # into the middle of an epoch
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-
-    done = run(*arguments, "ckpt=last", cwd=tmp_path)
-    assert "going on from" in done.stdout
-    (folder,) = tmp_path.glob("outputs/lambda-digits/*")
-    with (folder / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    epochs = [int(row["epoch"]) for row in rows if row["val/top1"]]
-    assert epochs == list(range(EPOCHS))
-    steps = [int(row["step"]) for row in rows if row["train/loss"]]
-    assert steps == sorted(set(steps)) == list(range(20 * EPOCHS))
-    assert scalars(folder, "val/top1") == scalars(finished, "val/top1")
-    weights = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (folder, finished)]
-    for name, tensor in weights[0]["state_dict"].items():
-        assert torch.equal(tensor, weights[1]["state_dict"][name]), name
 
 
 def test_multirun_puts_runs_side_by_side_with_monitors_lars_and_bfloat16(tmp_path):
