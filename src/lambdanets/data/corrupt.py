@@ -1,11 +1,9 @@
 """Images that can't be decoded: skipped up to a share, named in a file."""
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from lambdanets.errors import UserError
-
-log = logging.getLogger(__name__)
 
 
 class Corrupt:
@@ -21,13 +19,13 @@ class Corrupt:
         self.file = file
         self.known: set[str] = set()
 
-    def note(self, name: str, error: UserError, size: int) -> None:
+    def note(self, name: str, error: UserError, split: Sequence[tuple[str, int]]) -> None:
         """Adds an image, once.
 
         Args:
             name: of the image.
             error: why it can't be used, raised again where none may be skipped.
-            size: images in its split.
+            split: all samples of its split, names and labels.
 
         Raises:
             UserError: more than the share are corrupt.
@@ -41,11 +39,12 @@ class Corrupt:
             if self.file is not None:
                 with self.file.open("a") as lines:
                     lines.write(f"{name}\n")
-        if len(self.known) > self.share * size:
+        found = sum(sample in self.known for sample, _ in split)
+        if found > self.share * len(split):
             place = f", see '{self.file}'" if self.file is not None else ""
             raise UserError(
-                f"{len(self.known)} images can't be decoded{place}; that is more than data.max_corrupt={self.share} of "
-                f"{size}: {error}"
+                f"{found} images can't be decoded{place}; that is more than data.max_corrupt={self.share} of "
+                f"{len(split)}: {error}"
             )
 
 

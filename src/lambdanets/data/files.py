@@ -123,7 +123,7 @@ class ImageFiles(Dataset[Any]):
             except UserError as error:
                 if self.corrupt is None:
                     raise
-                self.corrupt.note(path, error, len(self))
+                self.corrupt.note(path, error, self.samples)
             if seed is None:
                 return None
             index = (index + 1) % len(self)
