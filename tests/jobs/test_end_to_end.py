@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -79,6 +80,16 @@ def test_testing_again_gives_the_same_score_in_one_process_and_in_two(place, fin
         assert found["test/top1"] == expected["test/top1"]
         assert found["test/top5"] == expected["test/top5"]
         assert found["test/loss"] == pytest.approx(expected["test/loss"], rel=1e-6)
+
+
+def test_exported_weights_give_the_same_score(place, finished):
+    expected = json.loads((finished / "metrics.json").read_text())
+    run("job=export", f"ckpt={finished.relative_to(place)}", cwd=place)
+    file = finished / "export" / "model.safetensors"
+    assert "stages.0.0.mixer.table" in load_file(file)
+    run("job=test", f"ckpt={file}", f"hydra.run.dir={place}/exported", cwd=place)
+    found = json.loads((place / "exported" / "metrics.json").read_text())
+    assert found["test/top1"] == expected["test/top1"]
 
 
 def test_prediction_names_the_likeliest_classes(place, finished, tmp_path):
