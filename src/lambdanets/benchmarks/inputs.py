@@ -38,7 +38,7 @@ def inputs(
     image_size: int,
     batch: int,
     workers: int,
-    networks: Mapping[str, Network],
+    networks: Mapping[str, Network] | None = None,
 ) -> Result:
     """One core reads and augments a folder of images in three ways; ratios are to torchvision's ImageFolder.
 
@@ -60,10 +60,11 @@ def inputs(
     samples = make_dataset(str(folder), labels, extensions=EXTENSIONS, allow_empty=True) if names else []
     if not samples:
         raise UserError(f"benchmark.root={root} holds no folders of images; give a folder such as ImageNet's.")
+    Path(shards).mkdir(parents=True, exist_ok=True)
     write_shards(Path(shards), "train", samples, shard_bytes=2**28)
     members = read_index(Path(shards), "train")
 
-    columns = ["augmentation", "input", "worker img/s", "device img/s", "one core img/s", "ratio"]
+    columns = ["augmentation", "input", "worker img/s", "ratio", "device img/s", "one core img/s", "one core ratio"]
     result = Result(f"Input: {len(samples)} images to {image_size}²", columns, setting=setting)
     rates = {}
     with setting.applied():
@@ -82,29 +83,30 @@ def inputs(
             reading = {name: Reading(way, batch, len(samples)) for name, way in ways.items()}
             taken = setting.times({name: read.worker for name, read in reading.items()})
             device = setting.times({name: read.device for name, read in reading.items() if read.augment})
-            first = None
+            plain = len(samples) / next(iter(taken.values()))
             for name, read in reading.items():
                 worker = read.images / taken[name]
                 on_device = len(read.batch[1]) / device[name] if name in device else None
                 together = 1 / (1 / worker + (1 / on_device if on_device else 0.0))
-                first = first or together
                 rates[augmentation, name] = worker
                 result.rows.append(
                     {
                         "augmentation": augmentation,
                         "input": name,
                         "worker img/s": worker,
+                        "ratio": worker / plain,
                         "device img/s": on_device,
                         "one core img/s": together,
-                        "ratio": together / first,
+                        "one core ratio": together / plain,
                     }
                 )
         result.notes.append(
-            "Worker: what a loader's process does for an image, decoding and cropping included. Device: augmentation "
-            "of a batch and normalisation, here on one core too. One core: both after one another."
+            "Worker: what a loader's process does for an image, decoding and cropping included, and its ratio to "
+            "ImageFolder's. Device: what is left for the device that trains, flips, RandAugment, normalisation and "
+            "erasing of whole batches; here a core too. One core: both after one another, as where one trains on it."
         )
         least = min(rate for (_, name), rate in rates.items() if name == "data=imagefolder")
-        for name, network in networks.items():
+        for name, network in (networks or {}).items():
             x = torch.randn(batch, 3, image_size, image_size, device=setting.place)
             step = setting.training_step(network.make().to(setting.place), x)
             rate = batch / setting.times({name: step})[name]
@@ -145,7 +147,7 @@ class Reading:
         images, labels = self.batch
         images = self.augment.batch(images, cropped=True)
         images = transforms.v2.functional.normalize(
-            transforms.v2.functional.to_dtype(images, torch.float32, scale=True), list(MEAN), list(STD)
+            transforms.v2.functional.to_dtype(images, torch.float32, scale=True), list(MEAN), list(STD), inplace=True
         )
         self.augment.normalised(images, labels, classes=1000)
 

@@ -118,7 +118,8 @@ class ImageFiles(Dataset[Any]):
                 photo = Photo(self.raw(index), path)
                 if seed is not None:
                     # What is drawn for an image is a function of seed, epoch and image, whichever worker draws it.
-                    torch.manual_seed(seed)
+                    # The CPU's generator alone: torch.manual_seed takes a tenth of a crop's time over devices.
+                    torch.random.default_generator.manual_seed(seed)
                 return self.transform(photo), label
             except UserError as error:
                 if self.corrupt is None:

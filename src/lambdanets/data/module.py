@@ -67,7 +67,9 @@ class ImageData(pl.LightningDataModule, ABC):
         self.num_workers = min(num_workers, os.cpu_count() or 1)
         self.prefetch = prefetch
         self.corrupt = Corrupt(max_corrupt)
-        self.normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
+        # From uint8 to floats is a copy; what follows works in it.
+        scaled = v2.ToDtype(torch.float32, scale=True)
+        self.normalise = v2.Compose([scaled, v2.Normalize(list(mean), list(std), inplace=True)])
         self.classes: list[str] = []
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
