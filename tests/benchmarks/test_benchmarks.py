@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 
-from lambdanets.benchmarks import layers, methods, networks, rows, scaling
+from lambdanets.benchmarks import inputs, layers, methods, networks, rows, scaling
 from lambdanets.benchmarks.measure import Setting, matrix_rate
 from lambdanets.benchmarks.plots import draw
 from lambdanets.benchmarks.rows import Network
@@ -19,6 +20,7 @@ from lambdanets.models import ResNet
 from lambdanets.ops import METHODS, missing_kernel
 from tests.command import run
 
+WAYS = ["data=imagefolder", "data=packed"]
 QUICK = Setting(device="cpu", threads=1, repeats=2, seconds=0.01)
 
 
@@ -158,3 +160,31 @@ def test_the_job_prints_and_writes_its_table(tmp_path):
     assert "| map | context | method |" in text
     assert "torch " in text
     assert "needs benchmark=" in run("job=benchmark", cwd=tmp_path, code=1).stderr
+
+
+def test_input_reads_the_same_images_in_three_ways(tmp_path):
+    for number in range(6):
+        folder = tmp_path / "images" / "train" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 40), (40 * number, 0, 0)).save(folder / f"{number}.jpg")
+    result = inputs(
+        QUICK, root=str(tmp_path / "images"), shards=str(tmp_path / "shards"), image_size=16, batch=4, workers=2,
+        networks={"small": Network(lambda: torch.nn.Conv2d(3, 2, 3), 3, (16, 16))},
+    )  # fmt: skip
+    assert [row["input"] for row in result.rows[:3]] == ["ImageFolder, transforms an image", *WAYS]
+    for row in result.rows:
+        assert row["worker img/s"] > 0
+        assert (row["device img/s"] is None) == row["input"].startswith("ImageFolder")
+    assert "is the limit" in result.notes[-1]
+    with pytest.raises(UserError, match="holds no folders of images"):
+        inputs(QUICK, root=str(tmp_path / "none"), shards="", image_size=16, batch=4, workers=2)
+
+
+def test_the_loop_beside_a_bare_one(tmp_path):
+    train = 'benchmark.train=[["mixer=conv"]]'
+    done = run(
+        "job=benchmark", "benchmark=loop", "benchmark.setting.repeats=1", train, "hydra.run.dir=out", cwd=tmp_path
+    )
+    (row,) = json.loads((tmp_path / "out/loop.json").read_text())["rows"]
+    assert row["bare ms a step"] > 0
+    assert "overhead %" in done.stdout

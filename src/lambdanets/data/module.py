@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from lambdanets.data.augmentation import Augmentation
-from lambdanets.data.batches import Batches, LateLoader, Seeded, leave_signals, mixed_seed
+from lambdanets.data.batches import Batches, LateLoader, Seeded, leave_signals, mixed_seed, seed_generators
 from lambdanets.data.corrupt import Corrupt
 from lambdanets.data.files import collate
 
@@ -154,4 +154,4 @@ class ImageData(pl.LightningDataModule, ABC):
         A run that goes on from a checkpoint then draws what the run that was never stopped draws.
         """
         step = trainer.fit_loop.total_batch_idx + 1
-        torch.manual_seed(mixed_seed(self.seed, (step << 12) + trainer.global_rank))
+        seed_generators(mixed_seed(self.seed, (step << 12) + trainer.global_rank))

@@ -47,7 +47,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     trainings = {"trainings": {" ".join(said): Loop(list(said)) for said in trained}} if trained else {}
     result: Result = instantiate(settings, _convert_="all", _partial_=True)(**networks, **trainings)
     name = HydraConfig.get().runtime.choices["benchmark"]
-    origin = {key: value for key, value in provenance.origin().items() if key != "folder"}
+    origin = {key: value for key, value in provenance.origin().items() if key not in ("folder", "host", "process")}
     origin["packages"] |= {peer: provenance.package_version(peer) for peer in PEERS}
     result.show()
     result.save(folder, name, origin)

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shlex
+import socket
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -36,7 +37,9 @@ def origin() -> dict[str, Any]:
     """Command, code and packages of this process."""
     return {
         "command": command(),
-        "job": ranks.identity(),
+        "job": ranks.identity() or ray_node(),
+        "host": socket.gethostname(),
+        "process": os.getpid(),
         "folder": os.getcwd(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "git": git_commit(),
@@ -44,6 +47,12 @@ def origin() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: package_version(name) for name in PACKAGES},
     }
+
+
+def ray_node() -> str | None:
+    """The node of a Ray cluster that this process works on, or None outside of one."""
+    ray = sys.modules.get("ray")
+    return f"ray {ray.get_runtime_context().get_node_id()}" if ray and ray.is_initialized() else None
 
 
 def command() -> str:

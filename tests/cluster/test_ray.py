@@ -1,0 +1,68 @@
+"""Two nodes of a real Ray cluster on this machine, which share a sweep; a run whose worker is killed goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.command import ROOT, environment, run
+
+RAY = Path(sys.executable).with_name("ray")
+PORT = 6399
+ADDRESS = f"127.0.0.1:{PORT}"
+LAUNCHER = ("hydra/launcher=ray", f"+hydra.launcher.ray.init.address={ADDRESS}", "trainer.enable_progress_bar=false")
+
+pytestmark = pytest.mark.skipif(not RAY.is_file(), reason="Ray needs pip install -e '.[ray]'")
+
+
+def ray(*arguments):
+    subprocess.run([RAY, *arguments], env=environment(), check=True, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray("stop", "--force")
+    ray("start", "--head", f"--port={PORT}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats")
+    ray("start", f"--address={ADDRESS}", "--num-cpus=1", "--disable-usage-stats")
+    yield
+    ray("stop", "--force")
+    shutil.rmtree("/tmp/ray", ignore_errors=True)
+
+
+def jobs(place):
+    return [json.loads(file.read_text()) for file in sorted(place.glob("multirun/*/*/provenance.json"))]
+
+
+def test_a_sweep_is_shared_by_two_nodes(tmp_path):
+    grid = ("mixer=conv,lambda", "trainer.max_epochs=2", "seed=0,1")
+    done = run("--multirun", *LAUNCHER, *grid, cwd=tmp_path)
+    assert "4 of 4 runs in multirun/" in done.stdout
+    nodes = [starts[0]["job"] for starts in jobs(tmp_path)]
+    print("done by", *nodes)
+    assert len(set(nodes)) == 2
+    assert not list(tmp_path.glob("outputs"))
+
+
+def test_a_run_of_two_processes_whose_worker_is_killed_goes_on(tmp_path):
+    grid = ("mixer=conv", "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=8", "checkpoint.every_n_steps=4")
+    command = [sys.executable, str(ROOT / "run.py"), "--multirun", *LAUNCHER, *grid]
+    with (tmp_path / "log").open("w") as log:
+        sweep = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("multirun/*/*/checkpoints/last.ckpt")):
+        assert sweep.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+    (starts,) = jobs(tmp_path)
+    os.kill(starts[0]["process"], signal.SIGKILL)
+    assert sweep.wait(timeout=180) == 0, (tmp_path / "log").read_text()
+    (starts,) = jobs(tmp_path)
+    assert len(starts) == 2
+    (folder,) = tmp_path.glob("multirun/*/*/")
+    assert json.loads((folder / "metrics.json").read_text())["epochs"] == 8
+    print(*[line for line in (folder / "run.log").read_text().splitlines() if "going on from" in line], sep="\n")
