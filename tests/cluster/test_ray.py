@@ -56,7 +56,8 @@ def test_a_run_of_two_processes_whose_worker_is_killed_goes_on(tmp_path):
         sweep = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("multirun/*/*/checkpoints/last.ckpt")):
-        assert sweep.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+        assert sweep.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
         time.sleep(0.1)
     (starts,) = jobs(tmp_path)
     os.kill(starts[0]["process"], signal.SIGKILL)

@@ -149,3 +149,14 @@ def test_two_processes_train_together_and_average_weights(tmp_path):
     again = json.loads((folder / "test" / "metrics.json").read_text())
     assert again["test/top1"] == metrics["test/top1"]
     assert os.listdir(tmp_path) == ["outputs"]
+
+
+def test_the_largest_batch_that_fits_is_found(tmp_path):
+    pytest.importorskip("resource")
+    arguments = ("job=find_batch_size", "data=random", "data.size=2048", "recipe=cifar", "model=small", "job.start=4")
+    done = run(*arguments, "job.memory_gib=0.5", "hydra.run.dir=out", cwd=tmp_path)
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert 4 <= found["batch_size"] < 1024
+    assert found["lr"] == pytest.approx(0.1 * found["batch_size"] / 128)
+    assert f"recipe.batch_size={found['batch_size']:.0f}" in done.stdout + done.stderr
+    assert "Not even one image fits" in run(*arguments, "job.memory_gib=0.001", cwd=tmp_path, code=1).stderr

@@ -2,19 +2,23 @@
 
 import contextlib
 import logging
-import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 from pytorch_lightning.tuner import Tuner
+from torch import Tensor
 
+from lambdanets.callbacks.speed import peak_memory
 from lambdanets.errors import UserError
 from lambdanets.jobs.build import build_data, build_task, build_trainer
 from lambdanets.jobs.console import quiet, show
 from lambdanets.jobs.runs import write_metrics
 
 log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 STEPS = 3  # of a trial: optimisers allocate their states in the first one
 
 
@@ -41,12 +45,18 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     task = build_task(config, data, data.classes)
     trainer = build_trainer(config, default_root_dir=folder, logger=False)
     job = config.job
-    with limited(job.memory_gib) if trainer.strategy.root_device.type == "cpu" else contextlib.nullcontext():
+    if trainer.strategy.root_device.type == "cpu":
+        CPUMemory(job.memory_gib).watch(task)
+    found: int | None = 0
+    try:
         found = Tuner(trainer).scale_batch_size(
             task, datamodule=data, mode=job.mode, steps_per_trial=STEPS, init_val=job.start, max_val=job.most
         )
-    if not found or found < job.start:
-        raise UserError(f"Not even {job.start} images fit into memory: try job.start=1, or a smaller model or image.")
+    except UserError:
+        if data.batch_size > 0:  # else the tuner has halved it that often
+            raise
+    if not found:
+        raise UserError("Not even one image fits into memory: take a smaller model or image, or give more.")
     metrics: dict[str, float] = {"batch_size": found}
     rate, stated_for = config.recipe.optimizer.lr, config.recipe.lr_batch
     if stated_for is not None:
@@ -57,30 +67,48 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     return metrics
 
 
-@contextlib.contextmanager
-def limited(gib: float | None) -> Iterator[None]:
-    """A CPU's memory has no allocator that says when it is full: past the limit, the system ends the process instead.
+class CPUMemory:
+    """Ends a trial on a CPU before it takes more than the machine has: a system ends the process then, with no error.
+
+    What a step takes grows linearly with its images; a batch that would take more than is left is answered as if it had
+    been tried and memory had been full.
 
     Args:
-        gib: what the process may take beyond what it has; None for nine tenths of what the machine has free.
+        gib: what trials may take, or None for nine tenths of what the machine has free.
+
+    Raises:
+        UserError: the system doesn't say what is free.
     """
-    if not sys.platform.startswith("linux"):
-        log.info("Memory can't be limited on this system: the search ends at job.most or where the system ends it.")
-        yield
-        return
-    import resource
 
-    free = kibibytes("/proc/meminfo", "MemAvailable") * 0.9 if gib is None else gib * 2**20
-    limits = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (int(kibibytes("/proc/self/status", "VmData") + free) * 1024, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, limits)
+    FULL = "DefaultCPUAllocator: can't allocate memory"  # as Lightning knows it
+
+    def __init__(self, gib: float | None) -> None:
+        self.most = peak_memory(CPU) + (0.9 * free_memory() if gib is None else gib * 2**30)
+        self.taken: dict[int, int] = {}
+
+    def watch(self, task: pl.LightningModule) -> None:
+        """Looks at each step of a task."""
+        hooks: Any = task
+        hooks.on_train_batch_start, hooks.on_train_batch_end = self.before, self.after
+
+    def before(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        if self.expected(len(batch[0])) > self.most:
+            raise RuntimeError(self.FULL)
+
+    def after(self, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.taken[len(batch[0])] = peak_memory(CPU)
+
+    def expected(self, images: int) -> float:
+        """Bytes with a batch of that many images, from the last two that were tried."""
+        if len(self.taken) < 2:
+            return max(self.taken.values(), default=0)
+        (fewer, less), (more, much) = sorted(self.taken.items())[-2:]
+        return much + max(images - more, 0) * (much - less) / (more - fewer)
 
 
-def kibibytes(file: str, name: str) -> int:
-    for line in Path(file).read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise UserError(f"'{file}' doesn't say {name}: give job.memory_gib.")
+def free_memory() -> int:
+    """Bytes that the machine can give to processes."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
+    raise UserError("This system doesn't say how much memory is free: give job.memory_gib.")
