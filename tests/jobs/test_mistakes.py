@@ -68,7 +68,7 @@ def sentence(*arguments, cwd):
         ),
         (
             ["recipe.optimizer._target_=os.system"],
-            "recipe.optimizer._target_=os.system is refused: ",
+            "task.optimizer._target_=os.system is refused: ",
         ),
         (
             ["job=test", "ckpt=gone.ckpt"],

@@ -124,6 +124,7 @@ class Checkpoints(pl.Callback):
                 last.replace(self.folder / PREVIOUS)
             fresh.replace(last)
             sync_folder(self.folder)
+        trainer.strategy.barrier("checkpoint")  # the others may read it next
         self.score = None
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
 
