@@ -183,7 +183,13 @@ def test_input_reads_the_same_images_in_three_ways(tmp_path):
 def test_the_loop_beside_a_bare_one(tmp_path):
     train = 'benchmark.train=[["mixer=conv","data=random","data.size=256"]]'
     done = run(
-        "job=benchmark", "benchmark=loop", "benchmark.setting.repeats=1", train, "hydra.run.dir=out", cwd=tmp_path
+        "job=benchmark",
+        "benchmark=loop",
+        "benchmark.setting.repeats=1",
+        "benchmark.setting.threads=1",
+        train,
+        "hydra.run.dir=out",
+        cwd=tmp_path,
     )
     (row,) = json.loads((tmp_path / "out/loop.json").read_text())["rows"]
     assert row["bare ms a step"] > 0
