@@ -16,7 +16,11 @@ from tests.command import ROOT, environment, run
 RAY = Path(sys.executable).with_name("ray")
 PORT = 6399
 ADDRESS = f"127.0.0.1:{PORT}"
-LAUNCHER = ("hydra/launcher=ray", f"+hydra.launcher.ray.init.address={ADDRESS}", "trainer.enable_progress_bar=false")
+LAUNCHER = (
+    "hydra/launcher=ray_cluster",
+    f"hydra.launcher.ray.init.address={ADDRESS}",
+    "trainer.enable_progress_bar=false",
+)
 
 pytestmark = pytest.mark.skipif(not RAY.is_file(), reason="Ray needs pip install -e '.[ray]'")
 
@@ -42,7 +46,7 @@ def jobs(place):
 def test_a_sweep_is_shared_by_two_nodes(tmp_path):
     grid = ("mixer=conv,lambda", "trainer.max_epochs=2", "seed=0,1")
     done = run("--multirun", *LAUNCHER, *grid, cwd=tmp_path)
-    assert "4 of 4 runs in multirun/" in done.stdout
+    assert "4 of 4 runs in multirun/" in done.stdout, done.stdout
     nodes = [starts[0]["job"] for starts in jobs(tmp_path)]
     print("done by", *nodes)
     assert len(set(nodes)) == 2
