@@ -86,7 +86,7 @@ def sweep_root(sweep: str | None, now: str) -> str:
 def begun_here(pattern: str) -> Path | None:
     """The newest of these run folders that this command began before torchrun or SLURM started it again."""
     job = ranks.identity()
-    if job is None or ranks.restarts() == 0:
+    if job is None or not ranks.started_again():
         return None
     found = [folder for folder in Path().glob(pattern) if provenance.started_by(job, folder)]
     return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
@@ -109,7 +109,7 @@ def door(composed: DictConfig) -> dict[str, float] | float:
         if ranks.launcher() and ranks.rank() > 0:
             ranks.follow(start, once=True)  # a launcher of Hydra's that started several tasks
             return {}
-        again = (sweeping or ranks.restarts() > 0) and job == "fit" and composed.ckpt is None and composed.like is None
+        again = (sweeping or ranks.started_again()) and job == "fit" and composed.ckpt is None and composed.like is None
         if again:
             results = sweeps.finished(folder, composed)
             if results is not None:

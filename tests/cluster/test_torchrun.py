@@ -66,9 +66,10 @@ def test_two_nodes_do_a_sweep(tmp_path, agents):
     print("test/top1 of two runs by two nodes:", *[round(found["test/top1"], 4) for found in metrics])
 
 
-def test_a_killed_worker_comes_back_and_the_job_goes_on(tmp_path, agents):
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_killed_worker_comes_back_and_the_job_goes_on(nodes, tmp_path, agents):
     long = ("mixer=conv", "trainer.max_epochs=12", "checkpoint.every_n_steps=4")
-    agents.append(node(0, tmp_path, *long, port=29612, nodes=1, each=2))
+    agents += [node(i, tmp_path, *long, port=29612 + nodes, nodes=nodes, each=2 // nodes) for i in range(nodes)]
     wait_for(lambda: list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")), agents, tmp_path)
     (worker,) = workers()
     os.kill(worker, signal.SIGKILL)

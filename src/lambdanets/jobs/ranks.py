@@ -4,6 +4,7 @@ The first process alone goes through Hydra. The others are started here (`traine
 or by SLURM; none of them reads the command line. No import of torch here before a process needs it.
 """
 
+import atexit
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -58,9 +60,10 @@ def slurm_tasks() -> int:
     return int(re.split(r"[(,]", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0])
 
 
-def restarts() -> int:
-    """How often torchrun or SLURM has started this process's job again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or 0)
+def started_again() -> bool:
+    """Has torchrun or SLURM started this process's job before?"""
+    # An agent of torchrun's counts only the deaths of its own workers; the store knows of all.
+    return meeting()[1] if launcher() == "torchrun" else int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
 
 
 def identity() -> str | None:
@@ -221,8 +224,12 @@ def slurm_environment() -> Any:
 
 
 @cache
-def wire() -> Any:
-    """The key-value store that torchrun's or SLURM's processes share."""
+def meeting() -> tuple[Any, bool]:
+    """The key-value store that torchrun's or SLURM's processes share, and whether earlier processes of theirs used it.
+
+    torchrun keeps the store from one start of its workers to the next, with all that those before have left in it, so
+    that the first process gives each start a name of its own, and goes on when all others have answered to it.
+    """
     import torch.distributed
 
     if launcher() == "slurm":
@@ -232,7 +239,40 @@ def wire() -> Any:
     else:
         world = int(os.environ["WORLD_SIZE"])
     store, _, _ = next(torch.distributed.rendezvous("env://", rank(), world))
-    return torch.distributed.PrefixStore(f"lambdanets/{restarts()}", store)
+    token, again = uuid.uuid4().hex, store.check(["lambdanets"])
+    if rank() == 0:
+        name = token
+        store.set("lambdanets", name)
+        for other in range(1, world):
+            store.set(f"{name}/met/{store.get(f'{name}/{other}').decode()}", "")
+    else:
+        name = ""
+        while not (name and store.check([f"{name}/met/{token}"])):
+            time.sleep(0.02)
+            name = store.get("lambdanets").decode()  # perhaps that of an earlier start, to which nobody answers
+            store.set(f"{name}/{rank()}", token)
+    return torch.distributed.PrefixStore(name, store), again
+
+
+def wire() -> Any:
+    """The store of this start."""
+    return meeting()[0]
+
+
+def join(backend: str) -> None:
+    """Forms the process group of torchrun's processes, for which torch alone would read what earlier ones have left.
+
+    Args:
+        backend: "nccl" or "gloo".
+    """
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return
+    store = distributed.PrefixStore("group", wire())
+    distributed.init_process_group(backend, store=store, rank=rank(), world_size=int(os.environ["WORLD_SIZE"]))
+    if backend == "nccl":  # which warns of groups that nobody destroys
+        atexit.register(distributed.destroy_process_group)
 
 
 NUMBER = itertools.count()
@@ -259,5 +299,5 @@ def follow(run: Run, *, once: bool = False) -> None:
 
 def release() -> None:
     """Lets the others go, at the end of the first process."""
-    if launcher() and rank() == 0 and wire.cache_info().currsize:
+    if launcher() and rank() == 0 and meeting.cache_info().currsize:
         say("")

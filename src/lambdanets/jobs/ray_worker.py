@@ -6,5 +6,5 @@ FOLDER = "LAMBDANETS_FOLDER"
 
 
 def enter() -> None:
-    """Goes to the folder where the command was given: Ray leaves its workers in the one where their node was started."""
+    """Goes to the folder of the command: Ray leaves its workers in the one where their node was started."""
     os.chdir(os.environ[FOLDER])

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import torch
 from lightning_fabric.plugins.environments import ClusterEnvironment
 from omegaconf import DictConfig
 from pytorch_lightning.plugins import LayerSync
@@ -40,6 +41,8 @@ def distribution(config: DictConfig) -> dict[str, Any]:
     if trainer.sync_batchnorm:
         plugins.append(SyncBatchNorm())
     found: dict[str, Any] = {"plugins": plugins, "sync_batchnorm": False}
+    if ranks.launcher() == "torchrun" and trainer.strategy != "auto":
+        ranks.join("nccl" if torch.cuda.is_available() and trainer.accelerator != "cpu" else "gloo")
     if trainer.strategy == "fsdp":
         if config.recipe.ema_decay is not None:
             raise UserError("trainer=fsdp can't average weights: set recipe.ema_decay=null, or use trainer=ddp.")
