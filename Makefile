@@ -25,6 +25,7 @@ test: setup
 
 # Sets up, uses and tears down SLURM, torchrun's nodes and a Ray cluster on this machine; as root, some 10 minutes.
 test-cluster: setup
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --editable ".[ray]"
 	$(BIN)/python -m pytest tests/cluster -o addopts= -rs -s $(ARGS)
 
 lint: setup
