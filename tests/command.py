@@ -17,10 +17,10 @@ def environment():
     return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
 
 
-def run(*arguments, cwd, code=0, timeout=300):
-    """Runs `python run.py …` in cwd, without a GPU."""
+def run(*arguments, cwd, code=0, timeout=300, **variables):
+    """Runs `python run.py …` in cwd, without a GPU, with these variables of the environment."""
     done = subprocess.run(
-        command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout
+        command(*arguments), cwd=cwd, env=environment() | variables, capture_output=True, text=True, timeout=timeout
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done

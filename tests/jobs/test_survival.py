@@ -8,9 +8,10 @@ import subprocess
 import time
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
-from tests.command import command, environment, run
+from tests.command import ROOT, command, environment, run
 from tests.endurance.kills import differences, killed, one_run
 
 # Averaged weights, dropout and stochastic depth have states of their own.
@@ -54,6 +55,28 @@ def test_sigterm_is_answered_by_a_checkpoint_after_the_step_that_runs(whole, tmp
     step = int(said.partition("after step ")[2].partition(";")[0])
     assert torch.load(one_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step
     run(*OFTEN, "ckpt=last", cwd=tmp_path)
+    assert differences(whole, one_run(tmp_path)) == []
+
+
+class Stopped(pl.Callback):
+    """SIGTERM comes while a step runs."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_before_validation_is_answered_at_the_end_of_the_epoch(whole, tmp_path):
+    steps = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] // 2
+    stop = f"+callbacks.stop={{_target_: {Stopped.__module__}.{Stopped.__name__}, step: {steps}}}"
+    done = run(*OFTEN, stop, "allow_targets=[tests]", cwd=tmp_path, code=128 + signal.SIGTERM, PYTHONPATH=str(ROOT))
+    assert f"Stopped by SIGTERM after step {steps}" in done.stdout
+    found = torch.load(one_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert found["global_step"] == steps
+    run(*OFTEN, "ckpt=last", "allow_targets=[tests]", cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert differences(whole, one_run(tmp_path)) == []
 
 

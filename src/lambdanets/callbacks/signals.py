@@ -12,6 +12,8 @@ import pytorch_lightning as pl
 class StopOnSignal(pl.Callback):
     """On SIGTERM and Ctrl-C, and in a job of SLURM on SIGUSR1 and SIGUSR2, ends training after the step that runs.
 
+    While an epoch is validated, it is ended first.
+
     All processes stop at the same step, with Lightning's SIGTERMException; the checkpoint is then written by
     `Checkpoints`. A second signal ends the process at once.
     """
@@ -27,7 +29,7 @@ class StopOnSignal(pl.Callback):
     def name(self) -> str:
         return "a signal" if self.caught is None else self.caught.name
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
         wanted = [signal.SIGTERM, signal.SIGINT]
@@ -45,12 +47,24 @@ class StopOnSignal(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        stop = self.caught is not None
-        if trainer.world_size > 1:
-            stop = batch_idx % self.ASK == 0 and trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            # Lightning raises its exception as soon as the step is logged, or the epoch is over.
-            trainer._signal_connector.received_sigterm = True
+        # After an epoch's last batch comes validation, which Lightning would break off with nothing saved.
+        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
+        asked = trainer.world_size == 1 or batch_idx % self.ASK == 0
+        if asked and self.told(trainer) and between_steps:
+            self.stop(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.told(trainer):
+            self.stop(trainer)
+
+    def told(self, trainer: pl.Trainer) -> bool:
+        """Was one of the processes told to stop?"""
+        told = self.caught is not None
+        return trainer.strategy.reduce_boolean_decision(told, all=False) if trainer.world_size > 1 else told
+
+    def stop(self, trainer: pl.Trainer) -> None:
+        """Lightning raises its exception as soon as the step is logged, or the epoch is over."""
+        trainer._signal_connector.received_sigterm = True
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for number, handler in self.replaced.items():
