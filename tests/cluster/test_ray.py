@@ -31,6 +31,7 @@ def ray(*arguments):
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # else a head may ask for a token that its nodes don't have
     ray("stop", "--force")
     ray("start", "--head", f"--port={PORT}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats")
     ray("start", f"--address={ADDRESS}", "--num-cpus=1", "--disable-usage-stats")
