@@ -62,8 +62,9 @@ def slurm_tasks() -> int:
 
 def started_again() -> bool:
     """Has torchrun or SLURM started this process's job before?"""
-    # An agent of torchrun's counts only the deaths of its own workers; the store knows of all.
-    return meeting()[1] if launcher() == "torchrun" else int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+    # An agent of torchrun's counts only the deaths of its own workers; a store that it has kept knows of all.
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or 0
+    return int(restarts) > 0 or (launcher() == "torchrun" and meeting()[1])
 
 
 def identity() -> str | None:
