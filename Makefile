@@ -1,7 +1,7 @@
 # `make run` and `make test` set up .venv first; ARGS= goes to the command: make run ARGS="mixer=conv seed=1".
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := bolts,bench,launchers,dev
+EXTRAS := bolts,bench,coco,launchers,dev
 ARGS ?=
 
 .PHONY: setup run test test-cluster lint types tensorboard lock clean

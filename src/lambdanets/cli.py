@@ -58,6 +58,7 @@ def register_resolvers() -> None:
     """Makes the functions known that the configs call."""
     for resolver in (run_folder, runs.run_name, sweep_root, runs.sweep_folder):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+    OmegaConf.register_new_resolver("same", lambda one, other: one == other, replace=True)
     OmegaConf.register_new_resolver("joined", ",".join, replace=True)
     OmegaConf.register_new_resolver("slurm_tasks", ranks.slurm_tasks, replace=True)
 

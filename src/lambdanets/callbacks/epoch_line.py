@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 class EpochLine(pl.Callback):
     """Logs one line an epoch, so that a run without a terminal leaves a readable log."""
 
-    NAMES = ("train/loss", "train/top1", "val/loss", "val/top1", "speed/images_per_s")
+    NAMES = ("train/loss", "train/top1", "val/loss", "val/top1", "val/box_ap", "val/mask_ap", "speed/images_per_s")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metrics = trainer.callback_metrics  # which all processes compute together

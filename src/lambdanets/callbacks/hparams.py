@@ -23,9 +23,7 @@ class HParams(pl.Callback):
         scores: names of logged scalars.
     """
 
-    def __init__(
-        self, config: Mapping[str, Any], scores: Sequence[str] = ("test/top1", "test/top5", "val/top1")
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], scores: Sequence[str]) -> None:
         self.config = flat(config)
         self.scores = scores
 

@@ -3,6 +3,7 @@
 from lambdanets.data.augmentation import Augmentation
 from lambdanets.data.cifar10 import CIFAR10
 from lambdanets.data.cifar100 import CIFAR100
+from lambdanets.data.coco import Coco
 from lambdanets.data.digits import Digits
 from lambdanets.data.fashion_mnist import FashionMNIST
 from lambdanets.data.imagefolder import ImageFolder
@@ -15,6 +16,7 @@ __all__ = [
     "CIFAR10",
     "CIFAR100",
     "Augmentation",
+    "Coco",
     "Digits",
     "FashionMNIST",
     "ImageData",

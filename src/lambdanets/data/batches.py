@@ -1,10 +1,11 @@
 """The order in which a split's images are read."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from lambdanets.errors import UserError
@@ -25,6 +26,8 @@ class Batches(Sampler[list[int]]):
         seed: of the permutations.
         rank: this process.
         world: number of processes.
+        groups: in training, a number for each image; a batch of the run has images of one number only, but for the
+            last ones of an epoch, which are those left over.
         done: in training, says when an epoch begins how many of its batches the run has behind it.
 
     Raises:
@@ -40,6 +43,7 @@ class Batches(Sampler[list[int]]):
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        groups: Sequence[int] | None = None,
         done: Callable[[], int] = lambda: 0,
     ) -> None:
         if batch_size < 1:
@@ -57,6 +61,7 @@ class Batches(Sampler[list[int]]):
         self.seed = seed
         self.rank = rank
         self.world = world
+        self.groups = groups
         self.done = done
         self.epoch = 0
 
@@ -77,12 +82,27 @@ class Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         if self.train:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
-            order = torch.randperm(self.size, generator=generator)[: len(self) * self.batch_size * self.world]
+            order = torch.randperm(self.size, generator=generator)
+            if self.groups is not None:
+                order = gathered(order, self.groups, self.batch_size * self.world)
+            order = order[: len(self) * self.batch_size * self.world]
         else:
             order = torch.arange(self.size)
         share = order[self.rank :: self.world]
         batches = share.tensor_split(len(self))
         yield from (batch.tolist() for batch in batches[self.done() if self.train else 0 :])
+
+
+def gathered(order: Tensor, groups: Sequence[int], size: int) -> Tensor:
+    """Indices in another order: in batches of that size with one group each, then those left over."""
+    full: list[int] = []
+    waiting: dict[int, list[int]] = {}
+    for index in order.tolist():
+        batch = waiting.setdefault(groups[index], [])
+        batch.append(index)
+        if len(batch) == size:
+            full += waiting.pop(groups[index])
+    return torch.tensor(full + [index for batch in waiting.values() for index in batch])
 
 
 class Seeded(Sampler[list[tuple[int, int]]]):

@@ -1,6 +1,6 @@
 """Images that can't be decoded: skipped up to a share, named in a file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lambdanets.errors import UserError
@@ -32,13 +32,7 @@ class Corrupt:
         """
         if self.share <= 0:
             raise error
-        if self.file is not None and self.file.is_file():
-            self.known |= set(self.file.read_text().splitlines())
-        if name not in self.known:
-            self.known.add(name)
-            if self.file is not None:
-                with self.file.open("a") as lines:
-                    lines.write(f"{name}\n")
+        self.write([name])
         found = sum(sample in self.known for sample, _ in split)
         if found > self.share * len(split):
             place = f", see '{self.file}'" if self.file is not None else ""
@@ -47,7 +41,17 @@ class Corrupt:
                 f"{len(split)}: {error}"
             )
 
+    def write(self, names: Iterable[str]) -> None:
+        """Adds to the list what isn't in it."""
+        if self.file is not None and self.file.is_file():
+            self.known |= set(self.file.read_text().splitlines())
+        fresh = [name for name in names if name not in self.known]
+        self.known.update(fresh)
+        if self.file is not None and fresh:
+            with self.file.open("a") as lines:
+                lines.writelines(f"{name}\n" for name in fresh)
+
 
 def count(file: Path) -> int:
-    """Images in the list."""
-    return len(file.read_text().splitlines()) if file.is_file() else 0
+    """Names in the list, which several processes may have put there."""
+    return len(set(file.read_text().splitlines())) if file.is_file() else 0

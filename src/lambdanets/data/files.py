@@ -111,16 +111,20 @@ class ImageFiles(Dataset[Any]):
     def raw(self, index: int) -> bytes:
         return read_file(self.samples[index][0])
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[Tensor, int] | None:
+    def example(self, index: int, photo: Photo) -> Any:
+        """What the item of that index is, given its image."""
+        return self.transform(photo), self.samples[index][1]
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Any:
         index, seed = item if isinstance(item, tuple) else (item, None)
         while True:
-            path, label = self.samples[index]
+            path = self.samples[index][0]
             try:
                 photo = Photo(self.raw(index), path)
                 if seed is not None:
                     # What is drawn for an image is a function of seed, epoch and image, whichever worker draws it.
                     seed_generators(seed)
-                return self.transform(photo), label
+                return self.example(index, photo)
             except UserError as error:
                 if self.corrupt is None:
                     raise

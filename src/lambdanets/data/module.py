@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -42,6 +42,10 @@ class ImageData(pl.LightningDataModule, ABC):
             run's corrupt.txt. With 0, the first one ends the run.
     """
 
+    # The task that its batches are for, and how many classes such a set has as a rule.
+    TASK: ClassVar[str] = "classification"
+    USUAL_CLASSES: ClassVar[int] = 1000
+
     def __init__(
         self,
         *,
@@ -69,6 +73,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self.corrupt = Corrupt(max_corrupt)
         # From uint8 to floats is a copy; what follows works in it.
         scaled = v2.ToDtype(torch.float32, scale=True)
+        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.normalise = v2.Compose([scaled, v2.Normalize(list(mean), list(std), inplace=True)])
         self.classes: list[str] = []
         self.train_set: Dataset[Any] | None = None
@@ -83,6 +88,10 @@ class ImageData(pl.LightningDataModule, ABC):
     def count_classes(self) -> int:
         """The number of classes as far as it is known before any image is read, else 0."""
         return len(self.classes)
+
+    def labels(self) -> dict[str, Any]:
+        """What a checkpoint says of its labels."""
+        return {"classes": self.classes}
 
     @abstractmethod
     def fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
@@ -106,6 +115,19 @@ class ImageData(pl.LightningDataModule, ABC):
             steps.append(v2.Grayscale())
         return v2.Compose(steps)(image)
 
+    def picture(self, image: Tensor) -> Tensor:
+        """A normalised image to look at: (C, H, W) float → uint8, on the CPU."""
+        image = image.detach().float().cpu() * self.std[:, None, None] + self.mean[:, None, None]
+        return (255 * image).round().clamp(0, 255).to(torch.uint8)
+
+    def groups(self, split: Any) -> list[int] | None:
+        """A number for each image of a training split: images with different numbers aren't put into one batch."""
+        return None
+
+    def collate(self, items: list[Any]) -> Any:
+        """A batch of single images' items, of which those that couldn't be decoded are None."""
+        return collate(items)
+
     def train_dataloader(self) -> DataLoader[Any]:
         return self.loader(self.train_set, train=True)
 
@@ -118,7 +140,14 @@ class ImageData(pl.LightningDataModule, ABC):
     def loader(self, split: Any, *, train: bool = False) -> DataLoader[Any]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = Batches(
-            len(split), self.batch_size, train=train, seed=self.seed, rank=rank, world=world, done=self.batches_done
+            len(split),
+            self.batch_size,
+            train=train,
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            groups=self.groups(split) if train else None,
+            done=self.batches_done,
         )
         if isinstance(split, TensorDataset):
             return LateLoader(split, sampler=batches, batch_size=None)
@@ -129,7 +158,7 @@ class ImageData(pl.LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             prefetch_factor=self.prefetch if self.num_workers else None,
-            collate_fn=collate,
+            collate_fn=self.collate,
             worker_init_fn=leave_signals,
         )
 

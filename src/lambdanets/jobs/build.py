@@ -13,6 +13,7 @@ from torch import nn
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
 from lambdanets.jobs.strategies import distribution
+from lambdanets.tasks import Task
 
 
 class Images(NamedTuple):
@@ -28,29 +29,41 @@ def build_data(config: DictConfig) -> ImageData:
 
 
 def images_of(config: DictConfig) -> Images:
-    """The data's images, without reading any; a folder that isn't there counts as ImageNet's thousand classes."""
+    """The data's images, without reading any; a folder that isn't there counts as ImageNet's, or COCO's, classes."""
     settings = config.data.copy()
     if OmegaConf.is_missing(settings, "root"):
         settings.root = ""
     data: ImageData = instantiate(settings)
-    return Images(data.channels, data.image_size, data.count_classes() or 1000)
+    return Images(data.channels, data.image_size, data.count_classes() or data.USUAL_CLASSES)
 
 
 def build_model(config: DictConfig, images: Images) -> nn.Module:
     """The model, fitted to the images."""
-    return instantiate(config.model)(
+    settings = config.model.copy()
+    settings.pop("backbone_ckpt", None)  # weights are what a training loads
+    return instantiate(settings)(
         instantiate(config.mixer), image_size=images.size, in_channels=images.channels, num_classes=images.classes
     )
 
 
-def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> pl.LightningModule:
-    """The task around the model, both fitted to the data; its weights are a function of the seed."""
+def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> Task:
+    """The task around the model, both fitted to the data; its weights are a function of the seed.
+
+    Raises:
+        UserError: the data are not for that task.
+    """
     check_numbers(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config, Images(data.channels, data.image_size, len(classes)))
     if config.compile:
         model.compile()
-    return instantiate(config.task)(model, num_classes=len(classes))
+    task: Task = instantiate(config.task)(model, num_classes=len(classes))
+    if task.NAME != data.TASK:
+        raise UserError(
+            f"These data, {type(data).__name__}, are for task={data.TASK}, not for task={task.NAME}: choose others with "
+            "data=…, or the other task."
+        )
+    return task
 
 
 def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:

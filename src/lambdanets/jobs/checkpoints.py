@@ -21,6 +21,8 @@ from lambdanets.errors import UserError
 ARCHIVE = b"PK\x03\x04"
 # What job=export writes.
 WEIGHTS = ".safetensors"
+# What a checkpoint says of its run.
+SAID = ("config", "classes", "category_ids")
 
 
 class RunInCheckpoint(pl.Callback):
@@ -28,18 +30,18 @@ class RunInCheckpoint(pl.Callback):
 
     Args:
         config: the run's config with its interpolations.
-        classes: names of the classes.
+        labels: names of the classes, and what else the data say of them.
     """
 
-    def __init__(self, config: dict[str, Any], classes: list[str]) -> None:
+    def __init__(self, config: dict[str, Any], labels: dict[str, Any]) -> None:
         self.config = config
-        self.classes = classes
+        self.labels = labels
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = self.config
-        checkpoint["classes"] = self.classes
+        checkpoint.update(self.labels)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -82,8 +84,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def write_weights(path: Path, checkpoint: dict[str, Any]) -> None:
     """Writes a checkpoint's weights, under the model's names, with its config and classes, as a safetensors file."""
     state = {name.removeprefix("model."): tensor.contiguous() for name, tensor in checkpoint["state_dict"].items()}
-    said = {"config": json.dumps(checkpoint["config"]), "classes": json.dumps(checkpoint["classes"]), "format": "pt"}
-    write_whole(path, save(state, said))
+    said = {name: json.dumps(checkpoint[name]) for name in SAID if name in checkpoint}
+    write_whole(path, save(state, {**said, "format": "pt"}))
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def read_weights(path: Path) -> dict[str, Any]:
         ) from error
     if not {"config", "classes"} <= said.keys():
         raise UserError(f"The file '{path}' has no config of a run; give one that job=export wrote.")
-    return {"state_dict": state, "config": json.loads(said["config"]), "classes": json.loads(said["classes"])}
+    return {"state_dict": state, **{name: json.loads(said[name]) for name in SAID if name in said}}
 
 
 def load_weights(module: nn.Module, state: dict[str, Any]) -> None:

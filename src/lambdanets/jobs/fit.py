@@ -16,12 +16,14 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lambdanets.callbacks import Checkpoints, Finite, HParams, StopOnSignal
 from lambdanets.data import ImageData
 from lambdanets.data.corrupt import count
+from lambdanets.jobs.backbone import load_backbone
 from lambdanets.jobs.build import build_data, build_task, build_trainer
 from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, load_weights, read_checkpoint
 from lambdanets.jobs.console import quiet, show
 from lambdanets.jobs.csv_log import CSVLog
 from lambdanets.jobs.requeue import ended
 from lambdanets.jobs.runs import CHECKPOINTS, load_config, write_metrics
+from lambdanets.tasks import Task
 
 log = logging.getLogger(__name__)
 # Images that can't be decoded, one a line.
@@ -83,7 +85,7 @@ class Training(NamedTuple):
     """What takes part in a training."""
 
     trainer: pl.Trainer
-    task: pl.LightningModule
+    task: Task
     data: ImageData
     kept: Checkpoints
     stop: StopOnSignal
@@ -102,14 +104,16 @@ def prepare(config: DictConfig, folder: Path) -> Training:
     data.setup("fit")
     task = build_task(config, data, data.classes)
     step = resumed_step(config, task)
+    if config.ckpt is None and (backbone_ckpt := config.model.get("backbone_ckpt")):
+        load_backbone(task.model, backbone_ckpt)
     stop = StopOnSignal()
-    kept = Checkpoints(folder / CHECKPOINTS, str(task.MONITOR), **config.checkpoint)
+    kept = Checkpoints(folder / CHECKPOINTS, task.MONITOR, **config.checkpoint)
     # An averaging callback is the last: at the end it replaces the weights that were trained.
     trainer = build_trainer(
         config,
         default_root_dir=folder,
         logger=build_loggers(config, folder, step),
-        callbacks=[*build_callbacks(config, folder, data), stop, kept, *build_averaging(config)],
+        callbacks=[*build_callbacks(config, folder, data, task), stop, kept, *build_averaging(config)],
     )
     return Training(trainer, task, data, kept, stop)
 
@@ -139,13 +143,13 @@ def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
     return [*loggers, CSVLog(folder, step)]
 
 
-def build_callbacks(config: DictConfig, folder: Path, data: ImageData) -> list[pl.Callback]:
+def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Task) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
     resolved: Any = OmegaConf.to_container(config)
     hidden = ("callbacks", "logger", "ckpt", "like", "input", "job", "sweep", "sweep_dir", "benchmark")
-    callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}))
+    callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}, task.SCORES))
     composed: Any = OmegaConf.to_container(load_config(folder))
-    callbacks.append(RunInCheckpoint(composed, data.classes))
+    callbacks.append(RunInCheckpoint(composed, data.labels()))
     callbacks.append(Finite(skip=config.recipe.skip_nonfinite))
     return callbacks
 

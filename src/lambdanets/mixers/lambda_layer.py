@@ -58,6 +58,9 @@ class LambdaLayer(nn.Module):
     # A lambda convolution's: distances between neighbours in the table, and between queries.
     dilation = 1
     step = 1
+    # Whether a global scope's table is cut to a smaller map, so that an offset in pixels keeps its embedding, instead of
+    # being interpolated: for images of several sizes, as detectors have them.
+    crops = False
 
     def __init__(
         self,
@@ -211,6 +214,10 @@ class LambdaLayer(nn.Module):
         if self.table is None or self.scope != "global":
             return self.table
         height, width = query.shape[1:3]
+        middle = [side // 2 for side in self.table.shape[2:]]
+        if self.crops and height - 1 <= middle[0] and width - 1 <= middle[1]:
+            rows, columns = (slice(m - side + 1, m + side) for m, side in zip(middle, (height, width), strict=True))
+            return self.table[:, :, rows, columns]
         if self.table.shape[2:] != (2 * height - 1, 2 * width - 1):
             self.say_resized((height, width))
         return resize_table(self.table, height, width)

@@ -1,6 +1,7 @@
-"""The ResNet skeleton that every mixer shares, and a baseline without one."""
+"""The ResNet skeleton that every mixer shares, a detector on it, and a baseline without one."""
 
 from lambdanets.models.efficientnet import EfficientNet
+from lambdanets.models.mask_rcnn import MaskRCNN
 from lambdanets.models.resnet import ResNet
 
-__all__ = ["EfficientNet", "ResNet"]
+__all__ = ["EfficientNet", "MaskRCNN", "ResNet"]

@@ -4,6 +4,8 @@ import torch
 import torch.distributed.nn.functional as dist
 from torch import Tensor, nn
 
+from lambdanets.models.frozen_batch_norm import FrozenBatchNorm2d
+
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch norm with the mean and variance of the global batch, as torch's SyncBatchNorm, which runs on GPUs only.
@@ -37,15 +39,17 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronised(model: nn.Module) -> nn.Module:
-    """The model with its batch norms synchronised, on a GPU by torch's own layer; parameters and names stay."""
-    parameter = next(model.parameters(), None)
-    if parameter is not None and parameter.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    """The model with its batch norms synchronised, on a GPU by torch's own layer; parameters and names stay.
+
+    Frozen ones stay frozen.
+    """
     for name, module in list(model.named_children()):
-        if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = SyncBatchNorm2d
-        elif isinstance(module, nn.BatchNorm1d):
-            setattr(model, name, module)
-        else:
+        if isinstance(module, FrozenBatchNorm2d):
+            continue
+        if not isinstance(module, nn.BatchNorm2d):
             synchronised(module)
+        elif next(iter([*module.parameters(), *module.buffers()])).device.type == "cuda":
+            setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
+        else:
+            module.__class__ = SyncBatchNorm2d
     return model

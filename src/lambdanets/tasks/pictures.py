@@ -1,0 +1,42 @@
+"""Objects drawn into their images."""
+
+import colorsys
+
+import torch
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from lambdanets.data.masks import Rle, decode
+
+
+def drawn(
+    image: Tensor, boxes: Tensor, masks: list[Rle], labels: list[int], classes: list[str], scores: list[float] | None = None
+) -> Tensor:
+    """An image with masks, boxes and names: (3, H, W) uint8 → the same.
+
+    Args:
+        image: (3, H, W) uint8.
+        boxes: (N, 4) as x, y, width, height.
+        masks: N of them.
+        labels: N of them, from 1 on; a class has one colour in all images.
+        classes: their names.
+        scores: printed behind the names, if given.
+    """
+    if not labels:
+        return image
+    height, width = image.shape[1:]
+    colours = [colour(label) for label in labels]
+    picture = draw_segmentation_masks(image, decode(masks, (height, width)).bool(), alpha=0.5, colors=colours)
+    names = [classes[label - 1] for label in labels]
+    if scores is not None:
+        names = [f"{name} {score:.0%}" for name, score in zip(names, scores, strict=True)]
+    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+    corners = torch.minimum(corners.round().clamp(min=0), torch.tensor([width - 1, height - 1] * 2))
+    line = max(1, round(max(height, width) / 400))
+    return draw_bounding_boxes(picture, corners, names, colours, width=line)
+
+
+def colour(label: int) -> tuple[int, int, int]:
+    """A class's own; neighbouring labels get distant hues."""
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.9, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
