@@ -1,6 +1,6 @@
 """Parameters, FLOPs and activation memory of a network, without running it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lambdanets.mixers import LambdaLayer
+from lambdanets.models import MaskRCNN
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def count(
 ) -> dict[str, Count]:
     """The cost of each part of a network, in order; their sum is the network's.
 
-    Nothing is allocated or computed: tensors are fakes that know their sizes only.
+    Nothing is allocated or computed: tensors are fakes that know their sizes only. A detector's heads count with as many
+    regions as they look at in evaluation.
 
     Args:
         make: makes the network.
@@ -79,20 +81,28 @@ def total(parts: dict[str, Count]) -> Count:
     return sum(parts.values(), start=Count())
 
 
-def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def parts_of(model: nn.Module) -> dict[str, list[nn.Module]]:
     """What a network is made of: its stages one by one, and everything else."""
+    if isinstance(model, MaskRCNN):
+        return model.parts()
+    found: dict[str, list[nn.Module]] = {}
     for name, child in model.named_children():
         if name in ("stages", "features"):
-            for number, stage in enumerate(child.children()):
-                yield f"{name.rstrip('s')} {number + 1}", stage
+            for number, stage in enumerate(child.children(), 1):
+                found[f"{name.rstrip('s')} {number}"] = [stage]
         else:
-            yield name, child
+            found[name] = [child]
+    return found
 
 
 def run_parts(model: nn.Module, images: Tensor) -> dict[str, Count]:
     """One forward pass, what it computes and keeps assigned to the part in which it happens."""
     batch = len(images)
-    parts = {name: Count(sum(p.numel() for p in module.parameters())) for name, module in named_parts(model)}
+    made_of = parts_of(model)
+    parts = {
+        name: Count(sum(p.numel() for module in modules for p in module.parameters()))
+        for name, modules in made_of.items()
+    }
     shared = sum(part.parameters for part in parts.values()) - sum(p.numel() for p in model.parameters())
     owned = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers(), images]}
     kept: dict[int, Tensor] = {}
@@ -123,11 +133,11 @@ def run_parts(model: nn.Module, images: Tensor) -> dict[str, Count]:
             add(Count(flops=(counter.get_total_flops() - start[0]) / batch))
             inside.pop()
 
-        for name, module in named_parts(model):
+        for name, module in ((name, module) for name, modules in made_of.items() for module in modules):
             for hook in (module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)):
                 stack.callback(hook.remove)
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
-        output = model(images)
+        output = model.dense(images) if isinstance(model, MaskRCNN) else model(images)
     del output
     if shared:
         parts["(shared)"] = Count(-shared)

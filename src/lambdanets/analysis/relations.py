@@ -16,7 +16,7 @@ from lambdanets.mixers import (
     LocalRelation,
     PatchwiseAttention,
 )
-from lambdanets.models import ResNet
+from lambdanets.models import MaskRCNN, ResNet
 from lambdanets.models.bottleneck import EXPANSION, Bottleneck
 
 
@@ -25,6 +25,8 @@ def relations(model: nn.Module, image_size: tuple[int, int]) -> tuple[str, list[
 
     As in the paper's Table 4, a block with a stride counts at the size of its output.
     """
+    if isinstance(model, MaskRCNN):
+        model = model.backbone.body
     if not isinstance(model, ResNet):
         return None
     found: list[tuple[str, Layer]] = []

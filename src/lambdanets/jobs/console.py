@@ -25,7 +25,7 @@ UNWANTED = (
 
 def quiet() -> None:
     """Silences Lightning's notes on the machine and its advice on what is done on purpose."""
-    for logger in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+    for logger in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "faster_coco_eval"):
         logging.getLogger(logger).setLevel(logging.WARNING)
     for message in UNWANTED:
         warnings.filterwarnings("ignore", message)

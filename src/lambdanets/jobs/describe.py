@@ -40,6 +40,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     forms.columns += ["published GB"]
     parts = Table("Part by part", ["row", "part", "M parameters", "GFLOPs", "GFLOPs, paper's order", "MiB / image"])
     costs: dict[str, Count] = {}
+    pieces: list[dict[str, Count]] = []
     for name, row in experiments.rows(config).items():
         check_numbers(row)
         images = images_of(row)
@@ -50,6 +51,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
             batch=batch,
             device=device,
         )
+        pieces.append(counted)
         costs[name] = total(counted)
         shown = label(name)
         networks.rows.append(
@@ -69,6 +71,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         f"{device} at batch {batch}, and in the paper's order: all lambdas first.",
         "MiB: what a training step keeps of an image for its backward pass, in float32.",
     ]
+    if any("box head" in counted for counted in pieces):
+        networks.notes.append(
+            "Of a detector, with all regions that its heads look at in evaluation; MiB without those of the targets."
+        )
     if any(row["published M"] or row["published top-1"] for row in networks.rows):
         networks.notes.append("Published numbers are the papers'; unconfirmed: as recalled, not read again.")
     forms.notes.append(

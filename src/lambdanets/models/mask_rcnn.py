@@ -146,15 +146,17 @@ class MaskRCNN(detection.MaskRCNN):
         found, losses = self.roi_heads(features, proposals, sizes, targets)
         return {**proposal_losses, **losses} if self.training else found
 
-    def parts(self) -> dict[str, nn.Module]:
+    def parts(self) -> dict[str, list[nn.Module]]:
         """What the network is made of, in order."""
-        body = self.backbone.body
-        stages = {f"stage {number}": stage for number, stage in enumerate(body.stages, 1)}
-        heads = {
-            "box head": nn.ModuleList([self.roi_heads.box_head, self.roi_heads.box_predictor]),
-            "mask head": nn.ModuleList([self.roi_heads.mask_head, self.roi_heads.mask_predictor]),
+        body, heads = self.backbone.body, self.roi_heads
+        return {
+            "stem": [body.stem],
+            **{f"stage {number}": [stage] for number, stage in enumerate(body.stages, 1)},
+            "pyramid": [self.backbone.fpn],
+            "proposals": [self.rpn.head],
+            "box head": [heads.box_head, heads.box_predictor],
+            "mask head": [heads.mask_head, heads.mask_predictor],
         }
-        return {"stem": body.stem, **stages, "pyramid": self.backbone.fpn, "proposals": self.rpn.head, **heads}
 
     def dense(self, images: Tensor) -> Any:
         """All that is computed alike for each image, whatever is in it: (B, 3, H, W) → outputs of all heads.
