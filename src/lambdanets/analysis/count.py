@@ -43,8 +43,8 @@ def count(
 ) -> dict[str, Count]:
     """The cost of each part of a network, in order; their sum is the network's.
 
-    Nothing is allocated or computed: tensors are fakes that know their sizes only. A detector's heads count with as many
-    regions as they look at in evaluation.
+    Nothing is allocated or computed: tensors are fakes that know their sizes only. A detector's heads count with as
+    many regions as they look at in evaluation.
 
     Args:
         make: makes the network.

@@ -65,7 +65,7 @@ class Scenes:
 
     def __getitem__(self, index: int) -> Scene:
         start = 0 if index == 0 else self.ends[index - 1]
-        image_id, file, size, objects = pickle.loads(memoryview(self.bytes[start : self.ends[index]]))  # our own bytes
+        image_id, file, size, objects = pickle.loads(self.bytes[start : self.ends[index]].tobytes())  # our own bytes
         return Scene(image_id, file, size, objects)
 
 
@@ -83,7 +83,9 @@ def read_json(file: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"The annotations '{file}' can't be read ({error}): fetch the file again.") from error
-    missing = [key for key in ("images", "annotations", "categories") if not isinstance(document, dict) or key not in document]
+    missing = [
+        key for key in ("images", "annotations", "categories") if not isinstance(document, dict) or key not in document
+    ]
     if missing:
         raise UserError(f"'{file}' is not an annotation file of COCO's form: it has no {', '.join(missing)}.")
     return document

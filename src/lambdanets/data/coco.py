@@ -121,8 +121,8 @@ class Coco(ImageData):
         if self.classes and self.classes != found.names:
             strange = [name for name in found.names if name not in self.classes] or found.names
             raise UserError(
-                f"'{self.annotation_file(split)}' has other categories than the {len(self.classes)} known ones, such as "
-                f"'{strange[0]}': use the annotations of the set that the run was trained on."
+                f"'{self.annotation_file(split)}' has other categories than the {len(self.classes)} known ones, such "
+                f"as '{strange[0]}': use the annotations of the set that the run was trained on."
             )
         self.classes, self.category_ids = found
         rejected: dict[str, str] = {}
@@ -169,7 +169,7 @@ class Coco(ImageData):
         boxes = corners(torch.tensor([thing.box for thing in objects]).reshape(-1, 4))
         masks = decode([to_rle(thing.segmentation, scene.size) for thing in objects], scene.size)
         target = {
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=scene.size),  # type: ignore[call-overload]
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=scene.size),
             "masks": tv_tensors.Mask(masks),
             "labels": torch.tensor([thing.label for thing in objects], dtype=torch.long),
         }
@@ -226,8 +226,8 @@ class SceneFiles(ImageFiles):
         scene = self.scenes[index]
         if photo.size != scene.size:
             raise UserError(
-                f"Image {scene.id}, '{scene.file}', is of {photo.size[0]}×{photo.size[1]} pixels and annotated as one of "
-                f"{scene.size[0]}×{scene.size[1]}: fetch it again."
+                f"Image {scene.id}, '{scene.file}', is of {photo.size[0]}×{photo.size[1]} pixels and annotated as one "
+                f"of {scene.size[0]}×{scene.size[1]}: fetch it again."
             )
         return self.transform(photo.decode(), scene)  # type: ignore[call-arg, arg-type]
 

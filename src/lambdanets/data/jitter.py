@@ -50,5 +50,5 @@ class Jitter:
         kept = masks.flatten(1).any(1)  # else there is no box around it
         masks = tv_tensors.Mask(masks[kept])
         corners = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # of the last pixel, whose far side ends the box
-        boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+        boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)
         return image, {"boxes": boxes, "masks": masks, "labels": target["labels"][kept]}

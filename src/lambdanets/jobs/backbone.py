@@ -70,5 +70,7 @@ def differences(body: nn.Module, state: dict[str, Tensor]) -> list[str]:
 def described(config: dict[str, Any]) -> str:
     """A run's mixer and model in a few words."""
     mixer, model = config["mixer"], config["model"]
-    options = ", ".join(f"{key}={model[key]}" for key in ("depth", "width", "layout", "stem", "shortcut") if key in model)
+    options = ", ".join(
+        f"{key}={model[key]}" for key in ("depth", "width", "layout", "stem", "shortcut") if key in model
+    )
     return f"mixer {str(mixer['_target_']).rsplit('.', 1)[-1]} and {options}"

@@ -60,8 +60,8 @@ def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> Task:
     task: Task = instantiate(config.task)(model, num_classes=len(classes))
     if task.NAME != data.TASK:
         raise UserError(
-            f"These data, {type(data).__name__}, are for task={data.TASK}, not for task={task.NAME}: choose others with "
-            "data=…, or the other task."
+            f"These data, {type(data).__name__}, are for task={data.TASK}, not for task={task.NAME}: choose others "
+            "with data=…, or the other task."
         )
     return task
 

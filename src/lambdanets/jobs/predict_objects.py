@@ -104,4 +104,7 @@ def image_numbers(files: Sequence[Path]) -> list[int]:
 def picture_names(files: Sequence[Path]) -> list[str]:
     """A name for each picture; two images of one name in different folders get their places before it."""
     twice = Counter(file.stem for file in files)
-    return [f"{file.stem}.png" if twice[file.stem] == 1 else f"{place}-{file.stem}.png" for place, file in enumerate(files, 1)]
+    return [
+        f"{file.stem}.png" if twice[file.stem] == 1 else f"{place}-{file.stem}.png"
+        for place, file in enumerate(files, 1)
+    ]

@@ -58,8 +58,8 @@ class LambdaLayer(nn.Module):
     # A lambda convolution's: distances between neighbours in the table, and between queries.
     dilation = 1
     step = 1
-    # Whether a global scope's table is cut to a smaller map, so that an offset in pixels keeps its embedding, instead of
-    # being interpolated: for images of several sizes, as detectors have them.
+    # Whether a global scope's table is cut to a smaller map, so that an offset in pixels keeps its embedding, instead
+    # of being interpolated: for images of several sizes, as detectors have them.
     crops = False
 
     def __init__(

@@ -5,7 +5,7 @@ from typing_extensions import Self, override
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm with its running statistics, gain and bias as they are, in training too: (B, C, H, W) → (B, C, H, W)."""
+    """Batch norm with its statistics, gain and bias as they are, in training too: (B, C, H, W) → (B, C, H, W)."""
 
     @override
     def train(self, mode: bool = True) -> Self:

@@ -3,9 +3,9 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -184,7 +184,7 @@ def check_strides(body: ResNet) -> list[int]:
         UserError: they don't double from stage to stage.
     """
     strides = body.feature_strides
-    if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
+    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise UserError(
             f"model=mask_rcnn needs stages of which each halves its maps, and these have strides {strides} against the "
             "image: set model.backbone.strides, such as [1,2,2,2]."

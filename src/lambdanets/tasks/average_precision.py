@@ -31,13 +31,12 @@ KINDS = {"bbox": "box", "segm": "mask"}
 
 
 class AveragePrecision(MeanAveragePrecision):
-    """torchmetrics' MeanAveragePrecision by faster-coco-eval, with pycocotools' numbers to the last digit, on any number
-    of processes.
+    """torchmetrics' MeanAveragePrecision by faster-coco-eval: pycocotools' numbers, on any number of processes.
 
-    torchmetrics rounds thresholds to 32 bits, which moves a recall of exactly 0.1 to the other side of 0.1, orders images
-    by their arrival, which decides between equal scores, and gathers image by image, which waits for ever when one
-    process has an image more. Here thresholds are exact, images are in the order of their ids, each counts once, and
-    masks stay encoded.
+    torchmetrics rounds thresholds to 32 bits, which moves a recall of exactly 0.1 to the other side of 0.1, orders
+    images by their arrival, which decides between equal scores, and gathers image by image, which waits for ever when
+    one process has an image more. Here thresholds are exact, images are in the order of their ids, each counts once,
+    and masks stay encoded.
     """
 
     image_id: list[int]
@@ -74,7 +73,7 @@ class AveragePrecision(MeanAveragePrecision):
 
     @override
     def compute(self) -> dict[str, torch.Tensor]:
-        """Of boxes and masks: box_ap, box_ap50, …, mask_ar_large; from 0 to 1, or −1 where nothing is there to be found."""
+        """Of boxes and masks: box_ap, box_ap50, …, mask_ar_large; from 0 to 1, or −1 where there is nothing to find."""
         numbers = of_all_images(super().compute, self)
         return {f"{KINDS[kind]}_{NUMBERS[name]}": numbers[f"{kind}_{name}"] for kind in KINDS for name in NUMBERS}
 
@@ -105,4 +104,4 @@ def of_all_images(compute: Callable[[], dict[str, Any]], metric: AveragePrecisio
 
 def encodings(masks: list[Rle]) -> tuple[tuple[tuple[int, int], bytes], ...]:
     """Masks as torchmetrics keeps them."""
-    return tuple((tuple(mask["size"]), mask["counts"]) for mask in masks)  # type: ignore[misc]
+    return tuple((tuple(mask["size"]), mask["counts"]) for mask in masks)

@@ -45,7 +45,8 @@ def restored(
         least: the score from which on an object is kept.
     """
     kept = detections["scores"] >= least
-    scale = torch.tensor([to / side for to, side in zip(size, shown, strict=True)], dtype=torch.float64).flip(0).repeat(2)
+    ratios = [to / side for to, side in zip(size, shown, strict=True)]
+    scale = torch.tensor(ratios, dtype=torch.float64).flip(0).repeat(2)
     corners = detections["boxes"][kept].cpu().double() * scale
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
     masks: list[Rle] = []

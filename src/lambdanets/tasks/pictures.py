@@ -10,7 +10,12 @@ from lambdanets.data.masks import Rle, decode
 
 
 def drawn(
-    image: Tensor, boxes: Tensor, masks: list[Rle], labels: list[int], classes: list[str], scores: list[float] | None = None
+    image: Tensor,
+    boxes: Tensor,
+    masks: list[Rle],
+    labels: list[int],
+    classes: list[str],
+    scores: list[float] | None = None,
 ) -> Tensor:
     """An image with masks, boxes and names: (3, H, W) uint8 → the same.
 

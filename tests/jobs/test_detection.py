@@ -1,0 +1,66 @@
+"""Detectors on the real command line: fit, resume, two processes, predict, and mistakes."""
+
+import json
+
+import pytest
+from PIL import Image
+from pycocotools import mask as api
+
+from tests.coco import make_coco
+from tests.command import run
+from tests.endurance.kills import differences, one_run
+
+SMALL = (
+    "task=detection", "model=mask_rcnn_small", "recipe=coco_small", "mixer=lambda", "mixer.heads=2",
+    "mixer.scope=global", "model.channels=16", "model.hidden=32", "recipe.image_size=64", "recipe.batch_size=2",
+    "data.num_workers=0", "data.val_share=3", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1",
+    "model.score_threshold=0.01",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a small set and a finished run of two epochs."""
+    place = tmp_path_factory.mktemp("detection")
+    make_coco(place / "coco", train=11, val=5)
+    run(*SMALL, "data.root=coco", "recipe.epochs=2", cwd=place)
+    return place
+
+
+def test_a_run_that_goes_on_is_the_run_that_was_never_stopped(place, tmp_path):
+    whole = one_run(place)
+    assert "test/mask_ap_small" in json.loads((whole / "metrics.json").read_text())
+    stop = ("recipe.epochs=2", f"data.root={place / 'coco'}")
+    run(*SMALL, *stop, "trainer.max_epochs=2", "+trainer.max_steps=5", cwd=tmp_path)
+    run(*SMALL, *stop, "ckpt=last", "+trainer.max_steps=-1", cwd=tmp_path)
+    assert differences(whole, one_run(tmp_path)) == []
+
+
+def test_two_processes_give_the_scores_of_one(place):
+    folder = one_run(place)
+    expected = json.loads((folder / "metrics.json").read_text())
+    entries = json.loads((folder / "boxes.json").read_text())
+    assert {entry["category_id"] for entry in entries} <= {3, 7, 90}
+    options = (f"ckpt={folder.relative_to(place)}", "trainer=ddp", "trainer.devices=2")
+    run("job=test", *options, "trainer.enable_progress_bar=false", cwd=place)
+    found = json.loads((folder / "test" / "metrics.json").read_text())
+    assert len(found) == 24
+    assert {name: expected[name] for name in found} == found
+    again = json.loads((folder / "test" / "boxes.json").read_text())
+    assert len(again) == len(entries)
+
+
+def test_prediction_draws_pictures_and_writes_coco_results(place, tmp_path):
+    folder = one_run(place)
+    (tmp_path / "photos").mkdir()
+    for name, size, mode in (("1", (1, 1), "RGB"), ("2", (900, 30), "L"), ("3", (400, 300), "RGBA")):
+        Image.new(mode, size, 90).save(tmp_path / "photos" / f"{name}.png")
+    options = (f"ckpt={folder / 'checkpoints' / 'best.ckpt'}", f"input={tmp_path / 'photos'}", "job.threshold=0.02")
+    run("job=predict", *options, f"hydra.run.dir={tmp_path / 'out'}", cwd=place)
+    images = {image["id"]: image for image in json.loads((tmp_path / "out" / "images.json").read_text())}
+    assert set(images) == {1, 2, 3}
+    for number, (width, height) in ((1, (1, 1)), (2, (900, 30)), (3, (400, 300))):
+        assert Image.open(tmp_path / "out" / f"{number}.png").size == (width, height)
+    for entry in json.loads((tmp_path / "out" / "masks.json").read_text()):
+        image = images[entry["image_id"]]
+        assert api.decode(entry["segmentation"]).shape == (image["height"], image["width"])
