@@ -74,7 +74,7 @@ def resumed(folder):
     return lines[-1].rpartition("] ")[2] if lines else "at its first start"
 
 
-def differences(whole, other):
+def differences(whole, other, tags=("train/loss", "val/top1", "train/top1")):
     """What differs between two runs' last checkpoints and logs."""
     found = []
     checkpoints = [torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (whole, other)]
@@ -84,7 +84,7 @@ def differences(whole, other):
     rows = [list(numbers(path)) for path in (whole, other)]
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it says what it purges
     found += ["metrics.csv"] if rows[0] != rows[1] else []
-    for tag in ("train/loss", "val/top1", "train/top1"):
+    for tag in tags:
         events = []
         for path in (whole, other):
             reader = EventAccumulator(str(path), size_guidance={"scalars": 0})

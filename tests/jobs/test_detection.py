@@ -8,7 +8,7 @@ from pycocotools import mask as api
 
 from tests.coco import make_coco
 from tests.command import run
-from tests.endurance.kills import differences, one_run
+from tests.endurance.kills import differences, killed, one_run
 
 SMALL = (
     "task=detection", "model=mask_rcnn_small", "recipe=coco_small", "mixer=lambda", "mixer.heads=2",
@@ -30,10 +30,9 @@ def place(tmp_path_factory):
 def test_a_run_that_goes_on_is_the_run_that_was_never_stopped(place, tmp_path):
     whole = one_run(place)
     assert "test/mask_ap_small" in json.loads((whole / "metrics.json").read_text())
-    stop = ("recipe.epochs=2", f"data.root={place / 'coco'}")
-    run(*SMALL, *stop, "trainer.max_epochs=2", "+trainer.max_steps=5", cwd=tmp_path)
-    run(*SMALL, *stop, "ckpt=last", "+trainer.max_steps=-1", cwd=tmp_path)
-    assert differences(whole, one_run(tmp_path)) == []
+    arguments = (*SMALL, f"data.root={place / 'coco'}", "recipe.epochs=2", "checkpoint.every_n_steps=1")
+    assert killed(tmp_path, arguments, 2) >= 1
+    assert differences(whole, one_run(tmp_path), ("train/loss", "train/loss_mask", "val/box_ap", "val/mask_ap")) == []
 
 
 def test_two_processes_give_the_scores_of_one(place):

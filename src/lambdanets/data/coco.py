@@ -166,7 +166,7 @@ class Coco(ImageData):
     def learnt(self, image: Tensor, scene: Scene) -> tuple[Tensor, dict[str, Any]]:
         """What training sees of a scene."""
         objects = [thing for thing in scene.objects if not thing.crowd]
-        boxes = corners(torch.tensor([thing.box for thing in objects]).reshape(-1, 4))
+        boxes = corners(torch.tensor([thing.box for thing in objects], dtype=torch.float32).reshape(-1, 4))
         masks = decode([to_rle(thing.segmentation, scene.size) for thing in objects], scene.size)
         target = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=scene.size),
