@@ -68,7 +68,7 @@ def sentence(*arguments, cwd):
         ),
         (
             ["recipe.optimizer._target_=os.system"],
-            "task.optimizer._target_=os.system is refused: ",
+            "recipe.optimizer._target_=os.system is refused: ",
         ),
         (
             ["job=test", "ckpt=gone.ckpt"],
