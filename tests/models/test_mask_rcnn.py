@@ -1,0 +1,82 @@
+"""The detector: any mixer, any image size, tables that fit, frozen norms."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from lambdanets.errors import UserError
+from lambdanets.mixers import SE, Attention, Conv, LambdaLayer
+from lambdanets.models import MaskRCNN, ResNet
+from lambdanets.models.sync_batch_norm import synchronised
+
+SMALL = partial(ResNet, depth=[1, 1, 1, 1], width=0.25)
+
+
+def detector(mixer, **options):
+    torch.manual_seed(0)
+    backbone = options.pop("backbone", SMALL)
+    return MaskRCNN(
+        mixer, backbone=backbone, image_size=(128, 128), num_classes=3, channels=16, hidden=32, proposals=50, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [
+        Conv,
+        SE(4),
+        partial(Attention, heads=2),
+        partial(LambdaLayer, heads=2),
+        partial(LambdaLayer, heads=2, scope="global"),
+    ],
+)
+@pytest.mark.parametrize("size", [(128, 128), (1, 128), (97, 33), (8, 8)])
+def test_images_of_any_size(mixer, size):
+    model = detector(mixer).eval()
+    (found,) = model([torch.randn(3, *size)])
+    assert set(found) == {"boxes", "labels", "scores", "masks"}
+    boxes = found["boxes"]
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2::2] <= size[1]).all()
+    assert (boxes[:, 3::2] <= size[0]).all()
+
+
+def test_images_without_objects_have_losses():
+    model = detector(Conv)
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "masks": torch.zeros(0, 64, 64)}
+    losses = model([torch.randn(3, 64, 64)], [target])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_smaller_map_takes_the_middle_of_a_global_table():
+    torch.manual_seed(0)
+    options = {"heads": 2, "scope": "global", "batch_norm": False, "content": False}
+    large = LambdaLayer(16, feature_size=(9, 7), **options).double().eval()
+    small = LambdaLayer(16, feature_size=(5, 4), **options).double().eval()
+    large.crops = True
+    with torch.no_grad():
+        small.qkv.weight.copy_(large.qkv.weight)
+        small.table.copy_(large.table[:, :, 4:13, 3:10])
+    x = torch.randn(2, 16, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(large(x), small(x))
+
+
+def test_frozen_norms_stay_as_they_are_and_are_not_synchronised():
+    model = synchronised(detector(partial(LambdaLayer, heads=2), norm="frozen")).train()
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name or "norm" in name}
+    target = {"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1]), "masks": torch.ones(1, 64, 64)}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    sum(model([torch.randn(3, 64, 64)], [target]).values()).backward()
+    optimizer.step()
+    assert before
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+def test_stages_must_halve_their_maps():
+    with pytest.raises(UserError, match=r"strides \[4, 4, 8, 16\]"):
+        detector(Conv, backbone=partial(SMALL, strides=[1, 1, 2, 2]))
+    with pytest.raises(UserError, match="norm=group is not known"):
+        detector(Conv, norm="group")
