@@ -63,3 +63,19 @@ def test_prediction_draws_pictures_and_writes_coco_results(place, tmp_path):
     for entry in json.loads((tmp_path / "out" / "masks.json").read_text()):
         image = images[entry["image_id"]]
         assert api.decode(entry["segmentation"]).shape == (image["height"], image["width"])
+
+
+def test_a_detector_starts_from_a_classification_run(place, tmp_path):
+    skeleton = ("mixer=lambda", "mixer.heads=2", "mixer.scope=global")
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.enable_progress_bar=false")
+    classes = ("data=random", "data.size=64", "recipe=cifar", "recipe.batch_size=8", "model=small")
+    run(*classes, *skeleton, *short, "model.stem=imagenet", "model.strides=[1,2,2,2]", "name=classes", cwd=tmp_path)
+    (start,) = tmp_path.glob("outputs/classes/*")
+    options = (*SMALL, f"data.root={place / 'coco'}", f"model.backbone_ckpt={start}", *short[:2], "recipe.norm=frozen")
+    done = run(*options, "trainer.limit_val_batches=1", "trainer.limit_test_batches=1", cwd=tmp_path)
+    assert "The backbone starts from" in done.stdout
+    assert "are interpolated to" in done.stdout
+    wrong = run(*options, "mixer.heads=4", cwd=tmp_path, code=1).stderr
+    assert "doesn't fit in " in wrong
+    assert "qkv.weight is [" in wrong
+    assert "Traceback" not in wrong
