@@ -177,3 +177,48 @@ def test_the_newest_sweep_is_reported_on_and_none_is_answered(place, tmp_path_fa
 def test_pareto_front():
     points = [(1, 10), (2, 9), (2, 12), (3, 12), (5, 20)]
     assert pareto(points) == [(1, 10), (2, 12), (5, 20)]
+
+
+# Of COCO's: over all overlaps, at 50 and 75 %, of small, medium and large objects; −1 where the data have none.
+AP = {"": 0.4, "50": 0.6, "75": 0.45, "_small": 0.2, "_medium": 0.45, "_large": -1.0}
+
+
+def make_detector(place, experiment, seed, *, more=0.0, finished=True):
+    folder = make_run(place, experiment, seed)
+    rows = [
+        "epoch,step,train/loss,val/box_ap",
+        "0,9,,0.1",
+        *(["1,15,0.9,", "1,19,,0.3"] if finished else ["1,15,0.9,"]),
+    ]
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
+    if finished:
+        found = {
+            f"test/{kind}_ap{part}": score + more * (score > 0)
+            for kind in ("box", "mask")
+            for part, score in AP.items()
+        }
+        (folder / "metrics.json").write_text(json.dumps(found | {"parameters": 4.4e7}))
+
+
+def test_detectors_are_reported_by_the_size_of_objects(tmp_path, tmp_path_factory):
+    for seed in (0, 1):
+        make_detector(tmp_path, "coco/resnet101", seed, more=0.02 * seed)
+    make_detector(tmp_path, "coco/lambda_resnet101", 0, more=0.05)
+    make_detector(tmp_path, "coco/lambda_resnet101", 1, finished=False)
+    work = tmp_path_factory.mktemp("work")
+    run("job=report", f"sweep_dir={tmp_path}", "hydra.run.dir=out", "job.baseline=coco/resnet101", cwd=work)
+    text = (work / "out" / "report.md").read_text()
+    assert "| row | runs | test/box_ap % | published box AP | difference [95 %] |" in text
+    assert "| LambdaResNet-101 | 1 | 45.00 | 49.4 (unconfirmed) | +5.00 |" in text
+    ours = "| ResNet-101 | ours | 41.0 | 61.0 / 46.0 | 21.0 / 46.0 / – | 41.0 | 61.0 / 46.0 | 21.0 / 46.0 / – |"
+    theirs = "| 48.2 | – | 29.9 / 50.9 / 64.9 | 42.6 | – | 24.2 / 45.6 / 60.0 |"
+    assert f"{ours}\n| ResNet-101 | published (unconfirmed) {theirs}" in text
+    assert "coco/lambda_resnet101, seed 1: unfinished, after 1 of 2 epochs" in text
+    with (work / "out" / "report.csv").open(newline="") as file:
+        rows = {row["experiment"]: row for row in csv.DictReader(file)}
+    assert float(rows["coco/lambda_resnet101"]["mask_ap_small"]) == pytest.approx(25)
+    assert rows["coco/lambda_resnet101"]["mask_ap_large"] == ""
+    assert rows["coco/lambda_resnet101"]["published_mask_ap_small"] == "25.9"
+    html = (work / "out" / "report.html").read_text()
+    assert html.count("<table>") == 2
+    assert "val/box_ap %, mean and range over seeds" in html

@@ -77,7 +77,7 @@ class Run:
         file = self.folder / "failed.json"
         if file.is_file():
             return f"failed: {json.loads(file.read_text())['error']}"
-        epochs = len(self.curve("val/loss"))
+        epochs = len({row["epoch"] for row in self.log if any(name.startswith("val/") for name in row)})
         return f"unfinished, after {epochs} of {self.config.trainer.max_epochs} epochs"
 
 

@@ -6,12 +6,14 @@ from statistics import fmean
 
 from omegaconf import OmegaConf
 
+from lambdanets.analysis.by_size import AVERAGE_PRECISIONS, Detector, by_size, detected
 from lambdanets.analysis.collect import Row, Run, grouped, missing
 from lambdanets.analysis.published import label, published
 from lambdanets.analysis.statistics import Difference, Summary, paired_difference, summary
 from lambdanets.analysis.table import Table
 
 Flops = Callable[[Run], float | None]
+SHOWN = {"top1": "top-1", "top5": "top-5", "box_ap": "box AP", "mask_ap": "mask AP"}
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Compared:
     row: Row
     name: str
     score: Summary | None
+    detected: dict[str, float]  # a detector's average precisions
     difference: Difference | None
     parameters: float | None
     flops: float | None
@@ -46,9 +49,20 @@ class Comparison:
     baseline: str | None
     missing: list[str]
 
+    @property
+    def quantity(self) -> str:
+        """The score's name among the published numbers."""
+        return self.score.rpartition("/")[2]
+
+    @property
+    def tables(self) -> list[Table]:
+        """For readers; of detectors a second one, by the size of objects."""
+        detectors = [Detector(row.name, row.row.experiment, row.detected) for row in self.rows]
+        return [self.table(), *([by_size(detectors)] if any(row.detected for row in self.rows) else [])]
+
     def table(self) -> Table:
-        """For readers."""
-        columns = ["row", "runs", f"{self.score} %", "published top-1", "difference [95 %]", "M parameters"]
+        beside = f"published {SHOWN.get(self.quantity, self.quantity)}"
+        columns = ["row", "runs", f"{self.score} %", beside, "difference [95 %]", "M parameters"]
         columns += ["published M", "GFLOPs", "images/s", "GiB"]
         table = Table(self.title, columns)
         for row in self.rows:
@@ -62,7 +76,7 @@ class Comparison:
                     "GFLOPs": None if row.flops is None else row.flops / 1e9,
                     "images/s": row.images_per_s,
                     "GiB": row.memory_gib,
-                    "published top-1": quoted(row, "top1"),
+                    beside: quoted(row, self.quantity),
                     "published M": quoted(row, "params"),
                 }
             )
@@ -82,18 +96,22 @@ class Comparison:
             "GFLOPs: of one image's forward pass, two a multiply-add. Images/s and GiB: in training, as the runs "
             "measured them on their machines."
         )
-        if any(published(row.row.experiment, "top1") for row in self.rows):
-            notes.append("Published: on ImageNet, by the papers; unconfirmed: as recalled, not read again. Never ours.")
+        if any(published(row.row.experiment, self.quantity) for row in self.rows):
+            data = "COCO" if self.quantity in AVERAGE_PRECISIONS else "ImageNet"
+            notes.append(f"Published: on {data}, by the papers; unconfirmed: as recalled, not read again. Never ours.")
         return notes + [f"Missing: {sentence}." for sentence in self.missing]
 
     def numbers(self) -> Table:
         """For programs: one value a cell."""
         columns = ["experiment", "setting", "runs", "mean", "deviation", "difference", "low", "high", "pairs"]
         columns += ["parameters", "flops", "images_per_s", "memory_gib"]
-        columns += ["published_top1", "published_top1_trust", "published_params", "published_params_trust"]
+        scores = AVERAGE_PRECISIONS if any(row.detected for row in self.rows) else ()
+        columns += scores
+        quantities = dict.fromkeys([self.quantity, "params", *scores])
+        columns += [f"published_{name}{trust}" for name in quantities for trust in ("", "_trust")]
         table = Table(self.title, columns)
         for row in self.rows:
-            top1, params = published(row.row.experiment, "top1"), published(row.row.experiment, "params")
+            printed = {name: published(row.row.experiment, name) for name in quantities}
             score, difference = row.score, row.difference
             table.rows.append(
                 {
@@ -110,10 +128,9 @@ class Comparison:
                     "flops": row.flops,
                     "images_per_s": row.images_per_s,
                     "memory_gib": row.memory_gib,
-                    "published_top1": top1.value if top1 else None,
-                    "published_top1_trust": top1.trust if top1 else None,
-                    "published_params": params.value if params else None,
-                    "published_params_trust": params.trust if params else None,
+                    **row.detected,
+                    **{f"published_{name}": found.value for name, found in printed.items() if found},
+                    **{f"published_{name}_trust": found.trust for name, found in printed.items() if found},
                 }
             )
         return table
@@ -140,6 +157,7 @@ def compare(runs: list[Run], *, score: str, baseline: str | None, flops: Flops) 
                 row,
                 name_of(row, rows),
                 summary(list(scores.values())) if scores else None,
+                detected(row),
                 paired_difference(scores, percent(against.scores(score))) if against and against is not row else None,
                 mean(row.values("parameters")),
                 flops(next(iter(row.runs.values()))),
@@ -172,7 +190,8 @@ def peak_memory(run: Run) -> list[float]:
 
 
 def percent(scores: dict[int, float]) -> dict[int, float]:
-    return {seed: 100 * score for seed, score in scores.items()}
+    """Of those that there are: an average precision of what isn't in the data is −1."""
+    return {seed: 100 * score for seed, score in scores.items() if score >= 0}
 
 
 def mean(values: list[float]) -> float | None:

@@ -12,7 +12,7 @@ from lambdanets.analysis.comparison import Compared, Comparison
 def figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
     """Titles and pictures; one that no run has figures for is left out."""
     colours = {row.name: colour for row, colour in zip(comparison.rows, palette(len(comparison.rows)), strict=True)}
-    if any(curves(row.row) for row in comparison.rows):
+    if any(curves(row.row, comparison.quantity) for row in comparison.rows):
         yield "Training curves", training_curves(comparison, colours)
     sized = [row for row in comparison.rows if row.score and row.parameters]
     if sized:
@@ -35,11 +35,11 @@ def palette(count: int) -> list[Any]:
     return [colormaps["turbo"]((number + 0.5) / count) for number in range(count)]
 
 
-def curves(row: Row) -> dict[int, list[float]]:
+def curves(row: Row, quantity: str) -> dict[int, list[float]]:
     """The validation scores of all seeds, in percent, by epoch."""
     by_epoch: dict[int, list[float]] = {}
     for run in row.runs.values():
-        for epoch, score in run.curve("val/top1").items():
+        for epoch, score in run.curve(f"val/{quantity}").items():
             by_epoch.setdefault(epoch, []).append(100 * score)
     return dict(sorted(by_epoch.items()))
 
@@ -47,7 +47,7 @@ def curves(row: Row) -> dict[int, list[float]]:
 def training_curves(comparison: Comparison, colours: dict[str, Any]) -> str:
     figure, axes = canvas(height=4.6)
     for row in comparison.rows:
-        found = curves(row.row)
+        found = curves(row.row, comparison.quantity)
         if found:
             epochs = list(found)
             axes.plot(epochs, [fmean(v) for v in found.values()], marker=".", color=colours[row.name], label=row.name)
@@ -60,7 +60,7 @@ def training_curves(comparison: Comparison, colours: dict[str, Any]) -> str:
                 linewidth=0,
             )
     axes.set_xlabel("epoch")
-    axes.set_ylabel("val/top1 %, mean and range over seeds")
+    axes.set_ylabel(f"val/{comparison.quantity} %, mean and range over seeds")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return svg(figure)

@@ -19,14 +19,38 @@ svg { max-width: 100%; height: auto; }
 """
 
 
-def page(table: Table, pictures: Iterable[tuple[str, str]], origin: str) -> str:
-    """The table, its notes, and pictures.
+def page(tables: list[Table], pictures: Iterable[tuple[str, str]], origin: str) -> str:
+    """The tables with their notes, and pictures.
 
     Args:
-        table: as `Comparison.table`.
+        tables: as `Comparison.tables`; the first one's title is the page's.
         pictures: titles and SVG elements.
         origin: how the report was made, in HTML.
     """
+    first, *others = tables
+    more = "\n".join(f"<section><h2>{escape(table.title)}</h2>\n{element(table)}</section>" for table in others)
+    plots = "\n".join(f"<section><h2>{escape(title)}</h2>{picture}</section>" for title, picture in pictures)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(first.title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{escape(first.title)}</h1>
+<p>{origin}</p>
+{element(first)}
+{more}
+{plots}
+</body>
+</html>
+"""
+
+
+def element(table: Table) -> str:
+    """A table and its notes in HTML."""
     kinds = ["text" if index == 0 else "number" for index in range(len(table.columns))]
     head = "".join(
         f'<th class="{kind}">{escape(column)}</th>' for kind, column in zip(kinds, table.columns, strict=True)
@@ -40,26 +64,10 @@ def page(table: Table, pictures: Iterable[tuple[str, str]], origin: str) -> str:
     notes = "\n".join(
         f'<p class="{"missing" if note.startswith("Missing: ") else "note"}">{escape(note)}</p>' for note in table.notes
     )
-    plots = "\n".join(f"<section><h2>{escape(title)}</h2>{picture}</section>" for title, picture in pictures)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(table.title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{escape(table.title)}</h1>
-<p>{origin}</p>
-<div class="scroll"><table>
+    return f"""<div class="scroll"><table>
 <thead><tr>{head}</tr></thead>
 <tbody>
 {body}
 </tbody>
 </table></div>
-{notes}
-{plots}
-</body>
-</html>
-"""
+{notes}"""

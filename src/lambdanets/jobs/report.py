@@ -19,8 +19,10 @@ from lambdanets.jobs import provenance
 from lambdanets.jobs.build import build_model, images_of
 from lambdanets.jobs.console import quiet
 from lambdanets.jobs.runs import SWEEPS, write_text
+from lambdanets.tasks import Classification, Detection
 
 log = logging.getLogger(__name__)
+TASKS = (Classification, Detection)
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -39,18 +41,22 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     quiet()
     places = named(config.sweep_dir)
     runs = collect(places)
-    comparison = compare(runs, score=config.job.score, baseline=config.job.baseline, flops=flops)
-    table = comparison.table()
-    table.show()
+    score = config.job.score or main_score(runs)
+    comparison = compare(runs, score=score, baseline=config.job.baseline, flops=flops)
+    tables = comparison.tables
+    for table in tables:
+        table.show()
     origin = provenance.origin()
     finished = sum(bool(run.metrics) for run in runs)
     made = f"{finished} runs, {origin['date'][:10]}, {describe_versions(runs)}"
-    heading = [f"# {table.title}", "", f"{made}, `{origin['command']}`", ""]
-    write_text(folder / "report.md", "\n".join([*heading, table.markdown()]))
+    lines = [f"# {comparison.title}", "", f"{made}, `{origin['command']}`", "", tables[0].markdown()]
+    for table in tables[1:]:
+        lines += [f"## {table.title}", "", table.markdown()]
+    write_text(folder / "report.md", "\n".join(lines))
     write_text(folder / "report.csv", comparison.numbers().csv())
     write_text(folder / "report.json", as_json(comparison, origin))
     html = f"{escape(made)}<br><code>{escape(origin['command'])}</code>"
-    write_text(folder / "report.html", page(table, figures(comparison), html))
+    write_text(folder / "report.html", page(tables, figures(comparison), html))
     log.info("Written to %s, and .md, .csv, .json.", os.path.relpath(folder / "report.html"))
     return {"rows": len(comparison.rows), "runs": finished, "missing": len(comparison.missing)}
 
@@ -68,6 +74,14 @@ def named(sweep_dir: str | list[str] | None) -> list[Path]:
     if not sweeps:
         raise UserError(f"There is no sweep below '{SWEEPS}': name a folder of runs with sweep_dir=<folder>.")
     return [max(sweeps, key=lambda file: file.stat().st_mtime).parent]
+
+
+def main_score(runs: list[Run]) -> str:
+    """The first score of the first task of which a run has any; test/top1 if none has."""
+    for task in TASKS:
+        if any(score in row for run in runs for row in (run.metrics, *run.log) for score in task.SCORES):
+            return task.SCORES[0]
+    return TASKS[0].SCORES[0]
 
 
 def flops(run: Run) -> float | None:
