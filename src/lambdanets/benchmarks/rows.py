@@ -1,16 +1,20 @@
-"""benchmark=table4 and figure2: the networks of a table's rows, trained and used."""
+"""benchmark=table4, figure2 and coco: the networks of a table's rows, trained and used."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from lambdanets.analysis.closed_forms import memory_gib
 from lambdanets.analysis.count import Count, count, total
 from lambdanets.analysis.published import label, published
+from lambdanets.analysis.relations import relations
 from lambdanets.analysis.table import Row
+from lambdanets.benchmarks.detectors import detection_step, levelled
 from lambdanets.benchmarks.measure import Setting, Step
 from lambdanets.benchmarks.result import Result
+from lambdanets.models import MaskRCNN
 
 MIB, GIB = 2**20, 2**30
 FLOAT = 4  # bytes
@@ -42,6 +46,7 @@ def rows(
     paper_batch: int | None,
     reference: str | None,
     pairs: Sequence[tuple[str, str]],
+    attention_heads: int | None = None,
 ) -> Result:
     """Throughput and memory of networks in training and inference, measured in turn.
 
@@ -56,16 +61,20 @@ def rows(
         paper_batch: the batch of the paper, for which the memory is counted; None leaves that column out.
         reference: the experiment whose throughput the others' are divided into.
         pairs: experiments whose ratio of throughputs is told: ours, theirs.
+        attention_heads: of a self-attention in the lambda layers' places, the memory of whose maps is counted; None
+            leaves that column out.
     """
     columns = ["row", "image", "batch", "train img/s", "infer img/s", "peak MiB"]
     columns += [f"GiB at batch {paper_batch}"] if paper_batch else []
+    columns += ["maps MiB"] if attention_heads else []
     columns += ["train ratio", "infer ratio"] if reference else []
     columns += ["published img/s"] if any(published(name, "throughput") for name in networks) else []
     result = Result(title, columns, setting=setting)
-    counted: dict[str, Count] = {}
-    for name, network in networks.items():
-        parts = count(network.make, channels=network.channels, image_size=network.size, device=setting.place.type)
-        counted[name] = total(parts)
+    pieces = {
+        name: count(network.make, channels=network.channels, image_size=network.size, device=setting.place.type)
+        for name, network in networks.items()
+    }
+    counted = {name: total(parts) for name, parts in pieces.items()}
     batches = {name: fitting(cost, batch, setting.memory_gib) for name, cost in counted.items()}
     with setting.applied():
         train, infer, peak = measure(setting, networks, batches)
@@ -82,6 +91,8 @@ def rows(
         }
         if paper_batch:
             row[f"GiB at batch {paper_batch}"] = needs[name].bytes(paper_batch) / GIB
+        if attention_heads:
+            row["maps MiB"] = maps(network, attention_heads, batches[name])
         if reference:
             row["train ratio"] = ratio(reference, name, train, batches)
             row["infer ratio"] = ratio(reference, name, infer, batches)
@@ -101,6 +112,16 @@ def rows(
             for name, need in needs.items()
             if need.bytes(paper_batch) > setting.memory_gib * GIB
         ]
+    if attention_heads:
+        result.notes.append(
+            f"Maps: what the maps alone of global self-attention with {attention_heads} heads in the lambda layers' "
+            "places would add in float32, as Table 4 counts: blocks with a stride at the size of their output."
+        )
+    if any("box head" in parts for parts in pieces.values()):
+        result.notes.append(
+            "Detectors train on 8 objects an image; in inference all their regions are one class, so that the heads work "
+            "on as many as they can."
+        )
     if reference:
         result.notes.append(f"Ratios: {label(reference)}'s images/s over the row's.")
     for ours, theirs in pairs:
@@ -146,7 +167,10 @@ def measure(
     for name, network in networks.items():
         model = network.make().to(setting.place)
         x = torch.randn(batches[name], network.channels, *network.size, device=setting.place)
-        training[name] = freed(setting.training_step(model, x), model)
+        if isinstance(model, MaskRCNN):
+            training[name] = freed(detection_step(setting, levelled(model), x), model)
+        else:
+            training[name] = freed(setting.training_step(model, x), model)
         inference[name] = setting.inference_step(model, x)
     peak = setting.peaks(training)
     return setting.times(training), setting.times(inference), peak
@@ -160,6 +184,15 @@ def freed(step: Step, model: nn.Module) -> Step:
         model.zero_grad()
 
     return run
+
+
+def maps(network: Network, heads: int, batch: int) -> float | None:
+    """MiB of the maps of attention with so many heads in the places of a network's lambda layers, if it has any."""
+    with torch.device("meta"):
+        kind, layers = relations(network.make(), network.size) or ("", [])
+    if kind not in ("lambda", "shared", "convolution"):
+        return None
+    return GIB / MIB * memory_gib("attention", [replace(layer, heads=heads) for layer in layers], batch)
 
 
 def ratio(ours: str, theirs: str, seconds: dict[str, float], batches: dict[str, int]) -> float:

@@ -38,11 +38,13 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     quiet()
     if not config.get("benchmark"):
         raise UserError(
-            "job=benchmark needs benchmark=layers, networks, scaling, methods, table4, figure2, loop or input."
+            "job=benchmark needs benchmark=layers, networks, scaling, methods, table4, figure2, coco, loop or input."
         )
     settings = config.benchmark.copy()
-    names = settings.pop("experiments", [])
-    networks = {"networks": {experiment: network(experiment) for experiment in names}} if names else {}
+    configs = {name: experiments.row(name, experiments.overrides()) for name in settings.pop("experiments", [])}
+    for name, said in settings.pop("variants", {}).items():
+        configs[name] = experiments.variant([*said, *experiments.overrides()])
+    networks = {"networks": {name: network(found) for name, found in configs.items()}} if configs else {}
     trained = settings.pop("train", [])
     trainings = {"trainings": {" ".join(said): Loop(list(said)) for said in trained}} if trained else {}
     result: Result = instantiate(settings, _convert_="all", _partial_=True)(**networks, **trainings)
@@ -57,8 +59,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     return {"rows": len(result.rows)}
 
 
-def network(experiment: str) -> Network:
-    """An experiment's network, with the command line's overrides."""
-    config = experiments.row(experiment, experiments.overrides())
+def network(config: DictConfig) -> Network:
+    """A config's network."""
     images = images_of(config)
     return Network(lambda: build_model(config, images), images.channels, images.size)
