@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from lambdanets.benchmarks import inputs, layers, methods, networks, rows, scaling
+from lambdanets.benchmarks.detectors import levelled, objects
 from lambdanets.benchmarks.measure import Setting, matrix_rate
 from lambdanets.benchmarks.plots import draw
 from lambdanets.benchmarks.rows import Network
 from lambdanets.benchmarks.scaling import exponent
 from lambdanets.errors import UserError
-from lambdanets.mixers import Attention, LambdaLayer
-from lambdanets.models import ResNet
+from lambdanets.mixers import Attention, Conv, LambdaLayer
+from lambdanets.models import MaskRCNN, ResNet
 from lambdanets.ops import METHODS, missing_kernel
 from tests.command import run
 
@@ -127,14 +128,50 @@ def test_rows_of_a_table_at_the_batch_that_fits():
     assert f"Global self-attention: batch 128 would need {needed:,.0f} bytes." in notes
 
 
+def test_detectors_beside_the_maps_of_attention():
+    backbone = partial(ResNet, depth=[1, 1], layout="CL", strides=[1, 2], width=0.25)
+    options = {"image_size": (64, 64), "channels": 8, "hidden": 16, "proposals": 40, "detections": 10}
+    networks = {
+        name: Network(partial(MaskRCNN, mixer, backbone=backbone, **options), 3, (64, 64))
+        for name, mixer in (("conv", Conv), ("lambda", partial(LambdaLayer, scope="global")))
+    }
+    result = rows(
+        QUICK, title="Detectors", networks=networks, batch=2, paper_batch=None, reference=None, pairs=[],
+        attention_heads=8,
+    )  # fmt: skip
+    conv, lambdas = result.rows
+    assert conv["maps MiB"] is None
+    # One layer on 8 × 8 positions, at 64 / 8 pixels: eight maps of 64² in float32, of two images.
+    assert lambdas["maps MiB"] == pytest.approx(2 * 8 * 64**2 * 4 / 2**20)
+    assert conv["peak MiB"] > 0
+    assert any(note.startswith("Detectors train on 8 objects") for note in result.notes)
+
+
+def test_a_levelled_detector_finds_all_that_it_may_whatever_its_backbone_says():
+    torch.manual_seed(0)
+    backbone = partial(ResNet, depth=[1, 1], layout="C", strides=[1, 2], width=0.25)
+    model = levelled(
+        MaskRCNN(Conv, backbone=backbone, image_size=(64, 64), channels=8, hidden=16, proposals=40, detections=10)
+    )
+    images = torch.randn(2, 3, 64, 64)
+    targets = [objects(image) for image in images]
+    for target in targets:
+        left, top, right, bottom = target["boxes"].round().int().unbind(1)
+        assert target["masks"].sum((1, 2)).tolist() == ((right - left) * (bottom - top)).tolist()
+    losses = model.train()(list(images), targets)
+    assert len(losses) == 5
+    assert all(loss.isfinite() for loss in losses.values())
+    assert [len(found["labels"]) for found in model.eval()(list(images))] == [10, 10]
+
+
 def test_the_job_measures_experiments(tmp_path):
     done = run(
         "job=benchmark", "benchmark=table4", "benchmark.setting.repeats=2", "benchmark.batch=2", "data=digits",
         "recipe=digits", "model=tiny", "benchmark.experiments=[table4/axial,table4/lambda,table4/lambda_shared]",
-        "hydra.run.dir=out", cwd=tmp_path,
+        "+benchmark.variants={here: [mixer=conv]}", "hydra.run.dir=out", cwd=tmp_path,
     )  # fmt: skip
     document = json.loads((tmp_path / "out/table4.json").read_text())
-    assert len(document["rows"]) == 3
+    assert [row["row"] for row in document["rows"]][2:] == ["Lambda layer, shared embeddings", "here"]
     assert "Lambda layer, shared embeddings" in done.stdout
     assert document["rows"][0]["published img/s"] == "960 (unconfirmed)"
 

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as api
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.coco import make_coco
 from tests.command import run
@@ -33,6 +35,33 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_stopped(place, tmp_path):
     arguments = (*SMALL, f"data.root={place / 'coco'}", "recipe.epochs=2", "checkpoint.every_n_steps=1")
     assert killed(tmp_path, arguments, 2) >= 1
     assert differences(whole, one_run(tmp_path), ("train/loss", "train/loss_mask", "val/box_ap", "val/mask_ap")) == []
+
+
+def test_tensorboard_shows_what_is_there_above_what_was_found(place):
+    events = EventAccumulator(str(one_run(place)), size_guidance={"images": 0}).Reload()
+    shown = [tag for tag in events.Tags()["images"] if tag.startswith("val/image")]
+    assert shown == ["val/image 1", "val/image 2", "val/image 3"]
+    for tag in shown:
+        first, second = events.Images(tag)
+        assert first.step < second.step
+        assert (second.width, second.height) in {(64, 2 * 48), (48, 2 * 64)}
+
+
+def test_two_processes_share_a_detector_in_half_precision(place, tmp_path):
+    options = ("trainer=fsdp", "trainer.devices=2", "trainer.precision=bf16-mixed", "recipe.epochs=1")
+    run(*SMALL, *options, f"data.root={place / 'coco'}", cwd=tmp_path)
+    folder = one_run(tmp_path)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert 0 <= metrics["test/mask_ap"] <= 1
+    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
+    run("job=test", f"ckpt={folder.relative_to(tmp_path)}", "trainer.devices=1", cwd=tmp_path)
+
+
+def test_the_largest_batch_of_a_detector(place, tmp_path):
+    options = ("job=find_batch_size", "job.start=1", "job.most=4", "hydra.run.dir=out")
+    run(*SMALL, *options, f"data.root={place / 'coco'}", cwd=tmp_path)
+    assert 1 <= json.loads((tmp_path / "out" / "metrics.json").read_text())["batch_size"] <= 4
 
 
 def test_two_processes_give_the_scores_of_one(place):

@@ -119,7 +119,7 @@ def rows(
         )
     if any("box head" in parts for parts in pieces.values()):
         result.notes.append(
-            "Detectors train on 8 objects an image; in inference all their regions are one class, so that the heads work "
+            "Detectors train on 8 objects an image; in inference all regions are one class, so that the heads work "
             "on as many as they can."
         )
     if reference:
