@@ -149,7 +149,7 @@ def test_detectors_beside_the_maps_of_attention():
 
 def test_a_levelled_detector_finds_all_that_it_may_whatever_its_backbone_says():
     torch.manual_seed(0)
-    backbone = partial(ResNet, depth=[1, 1], layout="C", strides=[1, 2], width=0.25)
+    backbone = partial(ResNet, depth=[1, 1], layout="CC", strides=[1, 2], width=0.25)
     model = levelled(
         MaskRCNN(Conv, backbone=backbone, image_size=(64, 64), channels=8, hidden=16, proposals=40, detections=10)
     )

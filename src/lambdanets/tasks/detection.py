@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torchvision.transforms.v2 import functional as F
 
 from lambdanets.durable import write_whole
@@ -59,7 +60,16 @@ class Detection(Task):
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Each image by itself, so that what is found doesn't depend on its neighbours, through padding."""
-        return [self.model([image])[0] for image in images]
+        return [self.model([image])[0] for image in self.as_many(images)][: len(images)]
+
+    def as_many(self, images: list[Tensor]) -> list[Tensor]:
+        """Under FSDP, where each pass gathers weights from all processes, empty images too until all have as many."""
+        if not isinstance(self.model, FSDPModule):
+            return images
+        most = torch.tensor(len(images), device=self.device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        side = self.model.divisor
+        return images + [torch.zeros(3, side, side, device=self.device)] * (int(most) - len(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
