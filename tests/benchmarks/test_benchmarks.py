@@ -168,7 +168,7 @@ def test_the_job_measures_experiments(tmp_path):
     done = run(
         "job=benchmark", "benchmark=table4", "benchmark.setting.repeats=2", "benchmark.batch=2", "data=digits",
         "recipe=digits", "model=tiny", "benchmark.experiments=[table4/axial,table4/lambda,table4/lambda_shared]",
-        "+benchmark.variants={here: [mixer=conv]}", "hydra.run.dir=out", cwd=tmp_path,
+        "+benchmark.variants={here: ['mixer=conv']}", "hydra.run.dir=out", cwd=tmp_path,
     )  # fmt: skip
     document = json.loads((tmp_path / "out/table4.json").read_text())
     assert [row["row"] for row in document["rows"]][2:] == ["Lambda layer, shared embeddings", "here"]
