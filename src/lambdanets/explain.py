@@ -5,7 +5,13 @@ import errno
 from collections.abc import Iterator
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from lambdanets.errors import UserError
 
@@ -30,6 +36,8 @@ def explain(error: BaseException) -> str | None:
                 return joined(cause).split(" Config search path:")[0]
             case ConfigAttributeError() | ConfigKeyError():
                 return unknown_key(cause)
+            case InterpolationKeyError():
+                return unfitting(cause)
             case MissingMandatoryValue():
                 key = str(cause).split(": ")[-1].split()[0]
                 return f"{key} has no value yet: give it, as {key}=…"
@@ -72,6 +80,16 @@ def unknown_key(error: OmegaConfBaseException) -> str:
     near = difflib.get_close_matches(last, known, n=1)
     advice = f"did you mean {f'{parent}.' if parent else ''}{near[0]}?" if near else f"known there: {', '.join(known)}."
     return f"{key} is not a key of the config; {advice}"
+
+
+def unfitting(error: OmegaConfBaseException) -> str:
+    """Of a key that takes its value from a group in which another choice would have it."""
+    key, wanted = str(error.full_key or error.key), str(error).split("'")[1]
+    (group, _, _), (other, _, _) = key.partition("."), wanted.partition(".")
+    return (
+        f"{key} takes {wanted}, which this {other} doesn't have, so that the two don't fit: choose another {group}=… "
+        f"or {other}=…; task=detection brings those for COCO."
+    )
 
 
 def joined(error: BaseException) -> str:

@@ -108,3 +108,22 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
     assert "doesn't fit in " in wrong
     assert "qkv.weight is [" in wrong
     assert "Traceback" not in wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            "model=resnet50 data.root=coco data.val_share=3",
+            "task=detection needs model=mask_rcnn; ResNet finds no objects.",
+        ),
+        ("data=digits", "data.augment takes recipe.augment, which this recipe doesn't have, so that the two don't fit"),
+        ("task=classification data=coco data.root=coco", "recipe=…; task=detection brings those for COCO."),
+        ("data=digits +recipe.augment=none", "These data, Digits, are for task=classification, not for task=detection"),
+        ("data.root=nowhere", "There is no 'nowhere/annotations/instances_train2017.json': data.root must name"),
+    ],
+)
+def test_mistakes_get_a_sentence(place, arguments, sentence):
+    error = run("task=detection", *arguments.split(), cwd=place, code=1).stderr
+    assert sentence in error
+    assert "Traceback" not in error
