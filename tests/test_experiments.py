@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from hydra import compose
 from hydra.utils import instantiate
 from torch.nn import functional as F
 
 from lambdanets.jobs.build import Images, build_model
 from lambdanets.tasks.optimizers import parameter_groups
-from tests.configs import EXPERIMENTS, experiment
+from tests.configs import EXPERIMENTS, FOLDER, composing, experiment
 
 SIZE = (64, 64)
 
@@ -42,3 +43,18 @@ def test_one_step_of_a_detector(name):
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+SWEEPS = sorted(
+    str(file.relative_to(FOLDER / "sweep").with_suffix(""))
+    for file in (FOLDER / "sweep").rglob("*.yaml")
+    if file.stem not in ("grid", "tune")
+)
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_sweep_knows_the_keys_of_its_rows(sweep):
+    with composing():
+        config = compose("config", overrides=[f"sweep={sweep}", "data.root=/data", "data.num_workers=1"])
+    assert config.data.root == "/data"
+    assert len(config.sweep.experiments) > 1

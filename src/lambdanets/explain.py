@@ -83,12 +83,15 @@ def unknown_key(error: OmegaConfBaseException) -> str:
 
 
 def unfitting(error: OmegaConfBaseException) -> str:
-    """Of a key that takes its value from a group in which another choice would have it."""
+    """Of a key that takes its value from another one, which isn't there: as a rule, groups that don't fit."""
     key, wanted = str(error.full_key or error.key), str(error).split("'")[1]
-    (group, _, _), (other, _, _) = key.partition("."), wanted.partition(".")
+    (group, _, _), (other, dot, _) = key.partition("."), wanted.partition(".")
+    if not dot:
+        return f"{key} takes {wanted}, which is not a key of the config: give {key} a value, or the config that key."
+    brought = "; task=detection brings those for COCO." if other == "recipe" else "."
     return (
         f"{key} takes {wanted}, which this {other} doesn't have, so that the two don't fit: choose another {group}=… "
-        f"or {other}=…; task=detection brings those for COCO."
+        f"or {other}=…{brought}"
     )
 
 

@@ -120,6 +120,10 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
         ("data=digits", "data.augment takes recipe.augment, which this recipe doesn't have, so that the two don't fit"),
         ("task=classification data=coco data.root=coco", "recipe=…; task=detection brings those for COCO."),
         ("data=digits +recipe.augment=none", "These data, Digits, are for task=classification, not for task=detection"),
+        (
+            "data.root=coco recipe.flip=${flips}",
+            "takes flips, which is not a key of the config: give data.flip a value",
+        ),
         ("data.root=nowhere", "There is no 'nowhere/annotations/instances_train2017.json': data.root must name"),
     ],
 )
