@@ -68,7 +68,12 @@ def started_by(job: str, folder: Path) -> bool:
 
 
 def git_commit() -> str | None:
-    """The commit of the code, with -dirty where files differ from it, or None outside of a repository."""
+    """The commit of the code, with -dirty where files differ from it, or None outside of a repository.
+
+    An image, which has no repository, says it in LAMBDANETS_COMMIT.
+    """
+    if said := os.environ.get("LAMBDANETS_COMMIT"):
+        return said
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)

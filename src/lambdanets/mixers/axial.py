@@ -59,10 +59,11 @@ class AxisAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(1, (3, self.heads, self.head_depth))
-        # (3, B, lines, h, positions, d_h)
-        query, key, value = qkv.movedim(self.axis + 2, -1).permute(1, 0, 4, 2, 5, 3).contiguous()
+        # Three times (B · lines, h, positions, d_h)
+        query, key, value = qkv.movedim(self.axis + 2, -1).permute(1, 0, 4, 2, 5, 3).contiguous().flatten(1, 2).unbind(0)
         query = query * self.head_depth**-0.5
-        embeddings = axis_embeddings(self.table, query.shape[3])
-        bias = torch.einsum("blhnd,nmd->blhnm", query, embeddings)
+        embeddings = axis_embeddings(self.table, query.shape[2])
+        bias = torch.einsum("bhnd,nmd->bhnm", query, embeddings)
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        y = y.unflatten(0, (x.shape[0], -1))
         return y.permute(0, 2, 4, 1, 3).flatten(1, 2).movedim(-1, self.axis)

@@ -42,15 +42,14 @@ def neighbourhood_attention(
     keys, values = (cut(tensor, count, window, tile, scope // 2) for tensor in (key, value))
     hidden = ~seen(height, width, count, tile, scope, query.device)
     added = bias(queries, window).flatten(4, 5).flatten(2, 3)
-    added = added.unflatten(0, (-1, count[0] * count[1] if len(added) > 1 else 1)).masked_fill(hidden, -torch.inf)
+    tiles = count[0] * count[1]
+    added = added.unflatten(0, (-1, 1 if added.shape[0] == 1 else tiles)).masked_fill(hidden, -torch.inf)
     y = F.scaled_dot_product_attention(
-        queries.flatten(2, 3).unflatten(0, (len(query), -1)),
-        keys.flatten(2, 3).unflatten(0, (len(query), -1)),
-        values.flatten(2, 3).unflatten(0, (len(query), -1)),
-        attn_mask=added.to(query.dtype),
+        *(windows.flatten(2, 3).unflatten(0, (-1, tiles)).flatten(1, 2) for windows in (queries, keys, values)),
+        attn_mask=added.to(query.dtype).flatten(1, 2),
         scale=scale,
     )
-    y = y.unflatten(3, tile).unflatten(1, count)  # (B, tiles, tiles', h, s, s', v)
+    y = y.unflatten(2, tile).unflatten(1, (*count, -1))  # (B, tiles, tiles', h, s, s', v)
     y = y.permute(0, 3, 6, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4)
     return y[..., :height, :width]
 

@@ -44,12 +44,14 @@ def masked_lambda_map(
     size = values.shape[1], values.shape[2]
     mask = mask.expand(batch, -1, -1).unflatten(1, (height, width))
     offsets = None if table is None else mirrored_offsets(dilated(table, dilation), (height, width), size)
-    step = max(1, CHUNK // max(1, batch * width * key_depth * values.shape[3] * prod(size)))
+    # In a graph with an open batch a usual one stands for it.
+    images = 8 if torch.compiler.is_compiling() else batch
+    step = max(1, CHUNK // max(1, images * width * key_depth * values.shape[3] * prod(size)))
     parts = []
     for start in range(0, height, step):
         stop = min(height, start + step)
         inputs = query, keys, values, offsets, mask, start, stop, norm
-        parts.append(checkpoint(some_rows, *inputs, use_reentrant=False))
+        parts.append(checkpoint(some_rows, *inputs, use_reentrant=False) if torch.is_grad_enabled() else some_rows(*inputs))
     return torch.cat(parts, 1)
 
 
