@@ -40,7 +40,9 @@ def images_of(config: DictConfig) -> Images:
 def build_model(config: DictConfig, images: Images) -> nn.Module:
     """The model, fitted to the images."""
     settings = config.model.copy()
-    settings.pop("backbone_ckpt", None)  # weights are what a training loads
+    for part in (settings, settings.get("backbone") or {}):
+        for weights in ("backbone_ckpt", "pretrained"):  # what a training loads
+            part.pop(weights, None)
     return instantiate(settings)(
         instantiate(config.mixer), image_size=images.size, in_channels=images.channels, num_classes=images.classes
     )

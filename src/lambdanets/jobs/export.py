@@ -1,39 +1,147 @@
-"""job=export: a run's weights for others."""
+"""job=export: a run's model for others."""
 
+import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
+from lambdanets.data import ImageData
 from lambdanets.errors import UserError
+from lambdanets.jobs import provenance
+from lambdanets.jobs.build import build_data
 from lambdanets.jobs.checkpoints import WEIGHTS, read_checkpoint, write_weights
-from lambdanets.jobs.runs import write_metrics
+from lambdanets.jobs.console import quiet, show
+from lambdanets.jobs.formats import FORMATS, write
+from lambdanets.jobs.load import LABELS, load, network_of
+from lambdanets.jobs.model_card import model_card
+from lambdanets.jobs.portable import portable
+from lambdanets.jobs.runs import COMPOSED, METRICS, RESOLVED, write_metrics, write_text
 
 log = logging.getLogger(__name__)
+SAFETENSORS = "safetensors"
+# How far a graph's logits may be from the network's, in units of the largest logit.
+TOLERANCE = 1e-4
+# What a config says of one command on one machine, and not of a model.
+OF_A_COMMAND = ("job", "ckpt", "like", "input", "sweep", "sweep_dir", "benchmark", "format", "allow_targets")
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Writes the weights of the checkpoint config.ckpt as model.safetensors, a format that can't hold code.
+    """Writes the model of the checkpoint config.ckpt in the formats of config.format, with all that others need of it.
 
-    The file knows its config and classes: `ckpt=<file>` tests it and predicts with it like a checkpoint.
+    The folder gets the weights as model.safetensors, a format that can't hold code, in any case; the graphs that are
+    asked for, for any number of images; config.yaml, labels.json, preprocessing.json, metrics.json and a model card.
+    Each file is read again, and its logits are compared with the network's. `lambdanets.load(folder)` opens it.
 
     Args:
         config: resolved.
-        folder: where the file goes.
+        folder: where the files go; those of an earlier export stay.
 
     Returns:
-        The number of weights.
+        The number of weights, and how far each format's logits are from the network's, in units of the largest one.
 
     Raises:
-        UserError: no checkpoint is named, or it can't be read.
+        UserError: no checkpoint is named, it can't be read, a format isn't known, or can't hold this model.
     """
+    quiet()
     if config.ckpt is None:
         raise UserError("job=export needs a checkpoint: ckpt=<run's folder>, ckpt=<file> or ckpt=last.")
+    asked = [config.format] if isinstance(config.format, str) else list(config.format)
+    for name in asked:
+        if name not in (SAFETENSORS, *FORMATS):
+            raise UserError(f"format={name} is not known; choose among {', '.join((SAFETENSORS, *FORMATS))}.")
     checkpoint = read_checkpoint(config.ckpt)
-    file = folder / f"model{WEIGHTS}"
-    write_weights(file, checkpoint)
-    metrics = {"weights": float(sum(tensor.numel() for tensor in checkpoint["state_dict"].values()))}
-    write_metrics(folder, metrics)
-    log.info("Written to %s.", os.path.relpath(file))
+    data = build_data(config)
+    if data.TASK == "detection" and set(asked) != {SAFETENSORS}:
+        raise UserError(
+            f"format={config.format} can't hold a detector: how much a graph computes would depend on what is found in "
+            "an image; use format=safetensors, whose models load() opens."
+        )
+    network = network_of(config, data, checkpoint, Path(config.ckpt))
+    describe(config, data, checkpoint, folder)
+    weights = folder / f"model{WEIGHTS}"
+    write_weights(weights, checkpoint)
+    metrics = {"weights": float(sum(tensor.numel() for tensor in network.state_dict().values()))}
+    if data.TASK == "detection":
+        check_weights(network, weights, config)
+    else:
+        images = torch.randn(3, data.channels, *data.image_size, generator=torch.Generator().manual_seed(0))
+        if graphs := [name for name in asked if name != SAFETENSORS]:
+            simple = portable(network, images)
+        metrics["difference/safetensors"] = difference(weights, network, images, config)
+        for name in graphs:
+            file = folder / FORMATS[name].file
+            write(name, simple, images[:2], file)
+            metrics[f"difference/{name}"] = difference(file, network, images, config)
+    earlier = scores(Path(config.ckpt))
+    write_metrics(folder, earlier | metrics)
+    names = (weights.name, *(known.file for known in FORMATS.values()))
+    files = [folder / name for name in names if (folder / name).is_file()]
+    origin = provenance.origin()
+    card = model_card(config, data, classes=checkpoint["classes"], metrics=earlier, origin=origin, files=files)
+    write_text(folder / "README.md", card)
+    show(metrics, title=f"{config.name}: differences are in units of the largest logit")
+    log.info("Written to %s; lambdanets.load opens it.", os.path.relpath(folder))
     return metrics
+
+
+def describe(config: DictConfig, data: ImageData, checkpoint: dict[str, Any], folder: Path) -> None:
+    """Writes config, labels and preprocessing."""
+    said = OmegaConf.create({key: value for key, value in config.items() if key not in OF_A_COMMAND})
+    write_text(folder / RESOLVED, OmegaConf.to_yaml(said, resolve=True))
+    labels = {key: checkpoint[key] for key in ("classes", "category_ids") if key in checkpoint}
+    write_text(folder / LABELS, json.dumps(labels, indent=1, ensure_ascii=False) + "\n")
+    prepared = {
+        "channels": data.channels,
+        "image_size": list(data.image_size),
+        "scale": "0 to 1",
+        "mean": data.mean.tolist(),
+        "std": data.std.tolist(),
+        "order": "(B, C, H, W), float32",
+    }
+    write_text(folder / "preprocessing.json", json.dumps(prepared, indent=1) + "\n")
+
+
+@torch.no_grad()
+def difference(file: Path, network: nn.Module, images: Tensor, config: DictConfig) -> float:
+    """How far a file's logits are from the network's: of one image, and of several.
+
+    Raises:
+        UserError: further than TOLERANCE; the file is removed.
+    """
+    run = load(file, allow_targets=config.get("allow_targets") or ())
+    found = 0.0
+    for batch in (images[:1], images):
+        expected = network(batch)
+        found = max(found, float((run(batch) - expected).abs().max() / expected.abs().max().clamp(min=1e-12)))
+    if not found <= TOLERANCE:
+        file.unlink()
+        raise UserError(
+            f"{file.name} gives logits that differ from the network's by {found:.1e} of the largest one, more than "
+            f"{TOLERANCE}: it was removed; take another format."
+        )
+    return found
+
+
+def check_weights(network: nn.Module, file: Path, config: DictConfig) -> None:
+    """Raises UserError: a detector's file doesn't hold its weights."""
+    read = load(file, allow_targets=config.get("allow_targets") or ()).network
+    assert read is not None
+    expected = network.state_dict()
+    if any(not torch.equal(tensor, expected[name]) for name, tensor in read.state_dict().items()):
+        raise UserError(f"{file.name} doesn't hold the weights that were written to it: the disk may be damaged.")
+
+
+def scores(ckpt: Path) -> dict[str, float]:
+    """What the checkpoint's run, or an earlier export of it, has come to."""
+    for folder in (ckpt.parent.parent, ckpt.parent):
+        if (file := folder / METRICS).is_file() and (folder / COMPOSED).is_file():
+            found = json.loads(file.read_text())
+            return {
+                name: value for name, value in found.items() if name != "weights" and not name.startswith("difference/")
+            }
+    return {}

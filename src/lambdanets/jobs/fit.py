@@ -16,11 +16,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lambdanets.callbacks import Checkpoints, Finite, HParams, StopOnSignal
 from lambdanets.data import ImageData
 from lambdanets.data.corrupt import count
-from lambdanets.jobs.backbone import load_backbone
+from lambdanets.errors import UserError
 from lambdanets.jobs.build import build_data, build_task, build_trainer
 from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, load_weights, read_checkpoint
 from lambdanets.jobs.console import quiet, show
 from lambdanets.jobs.csv_log import CSVLog
+from lambdanets.jobs.pretrained import load_pretrained
 from lambdanets.jobs.requeue import ended
 from lambdanets.jobs.runs import CHECKPOINTS, load_config, write_metrics
 from lambdanets.tasks import Task
@@ -104,8 +105,8 @@ def prepare(config: DictConfig, folder: Path) -> Training:
     data.setup("fit")
     task = build_task(config, data, data.classes)
     step = resumed_step(config, task)
-    if config.ckpt is None and (backbone_ckpt := config.model.get("backbone_ckpt")):
-        load_backbone(task.model, backbone_ckpt)
+    if config.ckpt is None:
+        start_from(config, task)
     stop = StopOnSignal()
     kept = Checkpoints(folder / CHECKPOINTS, task.MONITOR, **config.checkpoint)
     # An averaging callback is the last: at the end it replaces the weights that were trained.
@@ -116,6 +117,21 @@ def prepare(config: DictConfig, folder: Path) -> Training:
         callbacks=[*build_callbacks(config, folder, data, task), stop, kept, *build_averaging(config)],
     )
     return Training(trainer, task, data, kept, stop)
+
+
+def start_from(config: DictConfig, task: Task) -> None:
+    """Loads the weights that the config's model says a new run starts from.
+
+    Raises:
+        UserError: they don't fit, or are asked for in the place of another kind of model.
+    """
+    model: Any = task.model
+    if OmegaConf.select(config, "model.backbone.pretrained") is not None:
+        raise UserError("A detector's backbone starts from model.backbone_ckpt=…; leave model.backbone.pretrained out.")
+    if (source := config.model.get("backbone_ckpt")) is not None:
+        load_pretrained(model.get_submodule("backbone.body"), source, key="model.backbone_ckpt")
+    if (source := config.model.get("pretrained")) is not None:
+        load_pretrained(model, source, key="model.pretrained")
 
 
 def resumed_step(config: DictConfig, task: pl.LightningModule) -> int:

@@ -59,8 +59,8 @@ class AxisAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(1, (3, self.heads, self.head_depth))
-        # Three times (B · lines, h, positions, d_h)
-        query, key, value = qkv.movedim(self.axis + 2, -1).permute(1, 0, 4, 2, 5, 3).contiguous().flatten(1, 2).unbind(0)
+        qkv = qkv.movedim(self.axis + 2, -1).permute(1, 0, 4, 2, 5, 3).contiguous()
+        query, key, value = qkv.flatten(1, 2).unbind(0)  # (B · lines, h, positions, d_h) each
         query = query * self.head_depth**-0.5
         embeddings = axis_embeddings(self.table, query.shape[2])
         bias = torch.einsum("bhnd,nmd->bhnm", query, embeddings)

@@ -152,8 +152,12 @@ class LambdaLayer(nn.Module):
 
     def choose(self, x: Tensor, context: Tensor) -> str:
         """The method for maps of these sizes."""
+        return choose(self.shape_of(x, context), self.method)
+
+    def shape_of(self, x: Tensor, context: Tensor) -> Shape:
+        """The sizes that the cost of a method depends on; x has the queries' own positions only."""
         assert self.table is not None
-        shape = Shape(
+        return Shape(
             batch=x.shape[0],
             height=x.shape[2],
             width=x.shape[3],
@@ -168,7 +172,6 @@ class LambdaLayer(nn.Module):
             device=x.device.type,
             training=torch.is_grad_enabled() and self.training,
         )
-        return choose(shape, self.method)
 
     def project(self, x: Tensor, context: Tensor, layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor | None]:
         """Queries (B, H, W, h, k), values (B, H', W', u, v) and keys (B, H', W', u, k), all from one projection.

@@ -44,11 +44,11 @@ def neighbourhood_attention(
     added = bias(queries, window).flatten(4, 5).flatten(2, 3)
     tiles = count[0] * count[1]
     added = added.unflatten(0, (-1, 1 if added.shape[0] == 1 else tiles)).masked_fill(hidden, -torch.inf)
-    y = F.scaled_dot_product_attention(
-        *(windows.flatten(2, 3).unflatten(0, (-1, tiles)).flatten(1, 2) for windows in (queries, keys, values)),
-        attn_mask=added.to(query.dtype).flatten(1, 2),
-        scale=scale,
+    queries, keys, values = (
+        windows.flatten(2, 3).unflatten(0, (-1, tiles)).flatten(1, 2) for windows in (queries, keys, values)
     )
+    mask = added.to(query.dtype).flatten(1, 2)
+    y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
     y = y.unflatten(2, tile).unflatten(1, (*count, -1))  # (B, tiles, tiles', h, s, s', v)
     y = y.permute(0, 3, 6, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4)
     return y[..., :height, :width]

@@ -2,7 +2,7 @@
 
 import lambdanets.ops.flops  # noqa: F401, registers the formulas
 from lambdanets.ops.content import KeyNorm, content_lambda
-from lambdanets.ops.cost import Shape
+from lambdanets.ops.cost import Shape, costs
 from lambdanets.ops.kernel import missing_kernel
 from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose, lambda_map
 from lambdanets.ops.masked import causal_mask, masked_lambda_map
@@ -17,6 +17,7 @@ __all__ = [
     "causal_mask",
     "choose",
     "content_lambda",
+    "costs",
     "lambda_map",
     "masked_lambda_map",
     "missing_kernel",

@@ -51,7 +51,10 @@ def masked_lambda_map(
     for start in range(0, height, step):
         stop = min(height, start + step)
         inputs = query, keys, values, offsets, mask, start, stop, norm
-        parts.append(checkpoint(some_rows, *inputs, use_reentrant=False) if torch.is_grad_enabled() else some_rows(*inputs))
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(some_rows, *inputs, use_reentrant=False))
+        else:
+            parts.append(some_rows(*inputs))
     return torch.cat(parts, 1)
 
 

@@ -4,9 +4,10 @@ import re
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lambdanets.errors import UserError
+from lambdanets.mixers import Mixer
 from lambdanets.models import ResNet
 from lambdanets.peers.layers import BiasedLambda, timm_weights
 
@@ -31,6 +32,35 @@ NAMES = (
 )
 
 
+def timm_resnet(
+    mixer: Mixer | None = None,
+    *,
+    name: str,
+    image_size: tuple[int, int] = (256, 256),
+    in_channels: int = 3,
+    num_classes: int = 1000,
+    **options: Any,
+) -> ResNet:
+    """A lambda network of timm's on our skeleton, with new weights: (B, in_channels, H, W) → (B, num_classes).
+
+    Args:
+        mixer: ignored, these networks have lambda layers of their own kind.
+        name: one of TIMM_NETWORKS.
+        image_size: (H, W) of the images.
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        **options: as `ResNet`.
+
+    Raises:
+        UserError: the name isn't known.
+    """
+    if name not in TIMM_NETWORKS:
+        raise UserError(f"timm's '{name}' is not known here; choose one of {', '.join(TIMM_NETWORKS)}.")
+    options = {**TIMM_NETWORKS[name], "stem": "tiered", **options}
+    layer = partial(BiasedLambda, scope=options.pop("scope"))
+    return ResNet(layer, image_size=image_size, in_channels=in_channels, num_classes=num_classes, **options)
+
+
 def timm_network(name: str, weights: dict[str, Tensor], *, image_size: tuple[int, int] = (256, 256)) -> ResNet:
     """Our network with the weights of a lambda network of timm's.
 
@@ -44,10 +74,8 @@ def timm_network(name: str, weights: dict[str, Tensor], *, image_size: tuple[int
     """
     if name not in TIMM_NETWORKS:
         raise UserError(f"timm's '{name}' is not known here; choose one of {', '.join(TIMM_NETWORKS)}.")
-    options = dict(TIMM_NETWORKS[name])
-    mixer = partial(BiasedLambda, scope=options.pop("scope"))
     classes, channels = len(weights["head.fc.bias"]), weights["stem.conv1.conv.weight"].shape[1]
-    model = ResNet(mixer, image_size=image_size, in_channels=channels, num_classes=classes, stem="tiered", **options)
+    model = timm_resnet(name=name, image_size=image_size, in_channels=channels, num_classes=classes)
     ours, expected = renamed(weights, model), model.state_dict()
     # Compared here: a global layer would stretch a table of another size.
     wrong = sorted(key for key in ours.keys() | expected.keys() if shape(ours, key) != shape(expected, key))
@@ -61,7 +89,13 @@ def shape(weights: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
     return tuple(weights[key].shape) if key in weights else None
 
 
-def renamed(weights: dict[str, Tensor], model: ResNet) -> dict[str, Tensor]:
+def renamed(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Timm's weights under our names.
+
+    Args:
+        weights: a state dict of timm's.
+        model: what `timm_resnet` gives for the same network.
+    """
     ours: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():

@@ -1,0 +1,98 @@
+"""What a model's folder tells of it to people: README.md, in the form that the Hugging Face hub reads."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lambdanets.data import ImageData
+
+
+def model_card(
+    config: DictConfig,
+    data: ImageData,
+    *,
+    classes: Sequence[str],
+    metrics: Mapping[str, float],
+    origin: Mapping[str, Any],
+    files: Sequence[Path],
+) -> str:
+    """The card's Markdown.
+
+    Args:
+        config: of the run, resolved.
+        data: knows how images are prepared.
+        classes: their names.
+        metrics: the run's scores.
+        origin: of this export: its command, commit, packages.
+        files: of the folder, that can be loaded.
+    """
+    mixer, model = (str(config[group]["_target_"]).rsplit(".", 1)[-1] for group in ("mixer", "model"))
+    options = ", ".join(
+        f"{key} {value}" for key, value in config.mixer.items() if not str(key).startswith("_") and value is not None
+    )
+    height, width = data.image_size
+    task = "object-detection" if data.TASK == "detection" else "image-classification"
+    rows = "\n".join(f"| {name} | {value:,.6g} |" for name, value in metrics.items())
+    named = ", ".join(f"`{name}`" for name in classes[:20]) + (f" and {len(classes) - 20} more" * (len(classes) > 20))
+    shown = "\n".join(f"- `{file.name}`, {file.stat().st_size / 2**20:,.1f} MiB" for file in files)
+    packages = ", ".join(f"{name} {version}" for name, version in origin["packages"].items() if version)
+    return f"""---
+library_name: lambdanets
+pipeline_tag: {task}
+tags: [lambda-networks, pytorch]
+---
+# {config.name}
+
+{model} with the mixer {mixer}{f" ({options})" if options else ""}, trained on {type(data).__name__} with seed
+{config.seed}.
+
+```python
+import lambdanets
+
+model = lambdanets.load("<this folder>")
+model.predict("photo.jpg")  # [(class, probability), …]
+model(images)  # normalised, (B, {data.channels}, {height}, {width})
+```
+
+## Files
+
+{shown}
+
+## Images
+
+{preparation(data)}
+
+## Classes
+
+{len(classes)}: {named}
+
+## Scores of its run
+
+| score | value |
+|---|---|
+{rows}
+
+## Origin
+
+`{origin["command"]}`, commit {origin["git"] or "unknown"}, {origin["date"][:10]}; {packages}. `config.yaml` has the
+recipe, and `python run.py like=<this folder>` trains it again.
+
+## Recipe
+
+```yaml
+{OmegaConf.to_yaml(config.recipe).strip()}
+```
+"""
+
+
+def preparation(data: ImageData) -> str:
+    """How an image becomes the network's input, in a sentence."""
+    height, width = data.image_size
+    colours = "one grey channel" if data.channels == 1 else "red, green and blue"
+    mean, std = ([round(value, 4) for value in values.tolist()] for values in (data.mean, data.std))
+    return (
+        f"Images are {height} × {width} pixels, {colours}, scaled to [0, 1], minus {mean}, divided by {std}. "
+        "`preprocessing.json` has the numbers, `model.preprocess(image)` does it."
+    )
