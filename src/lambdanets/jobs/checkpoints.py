@@ -83,7 +83,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def write_weights(path: Path, checkpoint: dict[str, Any]) -> None:
     """Writes a checkpoint's weights, under the model's names, with its config and classes, as a safetensors file."""
-    state = {name.removeprefix("model."): tensor.contiguous() for name, tensor in checkpoint["state_dict"].items()}
+    # The format has no shared tensors: what layers share is written for each of them.
+    whole = torch.contiguous_format
+    state = {name.removeprefix("model."): t.clone(memory_format=whole) for name, t in checkpoint["state_dict"].items()}
     said = {name: json.dumps(checkpoint[name]) for name in SAID if name in checkpoint}
     write_whole(path, save(state, {**said, "format": "pt"}))
 

@@ -37,5 +37,6 @@ def show(metrics: Mapping[str, float], *, title: str) -> None:
     console.print(title, soft_wrap=True, highlight=False)
     table = Table(show_header=False)
     for name, value in metrics.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+        small = 0 < abs(value) < 5e-4
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.1e}" if small else f"{value:.4f}")
     console.print(table)

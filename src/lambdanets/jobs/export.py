@@ -65,7 +65,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     describe(config, data, checkpoint, folder)
     weights = folder / f"model{WEIGHTS}"
     write_weights(weights, checkpoint)
-    metrics = {"weights": float(sum(tensor.numel() for tensor in network.state_dict().values()))}
+    metrics: dict[str, float] = {"weights": sum(tensor.numel() for tensor in network.state_dict().values())}
     if data.TASK == "detection":
         check_weights(network, weights, config)
     else:

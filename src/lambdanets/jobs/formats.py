@@ -65,7 +65,8 @@ def write_torch_export(network: nn.Module, images: Tensor, file: Path) -> None:
 
 
 def read_torch_export(file: Path) -> Run:
-    return torch.export.load(file).module()
+    graph = torch.export.load(file).module()
+    return lambda images: graph(images)
 
 
 def write_torchscript(network: nn.Module, images: Tensor, file: Path) -> None:
@@ -75,7 +76,9 @@ def write_torchscript(network: nn.Module, images: Tensor, file: Path) -> None:
 
 
 def read_torchscript(file: Path) -> Run:
-    return torch.jit.load(file, map_location="cpu")
+    with silence():
+        graph = torch.jit.load(file, map_location="cpu")
+    return lambda images: graph(images)
 
 
 FORMATS = {

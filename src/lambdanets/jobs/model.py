@@ -36,6 +36,7 @@ class Model(nn.Module):
         super().__init__()
         self.network = run if isinstance(run, nn.Module) else None
         self.run = run
+        self.eval()
         self.data = data
         self.classes = classes
         self.config = config
