@@ -60,6 +60,22 @@ def test_a_run_leaves_everything_to_judge_and_to_repeat_it(place, finished):
     assert {k: again[k] for k in ("test/loss", "test/top1")} == {k: metrics[k] for k in ("test/loss", "test/top1")}
 
 
+def test_tensorboard_shows_the_network(finished):
+    events = EventAccumulator(str(finished))
+    events.Reload()
+    tags = events.Tags()
+    layers = [f"c{stage}/block1" for stage in (2, 3, 4, 5)]
+    kinds = [f"lambdas/{layer}/{kind}" for layer in layers for kind in ("content", "position")]
+    expected = {*kinds, *(f"embeddings/{layer}" for layer in layers), "receptive_field", "predictions", "confusion"}
+    assert set(tags["images"]) == expected
+    assert {f"gradients/{part}" for part in ("stem", "c2", "c3", "c4", "c5", "classifier")} <= set(tags["scalars"])
+    assert {f"entropy/{layer}" for layer in layers} <= set(tags["scalars"])
+    assert {f"class_top1/{digit}" for digit in range(10)} <= set(tags["scalars"])
+    assert {"config/text_summary", "class_top1/text_summary"} <= set(tags["tensors"])
+    (text,) = events.Tensors("config/text_summary")
+    assert b"key_depth: 16" in text.tensor_proto.string_val[0]
+
+
 def test_hparams_tab_can_sort_runs_by_the_test_score(finished):
     events = EventAccumulator(str(finished))
     events.Reload()

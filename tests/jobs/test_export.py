@@ -89,7 +89,7 @@ def test_a_graph_needs_nothing_of_ours(tmp_path):
     program = torch.export.load(tmp_path / "out" / "model.pt2")
     called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert called
-    assert all(name.startswith("aten.") for name in called)
+    assert {name.split(".")[0] for name in called} <= {"aten", "<built-in function getitem>"}
 
 
 def test_a_graph_that_differs_from_its_network_is_removed_and_said(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Speed and memory, measured side by side in one process."""
 
+from lambdanets.benchmarks.callbacks import callbacks
 from lambdanets.benchmarks.inputs import inputs
 from lambdanets.benchmarks.layers import layers
 from lambdanets.benchmarks.loop import loop
@@ -8,4 +9,4 @@ from lambdanets.benchmarks.networks import networks
 from lambdanets.benchmarks.rows import rows
 from lambdanets.benchmarks.scaling import scaling
 
-__all__ = ["inputs", "layers", "loop", "methods", "networks", "rows", "scaling"]
+__all__ = ["callbacks", "inputs", "layers", "loop", "methods", "networks", "rows", "scaling"]

@@ -1,9 +1,10 @@
-"""The run's config in TensorBoard's HParams tab."""
+"""The run's config in TensorBoard: in the HParams tab, and as text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -24,6 +25,7 @@ class HParams(pl.Callback):
     """
 
     def __init__(self, config: Mapping[str, Any], scores: Sequence[str]) -> None:
+        self.nested = dict(config)
         self.config = flat(config)
         self.scores = scores
 
@@ -39,6 +41,7 @@ class HParams(pl.Callback):
                 )
                 for summary in (with_first(experiment), *session):
                     writer.add_summary(summary)
+                logger.experiment.add_text("config", "```yaml\n" + OmegaConf.to_yaml(self.nested) + "```")
 
 
 def with_first(summary: Summary) -> Summary:

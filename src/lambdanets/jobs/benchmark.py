@@ -38,7 +38,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     quiet()
     if not config.get("benchmark"):
         raise UserError(
-            "job=benchmark needs benchmark=layers, networks, scaling, methods, table4, figure2, coco, loop or input."
+            "job=benchmark needs benchmark=layers, networks, scaling, methods, table4, figure2, coco, loop, callbacks "
+            "or input."
         )
     settings = config.benchmark.copy()
     configs = {name: experiments.row(name, experiments.overrides()) for name in settings.pop("experiments", [])}

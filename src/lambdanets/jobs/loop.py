@@ -55,6 +55,16 @@ class Loop:
             training.trainer.fit(training.task, datamodule=training.data)
         return clock.times[-1] - clock.times[-2]
 
+    def whole(self, callbacks: str) -> float:
+        """Seconds of a training with these callbacks, from its start to its end."""
+        config = experiments.variant([*self.overrides, f"callbacks={callbacks}", "trainer.enable_progress_bar=false"])
+        with tempfile.TemporaryDirectory() as folder:
+            provenance.record(Path(folder), config)
+            training = prepare(config, Path(folder))
+            start = time.perf_counter()
+            training.trainer.fit(training.task, datamodule=training.data)
+            return time.perf_counter() - start
+
     def bare(self) -> float:
         """Seconds of one epoch."""
         data, config = self.data, self.config

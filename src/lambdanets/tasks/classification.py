@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from lambdanets.errors import UserError
 from lambdanets.models import MaskRCNN
@@ -18,6 +18,9 @@ class Classification(Task):
 
     Logs train/loss, train/top1, and loss, top1 and top5 below val/ and test/. With fewer than five classes, top5 counts
     all of them.
+
+    `confusion` is the last validation's, (num_classes, num_classes): of the images of a class, a row, how many were
+    taken for each class, a column.
 
     Args:
         model: (B, C, H, W) → (B, num_classes).
@@ -57,6 +60,8 @@ class Classification(Task):
         )
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
+        self.val_confusion = MulticlassConfusionMatrix(num_classes)
+        self.confusion: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
@@ -71,20 +76,25 @@ class Classification(Task):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.evaluate(batch, self.val_metrics)
+        self.evaluate(batch, self.val_metrics, self.val_confusion)
         self.log_dict(self.val_metrics, prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.confusion = self.val_confusion.compute().cpu()
+        self.val_confusion.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.evaluate(batch, self.test_metrics)
         self.log_dict(self.test_metrics)
 
-    def evaluate(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> None:
+    def evaluate(self, batch: tuple[Tensor, Tensor], *scores: MetricCollection | Metric) -> None:
         images, labels = batch
         if not len(labels):  # all of the batch's images were corrupt
             return
         logits = self(images).float()
-        for name, metric in metrics.items(keep_base=True):
-            if name == "loss":
+        metrics = [m for score in scores for m in (score.values() if isinstance(score, MetricCollection) else [score])]
+        for metric in metrics:
+            if isinstance(metric, MeanMetric):
                 metric.update(F.cross_entropy(logits, labels), weight=len(labels))
             else:
                 metric.update(logits, labels)

@@ -1,0 +1,73 @@
+"""A trace of some training steps, on request."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from lambdanets.callbacks.occasional import writer_of
+
+log = logging.getLogger(__name__)
+
+
+class Profiler(pl.Callback):
+    """Records training steps by torch.profiler, in the first process, into the run's folder profile/:
+
+    trace.json, for chrome://tracing or ui.perfetto.dev, and operators.txt, a table of what took most time, which
+    TensorBoard's text tab has too.
+
+    Args:
+        wait: steps before it begins, in which memory is allocated and what is compiled is compiled.
+        steps: that are recorded.
+        rows: of the table.
+    """
+
+    def __init__(self, wait: int = 10, steps: int = 5, rows: int = 40) -> None:
+        self.wait = wait
+        self.steps = steps
+        self.rows = rows
+        self.profile: profile | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (pl_module.device.type == "cuda")
+        self.profile = profile(
+            activities=activities,
+            schedule=schedule(wait=self.wait, warmup=1, active=self.steps, repeat=1),
+            on_trace_ready=lambda done: self.write(done, trainer),
+            profile_memory=True,
+        )
+        self.profile.__enter__()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.profile is not None:
+            self.profile.step()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.profile is not None:
+            self.profile.__exit__(None, None, None)
+            self.profile = None
+
+    def write(self, done: profile, trainer: pl.Trainer) -> None:
+        folder = Path(trainer.default_root_dir) / "profile"
+        folder.mkdir(parents=True, exist_ok=True)
+        done.export_chrome_trace(str(folder / "trace.json"))
+        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        table = done.key_averages().table(sort_by=order, row_limit=self.rows)
+        (folder / "operators.txt").write_text(table)
+        if (writer := writer_of(trainer)) is not None:
+            writer.add_text("profile", "```\n" + table + "\n```", trainer.global_step)
+        log.info("%d steps are profiled in %s.", self.steps, os.path.relpath(folder))
