@@ -1,10 +1,10 @@
 # `make run` and `make test` set up .venv first; ARGS= goes to the command: make run ARGS="mixer=conv seed=1".
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := bolts,bench,coco,launchers,dev
+EXTRAS := bolts,bench,coco,launchers,export,hub,notebooks,docs,dev
 ARGS ?=
 
-.PHONY: setup run test test-cluster lint types tensorboard lock clean
+.PHONY: setup run test test-cluster lint types docs notebooks tensorboard lock clean
 
 setup: .venv/.ready
 
@@ -35,6 +35,14 @@ lint: setup
 types: setup
 	$(BIN)/mypy $(ARGS)
 
+# The documentation's pages in build/site; a broken link is an error.
+docs: setup
+	$(BIN)/mkdocs build --quiet --strict $(ARGS)
+
+# Runs the notebooks, from the .py files, and keeps their outputs beside them.
+notebooks: setup
+	for file in notebooks/*.py; do $(BIN)/jupytext --quiet --to ipynb --execute $$file || exit 1; done
+
 tensorboard: setup
 	$(BIN)/tensorboard --logdir . $(ARGS)
 
@@ -44,4 +52,4 @@ lock: setup
 		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

@@ -69,11 +69,15 @@ class Classification(Task):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = self.loss(logits, labels)
         self.train_top1(logits, labels.argmax(-1) if labels.ndim > 1 else labels)
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
         return loss
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What training makes small: (B, num_classes) and labels, (B,) or, mixed, (B, num_classes) → a scalar."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.evaluate(batch, self.val_metrics, self.val_confusion)

@@ -1,0 +1,111 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Ablations
+#
+# Every row of the paper's tables is a config, every table a sweep. Here a small one is run, on scikit-learn's digits, and
+# looked at: table, curves, paired differences. The numbers say how the tools work, and nothing of ImageNet.
+#
+# To look at a sweep that there is already, name its folder in `SWEEP`.
+
+# %%
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import Markdown
+from scipy.stats import ttest_rel
+
+from lambdanets.analysis.collect import collect
+from lambdanets.analysis.comparison import compare
+from lambdanets.analysis.statistics import paired_difference
+
+ROOT = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
+SWEEP = None  # or Path("../multirun/table3")
+
+# %% [markdown]
+# ## Run it
+#
+# Four mixers with two seeds each, eight runs of four epochs: `python run.py --multirun mixer=… seed=…`. Started again, a
+# sweep skips what is finished; on a cluster it is the same line with `hydra/launcher=submitit_slurm`.
+
+# %%
+if SWEEP is None:
+    work = Path(tempfile.mkdtemp())
+    command = [sys.executable, str(ROOT / "run.py"), "--multirun", "mixer=conv,se,attention,lambda", "seed=0,1"]
+    options = ["trainer.max_epochs=4", "trainer.enable_progress_bar=false", "callbacks=scalars"]
+    subprocess.run([*command, *options], cwd=work, capture_output=True, check=True)
+    (SWEEP,) = work.glob("multirun/*")
+runs = collect([SWEEP])
+print(f"{len(runs)} runs, {sum(run.problem is None for run in runs)} of them finished")
+
+# %% [markdown]
+# ## The table
+#
+# Means and standard deviations over seeds, and differences to a baseline that are paired by seed: both runs of a pair see
+# the same images in the same order.
+
+# %%
+comparison = compare(runs, score="test/top1", baseline="conv-digits", flops=lambda run: None)
+Markdown(comparison.table().markdown())
+
+# %% [markdown]
+# ## Curves
+#
+# The mean of the seeds, and their range.
+
+# %%
+fig, axis = plt.subplots(figsize=(7, 3.6), dpi=70)
+for row in comparison.rows:
+    curves = [run.curve("val/top1") for run in row.row.runs.values()]
+    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
+    values = torch.tensor([[100 * curve[epoch] for epoch in epochs] for curve in curves])
+    axis.plot(epochs, values.mean(0), marker=".", label=row.name)
+    axis.fill_between(epochs, values.amin(0), values.amax(0), alpha=0.15)
+axis.set(xlabel="epoch", ylabel="val/top1 %")
+axis.legend(frameon=False)
+axis.spines[["top", "right"]].set_visible(False)
+fig.tight_layout()
+
+# %% [markdown]
+# ## Are the differences real?
+#
+# Student's paired test over the seeds, with its 95 % interval. Two seeds are too few for anything but a huge difference to
+# stand out, which the intervals say: take five or more.
+
+# %%
+scores = {row.name: row.row.scores("test/top1") for row in comparison.rows}
+baseline = next(name for name in scores if name.startswith("conv"))
+for name, found in scores.items():
+    if name == baseline:
+        continue
+    difference = paired_difference(found, scores[baseline])
+    seeds = sorted(found.keys() & scores[baseline].keys())
+    p = ttest_rel([found[s] for s in seeds], [scores[baseline][s] for s in seeds]).pvalue
+    print(
+        f"{name:20} {100 * difference.mean:+6.2f} [{100 * difference.low:+7.2f}, {100 * difference.high:+7.2f}]  p = {p:.2f}"
+    )
+
+# %% [markdown]
+# ## The paper's tables
+#
+# `python run.py job=describe sweep=table3` counts the parameters and operations of each of its rows without running any,
+# and `python run.py job=report` sets a finished sweep beside the published numbers, as Markdown, CSV, JSON and one HTML
+# page.
+
+# %%
+command = [sys.executable, str(ROOT / "run.py"), "job=describe", "sweep=table3", "hydra.run.dir=described"]
+subprocess.run(command, cwd=SWEEP, capture_output=True, check=True)
+text = (SWEEP / "described" / "describe.md").read_text()
+Markdown(text[text.index("|") : text.index("\n\n", text.index("|"))])
