@@ -17,6 +17,10 @@
 # `results/` has what that gave, with machine and versions.
 
 # %%
+import os
+
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # what the memory's profiler says of earlier allocations
+
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import Markdown
@@ -98,6 +102,6 @@ for axis in axes:
 fig.tight_layout()
 
 # %%
-print("positions " + "".join(f"{name:>20}" for name in found))
+print("positions " + "".join(f"{name:>26}" for name in found))
 for row in zip(*found.values(), strict=True):
-    print(f"{row[0][0]:9} " + "".join(f"{ms:11.2f} ms{mib:4.0f} MiB"[:20].rjust(20) for _, ms, mib in row))
+    print(f"{row[0][0]:9} " + "".join(f"{ms:12.2f} ms{mib:7.1f} MiB" for _, ms, mib in row))

@@ -27,6 +27,9 @@ import torch
 from PIL import Image
 
 import lambdanets
+from lambdanets.data.files import read_image
+from lambdanets.tasks.found import restored
+from lambdanets.tasks.pictures import drawn
 
 ROOT = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
 work = Path(tempfile.mkdtemp())
@@ -39,12 +42,14 @@ work = Path(tempfile.mkdtemp())
 
 
 # %%
-def draw(generator, side=96):
+def draw(generator, side=64):
     """An image with two objects, and their annotations."""
-    pixels = generator.integers(0, 80, (side, side, 3), dtype=np.uint8)
+    pixels = np.full((side, side, 3), generator.integers(0, 80), np.uint8) + generator.integers(
+        0, 9, (side, side, 1), np.uint8
+    )
     objects = []
     for left in (2, side // 2):
-        size = int(generator.integers(24, 40))
+        size = int(generator.integers(16, 28))
         x, y = left + int(generator.integers(0, side // 2 - size)), int(generator.integers(0, side - size))
         category = int(generator.integers(1, 3))
         angles = np.linspace(0, 2 * np.pi, 4 if category == 1 else 24, endpoint=False) + np.pi / 4
@@ -80,9 +85,10 @@ for split, count in (("train2017", 64), ("val2017", 8)):
 
 # %%
 command = [sys.executable, str(ROOT / "run.py"), "task=detection", "model=mask_rcnn_small", "recipe=coco_small"]
-options = ["mixer=lambda", "mixer.heads=2", f"data.root={work}/coco", "recipe.image_size=96", "recipe.epochs=24"]
-options += ["name=shapes", "+trainer.check_val_every_n_epoch=8", "trainer.enable_progress_bar=false"]
-done = subprocess.run([*command, *options], cwd=work, capture_output=True, text=True)
+options = ["mixer=lambda", "mixer.heads=2", f"data.root={work}/coco", "recipe.image_size=64", "recipe.epochs=16"]
+smaller = ["model.backbone.stem=strided", "model.channels=32", "model.hidden=128", "model.proposals=60"]
+quiet = ["name=shapes", "data.val_share=8", "+trainer.check_val_every_n_epoch=8", "trainer.enable_progress_bar=false"]
+done = subprocess.run([*command, *options, *smaller, *quiet], cwd=work, capture_output=True, text=True)
 print(*done.stdout.splitlines()[-36:], sep="\n")
 assert done.returncode == 0, done.stderr
 
@@ -95,18 +101,18 @@ assert done.returncode == 0, done.stderr
 # %%
 (run,) = work.glob("outputs/shapes/*")
 model = lambdanets.load(run)
-fig, axes = plt.subplots(2, 4, figsize=(9, 4.8), dpi=70)
-for axis, file in zip(axes.flat, sorted((work / "coco" / "val2017").glob("*.png")), strict=True):
+fig, axes = plt.subplots(1, 4, figsize=(9, 2.6), dpi=60)
+for axis, file in zip(axes.flat, sorted((work / "coco" / "val2017").glob("*.png")), strict=False):
+    pixels = read_image(file)
     with torch.no_grad():
-        (found,) = model([model.preprocess(file)])
-    axis.imshow(Image.open(file))
-    for box, label, score, mask in zip(*(found[key] for key in ("boxes", "labels", "scores", "masks")), strict=True):
-        if score < 0.5:
-            continue
-        colour = "tab:red" if model.classes[label - 1] == "box" else "tab:blue"
-        x0, y0, x1, y1 = (box * 96 / model.data.image_size[0]).tolist()
-        axis.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour))
-        axis.text(x0, y0 - 2, f"{model.classes[label - 1]} {score:.0%}", color=colour, fontsize=8)
-        axis.contour(torch.nn.functional.interpolate(mask[None], (96, 96))[0, 0], [0.5], colors=colour, linewidths=1)
+        (found,) = model([model.preprocess(pixels)])
+    size = tuple(pixels.shape[1:])
+    objects = restored(found, size, size, image_id=0)
+    sure = int((objects.scores >= 0.5).sum())
+    labels, scores = objects.labels[:sure].tolist(), objects.scores[:sure].tolist()
+    picture = drawn(pixels, objects.boxes[:sure], objects.masks[:sure], labels, model.classes)
+    axis.imshow(picture.permute(1, 2, 0))
+    said = (f"{model.classes[label - 1]} {score:.0%}" for label, score in zip(labels, scores, strict=True))
+    axis.set_title(", ".join(said), fontsize=9)
     axis.set(xticks=[], yticks=[])
 fig.tight_layout()

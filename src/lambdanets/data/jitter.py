@@ -35,7 +35,7 @@ class Jitter:
         image, target = self.resize(tv_tensors.Image(image), target)
         image, target = self.cropped(image, target)
         image, target = self.clean(*self.flip(image, target))
-        seen = target["masks"].flatten(1).any(1)
+        seen = target["masks"].flatten(1).any(1).bool()
         return image.as_subclass(Tensor), {name: value.as_subclass(Tensor)[seen] for name, value in target.items()}
 
     def cropped(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
@@ -47,7 +47,7 @@ class Jitter:
             int(torch.randint(whole - part + 1, ())) for whole, part in zip((height, width), size, strict=True)
         )
         image, masks = (F.crop(x, top, left, *size) for x in (image, target["masks"]))
-        kept = masks.flatten(1).any(1)  # else there is no box around it
+        kept = masks.flatten(1).any(1).bool()  # else there is no box around it
         masks = tv_tensors.Mask(masks[kept])
         corners = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # of the last pixel, whose far side ends the box
         boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)

@@ -18,6 +18,8 @@ from lambdanets.jobs.runs import COMPOSED, RESOLVED, checkpoint_file
 from lambdanets.jobs.targets import check_targets
 
 LABELS = "labels.json"
+# The groups of a config that a network is built from.
+NEEDED = ("name", "seed", "mixer", "model", "data", "recipe")
 
 
 def load(path: str | Path, *, allow_targets: Sequence[str] = ()) -> Model:
@@ -75,11 +77,16 @@ def model_file(path: Path) -> Path:
 
 
 def trusted(config: Any, allow_targets: Sequence[str]) -> DictConfig:
-    """The config, resolved. Raises UserError: it calls what it may not."""
-    config.allow_targets = list(allow_targets) or None
-    OmegaConf.resolve(config)
-    check_targets(config)
-    return config
+    """What of a config makes the network and prepares images, resolved.
+
+    Raises:
+        UserError: it calls what it may not.
+    """
+    kept = OmegaConf.masked_copy(config, [name for name in NEEDED if name in config])
+    kept.allow_targets = list(allow_targets) or None
+    OmegaConf.resolve(kept)
+    check_targets(kept)
+    return kept
 
 
 def network_of(config: DictConfig, data: ImageData, checkpoint: dict[str, Any], file: Path) -> Any:
