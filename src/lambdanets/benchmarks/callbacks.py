@@ -6,6 +6,7 @@ from typing import Protocol
 
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
+from lambdanets.progress import tracked
 
 
 class Trained(Protocol):
@@ -25,7 +26,7 @@ def callbacks(setting: Setting, *, trainings: Mapping[str, Trained]) -> Result:
     columns = ["config", "numbers only, s", "default, s", "overhead %", "range %"]
     result = Result("What TensorBoard's pictures cost", columns, setting=setting)
     with setting.applied():
-        for name, training in trainings.items():
+        for name, training in tracked(trainings.items(), "configs"):
             training.whole("default")  # what is compiled or allocated once
             pairs = [(training.whole("scalars"), training.whole("default")) for _ in range(setting.repeats)]
             ratios = [100 * (after / before - 1) for before, after in pairs]

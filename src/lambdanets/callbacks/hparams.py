@@ -55,11 +55,12 @@ def with_first(summary: Summary) -> Summary:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested keys joined by dots, values as the tab can show them."""
+    """Nested keys joined by dots, values as the tab can show them: a class by its own name."""
     items: dict[str, bool | int | float | str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             items |= flat(value, f"{prefix}{key}.")
         elif key not in ("_partial_", "_convert_"):
-            items[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+            shown = value.rpartition(".")[2] if key == "_target_" and isinstance(value, str) else value
+            items[f"{prefix}{key}"] = shown if isinstance(shown, bool | int | float | str) else str(shown)
     return items

@@ -40,3 +40,10 @@ def show(metrics: Mapping[str, float], *, title: str) -> None:
         small = 0 < abs(value) < 5e-4
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.1e}" if small else f"{value:.4f}")
     console.print(table)
+
+
+def point_to(places: Mapping[str, str]) -> None:
+    """Prints what to look at next: paths, and commands to copy."""
+    width = max(map(len, places))
+    for name, place in places.items():
+        Console().print(f"{name:{width}}  {place}", soft_wrap=True, highlight=False)

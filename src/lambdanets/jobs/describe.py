@@ -17,6 +17,7 @@ from lambdanets.jobs import provenance
 from lambdanets.jobs.build import Images, build_model, check_numbers, images_of
 from lambdanets.jobs.console import quiet
 from lambdanets.jobs.runs import write_text
+from lambdanets.progress import tracked
 
 MIB = 2**20
 
@@ -41,7 +42,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     parts = Table("Part by part", ["row", "part", "M parameters", "GFLOPs", "GFLOPs, paper's order", "MiB / image"])
     costs: dict[str, Count] = {}
     pieces: list[dict[str, Count]] = []
-    for name, row in experiments.rows(config).items():
+    for name, row in tracked(experiments.rows(config).items(), "rows"):
         check_numbers(row)
         images = images_of(row)
         counted = count(

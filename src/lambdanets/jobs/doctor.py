@@ -26,6 +26,7 @@ from lambdanets.jobs.console import quiet
 from lambdanets.jobs.find_batch_size import free_memory
 from lambdanets.jobs.runs import write_text
 from lambdanets.ops import missing_kernel
+from lambdanets.progress import tracked
 
 GIB = 2**30
 # Of what a device has free, as the rest goes to workspaces and fragments.
@@ -158,7 +159,7 @@ def batches(config: DictConfig) -> Table:
     sweep = config.job.sweep
     rows = experiments.rows(config) if config.get("sweep") else rows_of(sweep)
     table = Table(f"Batches in {free / GIB:.1f} GiB of {place}", ["row", "image", "MiB / image", "fixed MiB", "batch"])
-    for name, row in rows.items():
+    for name, row in tracked(rows.items(), "rows"):
         try:
             images = images_of(row)
             parts = count(

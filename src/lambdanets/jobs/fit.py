@@ -19,7 +19,7 @@ from lambdanets.data.corrupt import count
 from lambdanets.errors import UserError
 from lambdanets.jobs.build import build_data, build_task, build_trainer
 from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, load_weights, read_checkpoint
-from lambdanets.jobs.console import quiet, show
+from lambdanets.jobs.console import point_to, quiet, show
 from lambdanets.jobs.csv_log import CSVLog
 from lambdanets.jobs.pretrained import load_pretrained
 from lambdanets.jobs.requeue import ended
@@ -78,7 +78,16 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
         show(metrics, title=config.name)
-        log.info("The run lies in %s; look at it with: tensorboard --logdir %s", shown, shown)
+        point_to(
+            {
+                "run": shown,
+                "best checkpoint": os.path.relpath(kept.best),
+                "look": f"tensorboard --logdir {shown}",
+                "predict": f"python run.py job=predict ckpt={shown} input=<image>",
+                "take along": f"python run.py job=export ckpt={shown} format=onnx",
+            }
+        )
+        log.info("The run lies in %s", shown)
     return metrics
 
 

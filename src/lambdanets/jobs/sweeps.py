@@ -5,17 +5,20 @@ No import of torch here: the command line answers from this module before anythi
 
 import json
 import logging
+import math
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.errors import UserError
 from lambdanets.jobs import runs
+from lambdanets.progress import spoken
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
@@ -36,7 +39,15 @@ class Summary(Callback):
     """At the end of a --multirun says what came of its runs; with failed ones, the process ends with exit code 1."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.start = time.time()
+        self.start, self.done, self.total = time.time(), 0, count(config)
+
+    def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
+        if not hasattr(self, "total"):  # a single run, or one in another process
+            return
+        self.done += 1
+        if self.total and self.done < self.total:
+            left = (time.time() - self.start) / self.done * (self.total - self.done)
+            log.info("%d of %d runs are done, %s left", self.done, self.total, spoken(left))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -50,6 +61,16 @@ class Summary(Callback):
             log.info("Compare them with: python run.py job=report sweep_dir=%s", os.path.relpath(folder))
         if failures:
             raise SystemExit(1)
+
+
+def count(config: DictConfig) -> int | None:
+    """The number of runs of a grid, or None where a sweeper decides on it as it goes."""
+    grid = list(config.hydra.overrides.task)
+    if not str(config.hydra.sweeper._target_).endswith("BasicSweeper"):
+        return None
+    grid += [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    swept = [override for override in OverridesParser.create().parse_overrides(grid) if override.is_sweep_override()]
+    return math.prod(len(list(override.sweep_string_iterator())) for override in swept)
 
 
 def state(run: Path) -> str:
