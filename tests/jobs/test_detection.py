@@ -102,7 +102,7 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
     (start,) = tmp_path.glob("outputs/classes/*")
     options = (*SMALL, f"data.root={place / 'coco'}", f"model.backbone_ckpt={start}", *short[:2], "recipe.norm=frozen")
     done = run(*options, "trainer.limit_val_batches=1", "trainer.limit_test_batches=1", cwd=tmp_path)
-    assert "The backbone starts from" in done.stdout
+    assert "Starting from" in done.stdout
     assert "are interpolated to" in done.stdout
     wrong = run(*options, "mixer.heads=4", cwd=tmp_path, code=1).stderr
     assert "doesn't fit in " in wrong
