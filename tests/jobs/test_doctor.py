@@ -21,6 +21,9 @@ def test_it_says_what_there_is_and_which_batch_fits(tmp_path):
     assert "there is no GPU" in tried["trainer.precision=16-mixed"]["otherwise"]
     assert tried["decoding JPEG and PNG"]["here"] == "yes"
     assert tried["trainer=ddp, fsdp, torchrun"]["here"] == "yes"
+    assert tried["LARS, monitors"]["here"] == "yes"
+    ray = tried["hydra/launcher=ray"]
+    assert ray["here"] == "yes" or (ray["otherwise"] == "pip install -e '.[ray]'" and "'.[ray]'" in done.stdout)
     (title,) = [title for title in found if title.startswith("Batches in ")]
     rows = {row["row"]: row for row in found[title]}
     assert len(rows) == 8

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 Cell = str | float | None
@@ -34,10 +35,10 @@ class Table:
         for column in self.columns:
             table.add_column(column, justify="left" if self.is_text(column) else "right")
         for row in self.rows:
-            table.add_row(*self.cells(row))
+            table.add_row(*map(escape, self.cells(row)))
         console.print(table)
         for note in self.notes:
-            console.print(note, soft_wrap=True, highlight=False)
+            console.print(note, soft_wrap=True, highlight=False, markup=False)
 
     def markdown(self) -> str:
         """The rows as a Markdown table, and the notes."""

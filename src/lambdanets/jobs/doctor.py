@@ -19,6 +19,7 @@ from lambdanets.analysis.count import Count, count, total
 from lambdanets.analysis.published import label
 from lambdanets.analysis.table import Row, Table
 from lambdanets.benchmarks.result import processor
+from lambdanets.bolts import bolts
 from lambdanets.errors import UserError
 from lambdanets.jobs import provenance
 from lambdanets.jobs.build import build_model, images_of
@@ -33,7 +34,7 @@ GIB = 2**30
 USABLE = 0.85
 # Optional packages, what they are for, and the extra that brings them.
 PACKAGES = {
-    "pl_bolts": ("LARS, monitors", "bolts"),
+    "lightning-bolts": ("LARS, monitors", "bolts"),
     "faster_coco_eval": ("detection's scores", "coco"),
     "timm": ("benchmarks, models in its registry", "bench"),
     "onnxruntime": ("format=onnx", "export"),
@@ -149,7 +150,10 @@ def communicates() -> str | None:
 
 
 def absent(module: str) -> str | None:
-    importlib.import_module(module)
+    if module == "lightning-bolts":  # which imports after some preparation only
+        bolts("callbacks.data_monitor")
+    else:
+        importlib.import_module(module)
     return None
 
 
