@@ -231,3 +231,22 @@ def test_the_loop_beside_a_bare_one(tmp_path):
     (row,) = json.loads((tmp_path / "out/loop.json").read_text())["rows"]
     assert row["bare ms a step"] > 0
     assert "overhead %" in done.stdout
+
+
+def test_what_the_looks_cost(tmp_path):
+    train = (
+        'benchmark.train=[["mixer=lambda","data=random","data.size=256","data.image_size=16","trainer.max_epochs=1"]]'
+    )
+    run(
+        "job=benchmark",
+        "benchmark=callbacks",
+        "benchmark.setting.repeats=1",
+        "benchmark.setting.threads=1",
+        train,
+        "hydra.run.dir=out",
+        cwd=tmp_path,
+    )
+    (row,) = json.loads((tmp_path / "out/callbacks.json").read_text())["rows"]
+    assert 0 < row["of it in the looks, s"] < row["default, s"]
+    rest = row["default, s"] - row["of it in the looks, s"]
+    assert row["%"] == pytest.approx(100 * row["of it in the looks, s"] / rest, rel=0.02)

@@ -176,3 +176,16 @@ def test_the_largest_batch_that_fits_is_found(tmp_path):
     assert found["lr"] == pytest.approx(0.1 * found["batch_size"] / 128)
     assert f"recipe.batch_size={found['batch_size']:.0f}" in done.stdout + done.stderr
     assert "Not even one image fits" in run(*arguments, "job.memory_gib=0.001", cwd=tmp_path, code=1).stderr
+
+
+def test_a_profile_on_request(tmp_path):
+    options = ("callbacks.profiler.wait=1", "callbacks.profiler.steps=2", "trainer.limit_train_batches=6")
+    run("callbacks=profiler", "trainer.max_epochs=1", *options, cwd=tmp_path)
+    (folder,) = tmp_path.glob("outputs/*/*/profile")
+    trace = json.loads((folder / "trace.json").read_text())
+    names = [event.get("name", "") for event in trace["traceEvents"]]
+    assert sum(name.startswith("ProfilerStep#") for name in names) >= 2
+    assert "aten::convolution" in (folder / "operators.txt").read_text()
+    events = EventAccumulator(str(folder.parent))
+    events.Reload()
+    assert "profile/text_summary" in events.Tags()["tensors"]

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from omegaconf import DictConfig
 from torch.nn import functional as F
 
 from lambdanets import experiments
+from lambdanets.callbacks import GradientNorms
+from lambdanets.callbacks.occasional import Occasional
 from lambdanets.data import ImageData
 from lambdanets.jobs import provenance
 from lambdanets.jobs.build import build_data, build_task
@@ -55,15 +58,17 @@ class Loop:
             training.trainer.fit(training.task, datamodule=training.data)
         return clock.times[-1] - clock.times[-2]
 
-    def whole(self, callbacks: str) -> float:
-        """Seconds of a training with these callbacks, from its start to its end."""
+    def whole(self, callbacks: str) -> tuple[float, float]:
+        """Seconds of a training with these callbacks, from its start to its end, and those in the looks among them."""
         config = experiments.variant([*self.overrides, f"callbacks={callbacks}", "trainer.enable_progress_bar=false"])
         with tempfile.TemporaryDirectory() as folder:
             provenance.record(Path(folder), config)
             training = prepare(config, Path(folder))
+            looks = [found for found in training.trainer.callbacks if isinstance(found, Occasional | GradientNorms)]  # type: ignore[attr-defined]
+            watch = Stopwatch(looks)
             start = time.perf_counter()
             training.trainer.fit(training.task, datamodule=training.data)
-            return time.perf_counter() - start
+            return time.perf_counter() - start, watch.seconds
 
     def bare(self) -> float:
         """Seconds of one epoch."""
@@ -111,3 +116,22 @@ class Clock(pl.Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         self.times.append(time.perf_counter())
+
+
+class Stopwatch:
+    """The seconds that some callbacks take, in all of their hooks together."""
+
+    def __init__(self, callbacks: Sequence[pl.Callback]) -> None:
+        self.seconds = 0.0
+        for callback in callbacks:
+            for name in dir(type(callback)):
+                if name.startswith("on_") and getattr(type(callback), name) is not getattr(pl.Callback, name, None):
+                    setattr(callback, name, self.timed(getattr(callback, name)))
+
+    def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
+        def measured(*args: Any, **kwargs: Any) -> None:
+            start = time.perf_counter()
+            hook(*args, **kwargs)
+            self.seconds += time.perf_counter() - start
+
+        return measured
