@@ -37,7 +37,7 @@ types: setup
 
 # The documentation's pages in build/site; a broken link is an error.
 docs: setup
-	$(BIN)/mkdocs build --quiet --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
 
 # Runs the notebooks, from the .py files, and keeps their outputs beside them.
 notebooks: setup
