@@ -103,7 +103,7 @@ def test_exported_weights_give_the_same_score(place, finished):
     run("job=export", f"ckpt={finished.relative_to(place)}", cwd=place)
     file = finished / "export" / "model.safetensors"
     assert "stages.0.0.mixer.table" in load_file(file)
-    run("job=test", f"ckpt={file}", f"hydra.run.dir={place}/exported", cwd=place)
+    run("job=test", f"ckpt={file.parent}", f"hydra.run.dir={place}/exported", cwd=place)
     found = json.loads((place / "exported" / "metrics.json").read_text())
     assert found["test/top1"] == expected["test/top1"]
 

@@ -14,13 +14,13 @@ from lambdanets.data import ImageData
 from lambdanets.errors import UserError
 from lambdanets.jobs import provenance
 from lambdanets.jobs.build import build_data
-from lambdanets.jobs.checkpoints import WEIGHTS, read_checkpoint, write_weights
+from lambdanets.jobs.checkpoints import read_checkpoint, write_weights
 from lambdanets.jobs.console import quiet, show
 from lambdanets.jobs.formats import FORMATS, write
 from lambdanets.jobs.load import LABELS, load, network_of
 from lambdanets.jobs.model_card import model_card
 from lambdanets.jobs.portable import portable
-from lambdanets.jobs.runs import COMPOSED, METRICS, RESOLVED, write_metrics, write_text
+from lambdanets.jobs.runs import COMPOSED, EXPORTED, METRICS, RESOLVED, write_metrics, write_text
 
 log = logging.getLogger(__name__)
 SAFETENSORS = "safetensors"
@@ -63,7 +63,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         )
     network = network_of(config, data, checkpoint, Path(config.ckpt))
     describe(config, data, checkpoint, folder)
-    weights = folder / f"model{WEIGHTS}"
+    weights = folder / EXPORTED
     write_weights(weights, checkpoint)
     metrics: dict[str, float] = {"weights": sum(tensor.numel() for tensor in network.state_dict().values())}
     if data.TASK == "detection":

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
 from lambdanets.jobs.build import Images, build_data, build_model
-from lambdanets.jobs.checkpoints import WEIGHTS, check_fits, read_checkpoint
+from lambdanets.jobs.checkpoints import check_fits, read_checkpoint
 from lambdanets.jobs.formats import FORMATS
 from lambdanets.jobs.hub import HUB, fetched
 from lambdanets.jobs.model import Model
@@ -66,9 +66,8 @@ def model_file(path: Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        names = [f"model{WEIGHTS}", *(known.file for known in FORMATS.values())]
-        found = next((path / name for name in names if (path / name).is_file()), None)
-        found = found or checkpoint_file(path, ("best", "last", "previous"))
+        graphs = (path / known.file for known in FORMATS.values())
+        found = checkpoint_file(path, ("best", "last", "previous")) or next((g for g in graphs if g.is_file()), None)
         if found is not None:
             return found
         what = "the run in it has no checkpoint yet" if (path / COMPOSED).is_file() else "there is no model in it"

@@ -24,6 +24,7 @@ OUTPUTS = Path("outputs")
 COMPOSED = "composed.yaml"
 RESOLVED = "config.yaml"
 CHECKPOINTS = "checkpoints"
+EXPORTED = "model.safetensors"
 METRICS = "metrics.json"
 SWEEPS = Path("multirun")
 # Jobs whose results belong to a run; those of others are found by the job's name.
@@ -117,8 +118,8 @@ def find_run(ckpt: str, name: str) -> Path | None:
 
 
 def checkpoint_file(run: Path, kinds: tuple[str, ...]) -> Path | None:
-    """The first of these kinds of checkpoint ("best", "last") that the run has."""
-    files = (run / CHECKPOINTS / f"{kind}.ckpt" for kind in kinds)
+    """The first of these kinds of checkpoint ("best", "last") that the run has, or what job=export made of it."""
+    files = [*(run / CHECKPOINTS / f"{kind}.ckpt" for kind in kinds), run / EXPORTED]
     return next((file for file in files if file.is_file()), None)
 
 
