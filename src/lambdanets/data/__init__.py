@@ -10,6 +10,7 @@ from lambdanets.data.imagefolder import ImageFolder
 from lambdanets.data.imagenet import ImageNet
 from lambdanets.data.module import ImageData
 from lambdanets.data.packed import Packed
+from lambdanets.data.pathfinder import Pathfinder
 from lambdanets.data.random_images import RandomImages
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "Packed",
+    "Pathfinder",
     "RandomImages",
 ]
