@@ -26,14 +26,16 @@ def numbers() -> dict[str, dict[str, Any]]:
 
 
 def published(experiment: str | None, quantity: str) -> Published | None:
-    """The number printed for an experiment.
+    """The number printed for an experiment, or for the first of those that it is a small version of.
 
     Args:
         experiment: as in configs/experiment, such as table3/conv.
         quantity: params (millions), top1 (percent), throughput (images/s), memory (GB).
     """
-    found = numbers().get(experiment or "", {}).get(quantity)
-    return None if found is None else Published(*found)
+    row = numbers().get(experiment or "", {})
+    if quantity in row:
+        return Published(*row[quantity])
+    return next((found for other in row.get("of", []) if (found := published(other, quantity))), None)
 
 
 def label(experiment: str) -> str:

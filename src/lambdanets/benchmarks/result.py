@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from lambdanets.analysis.table import Table
 from lambdanets.benchmarks.measure import Setting
+from lambdanets.machine import processor
 
 
 @dataclass
@@ -51,13 +51,3 @@ def machine(setting: Setting) -> str:
     if setting.place.type == "cuda":
         return f"{torch.cuda.get_device_name()}, {setting.precision}"
     return f"{processor()}, {setting.threads} threads of {os.cpu_count()}, {setting.precision}"
-
-
-def processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -18,7 +18,6 @@ from lambdanets import experiments
 from lambdanets.analysis.count import Count, count, total
 from lambdanets.analysis.published import label
 from lambdanets.analysis.table import Row, Table
-from lambdanets.benchmarks.result import processor
 from lambdanets.bolts import bolts
 from lambdanets.errors import UserError
 from lambdanets.jobs import provenance
@@ -26,6 +25,7 @@ from lambdanets.jobs.build import build_model, images_of
 from lambdanets.jobs.console import quiet
 from lambdanets.jobs.find_batch_size import free_memory
 from lambdanets.jobs.runs import write_text
+from lambdanets.machine import processor
 from lambdanets.ops import missing_kernel
 from lambdanets.progress import tracked
 

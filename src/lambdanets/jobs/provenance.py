@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.jobs import ranks
 from lambdanets.jobs.runs import COMPOSED, RESOLVED, write_text
+from lambdanets.machine import processor
 
 PROVENANCE = "provenance.json"
 PACKAGES = ("lambdanets", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "lightning-bolts")
@@ -45,6 +46,8 @@ def origin() -> dict[str, Any]:
         "git": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
         "packages": {name: package_version(name) for name in PACKAGES},
     }
 
