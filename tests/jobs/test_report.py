@@ -8,12 +8,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from lambdanets.analysis.collect import collect, grouped
 from lambdanets.analysis.comparison import compare
 from lambdanets.analysis.figures import pareto
 from lambdanets.analysis.statistics import paired_difference, summary
 from lambdanets.errors import UserError
+from lambdanets.jobs import claims
+from lambdanets.jobs.keep import keep
 from lambdanets.jobs.report import named
 from tests.command import run
 
@@ -172,6 +175,68 @@ def test_the_newest_sweep_is_reported_on_and_none_is_answered(place, tmp_path_fa
         collect([work / "gone"])
     with pytest.raises(UserError, match="No run lies below"):
         collect([work / "multirun"])
+
+
+def test_rows_stand_in_the_order_of_the_longest_plan(place):
+    for folder in place.glob("table3_conv*"):
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(text.replace(f"[{', '.join(EXPERIMENTS)}]", "[table3/conv]"))
+    assert [row.experiment for row in grouped(collect([place]))] == EXPERIMENTS
+
+
+CLAIMS = """
+title: Claims
+page: {page}
+command: python run.py
+about: Told before.
+parts:
+  - title: A table
+    text: Three rows.
+    runs: {runs}
+    score: test/top1
+    baseline: table3/conv
+    claims: [{{claim: SE is better, a: table3/se, b: table3/conv}}]
+remarks: {{What it says: Little.}}
+"""
+
+
+def written(tmp_path, runs):
+    page = tmp_path / "results" / "page.md"
+    claims.write(OmegaConf.create(CLAIMS.format(page=page, runs=runs)))
+    return page.read_text()
+
+
+def test_claims_are_judged_on_a_page_that_is_a_function_of_what_was_kept(place, tmp_path_factory):
+    for folder in place.iterdir():
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+        start = {"command": "python run.py", "host": "mine", "folder": "/home/me", "git": "abcdef0123456", "cores": 2}
+        start |= {"date": "2026-01-02T03:04:05", "packages": {"torch": "2.0"}, "processor": "Abacus"}
+        (folder / "provenance.json").write_text(json.dumps([start]))
+    work = tmp_path_factory.mktemp("work")
+    text = written(work, place)
+    keep(collect([place]), work / "kept")
+    pictures = {file: file.read_bytes() for file in (work / "results" / "page").iterdir()}
+    assert pictures
+    assert written(work, work / "kept") == text
+    assert all(file.read_bytes() == picture for file, picture in pictures.items())
+    kept = "".join(str(file) + file.read_text() for file in (work / "kept").rglob("*") if file.is_file())
+    assert not re.findall("ckpt|/home/me|mine", kept)
+
+    row = "| SE is better | Conv + SE (Hu et al. 2018) | Conv (He et al. 2016) | 77.6 against 76.9 (unconfirmed) |"
+    assert f"{row} 73.67 against 71.00 | +2.67 [-2.50, +7.84] | can't tell |" in text
+    assert "| table3/lambda_u1 | 1 | failed: The <disk> is full. | – | – | – | abcdef012 | 2026-01-02 03:04 |" in text
+    assert "7 finished runs of 8, 2026-01-02; 0.0 hours of training on Abacus, 2 cores; torch 2.0." in text
+    assert "## What it says\n\nLittle." in text
+    for picture in re.findall(r"\]\((.*?\.svg)\)", text):
+        assert (work / "results" / picture).is_file()
+
+
+def test_a_claim_with_an_unknown_key_is_told(place, tmp_path):
+    settings = OmegaConf.create(CLAIMS.format(page=tmp_path / "page.md", runs=place))
+    settings.parts[0].claims[0].better = True
+    with pytest.raises(UserError, match="The part 'A table' of the claims isn't understood.*'better'"):
+        claims.write(settings)
 
 
 def test_pareto_front():

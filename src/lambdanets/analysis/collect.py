@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -55,6 +56,12 @@ class Run:
         """What the run ended with; empty while it hasn't."""
         file = self.folder / "metrics.json"
         return json.loads(file.read_text()) if file.is_file() else {}
+
+    @cached_property
+    def starts(self) -> list[dict[str, Any]]:
+        """Where, when and with which code it was started, and each time went on."""
+        file = self.folder / "provenance.json"
+        return json.loads(file.read_text()) if file.is_file() else []
 
     @cached_property
     def log(self) -> list[dict[str, float]]:
@@ -129,7 +136,9 @@ def grouped(runs: Iterable[Run]) -> list[Row]:
     for run in sorted(runs, key=lambda run: (bool(run.metrics), run.folder.stat().st_mtime)):
         key = run.experiment, run.setting
         rows.setdefault(key, Row(*key)).runs[run.seed] = run
-    order = [experiment for row in rows.values() for experiment in planned(row)]
+    # The order of the longest plan, whenever its runs were started: a part of a sweep may have been run by itself.
+    plans = sorted(map(planned, rows.values()), key=lambda plan: (-len(plan), plan))
+    order = [experiment for plan in plans for experiment in plan]
     return sorted(
         rows.values(),
         key=lambda row: (row.setting, order.index(row.experiment) if row.experiment in order else -1, row.experiment),

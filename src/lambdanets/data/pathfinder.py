@@ -5,20 +5,26 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import TensorDataset
 
+from lambdanets.data.batches import mixed_seed
 from lambdanets.data.contours import draw, scenes
 from lambdanets.data.module import ImageData
 from lambdanets.errors import UserError
 
 
-class Difficulty(NamedTuple):
-    """For images of 32×32: dashes of the two long contours, number of distractors, dashes of each of them."""
+class Kind(NamedTuple):
+    """Scenes of 32×32: dashes of the two long contours, number of distractors."""
 
     length: int
     distractors: int
-    short: int
 
 
-DIFFICULTIES = {"easy": Difficulty(5, 2, 3), "medium": Difficulty(7, 3, 3), "hard": Difficulty(9, 3, 3)}
+# Every set has short contours too, a share of each kind: from long ones alone, networks find nothing to begin with.
+DIFFICULTIES = {
+    "easy": (Kind(3, 0), Kind(4, 1)),
+    "medium": (Kind(3, 0), Kind(4, 1), Kind(5, 2)),
+    "hard": (Kind(3, 0), Kind(5, 2), Kind(7, 3), Kind(9, 3)),
+}
+SHORT = 3  # dashes of a distractor
 CHUNK = 2048  # scenes that are drawn at a time
 
 
@@ -31,8 +37,8 @@ class Pathfinder(ImageData):
     the three splits are made from different seeds.
 
     Args:
-        side: of the square images, such as 32 or 64; contours grow with it, dashes don't.
-        difficulty: "easy", "medium" or "hard": longer contours, more distractors.
+        side: of the square images, such as 32 or 64; numbers of dashes and of distractors grow with it.
+        difficulty: "easy", "medium" or "hard": up to 4, 5 or 9 dashes a contour, up to 1, 2 or 3 distractors.
         train_images: number of training images.
         val_images: number of validation images.
         test_images: number of test images.
@@ -52,13 +58,13 @@ class Pathfinder(ImageData):
         test_images: int = 5_000,
         **options: Any,
     ) -> None:
-        super().__init__(channels=1, image_size=(side, side), mean=[0.1], std=[0.2], **options)
+        super().__init__(channels=1, image_size=(side, side), mean=[0.06], std=[0.17], **options)
         if difficulty not in DIFFICULTIES:
             raise UserError(f"difficulty={difficulty} is not known; choose one of {', '.join(DIFFICULTIES)}.")
         if side < 32:
             raise UserError(f"side={side} leaves no room for contours; give at least 32 pixels.")
         self.side = side
-        self.difficulty = DIFFICULTIES[difficulty]
+        self.kinds = DIFFICULTIES[difficulty]
         self.sizes = [train_images, val_images, test_images]
         self.classes = ["apart", "connected"]
 
@@ -70,15 +76,18 @@ class Pathfinder(ImageData):
 
     def split(self, part: int) -> TensorDataset:
         """The training, validation or test images: part 0, 1, 2."""
-        length, distractors, short = self.difficulty
         grown = self.side / 32
-        found = scenes(
-            self.sizes[part],
-            side=self.side,
-            length=round(grown * length),
-            distractors=round(grown * distractors),
-            short=round(grown * short),
-            seed=3 * self.split_seed + part,
-        )
-        pictures = [draw(chunk, self.side) for chunk in found.chunks(CHUNK)]
-        return TensorDataset(torch.cat(pictures), found.connected.long())
+        share, rest = divmod(self.sizes[part], len(self.kinds))
+        pictures, labels = [], []
+        for number, kind in enumerate(self.kinds):
+            found = scenes(
+                share + (number < rest),
+                side=self.side,
+                length=round(grown * kind.length),
+                distractors=round(grown * kind.distractors),
+                short=round(grown * SHORT),
+                seed=mixed_seed(self.split_seed, 3 * number + part),
+            )
+            pictures += [draw(chunk, self.side) for chunk in found.chunks(CHUNK)]
+            labels.append(found.connected.long())
+        return TensorDataset(torch.cat(pictures), torch.cat(labels))

@@ -15,9 +15,10 @@ from lambdanets.analysis.count import count, total
 from lambdanets.analysis.figures import figures
 from lambdanets.analysis.page import page
 from lambdanets.errors import UserError
-from lambdanets.jobs import provenance
+from lambdanets.jobs import claims, provenance
 from lambdanets.jobs.build import build_model, images_of
 from lambdanets.jobs.console import quiet
+from lambdanets.jobs.keep import keep
 from lambdanets.jobs.runs import SWEEPS, write_text
 from lambdanets.tasks import Classification, Detection
 
@@ -27,6 +28,8 @@ TASKS = (Classification, Detection)
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """Compares all runs in or below config.sweep_dir; prints a table, writes report.md, .csv, .json and .html.
+
+    With job.keep, small copies of the runs are left in that folder. With claims, their page is written instead.
 
     Args:
         config: resolved.
@@ -39,8 +42,12 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         UserError: there are no runs.
     """
     quiet()
+    if config.get("claims"):
+        return claims.write(config.claims)
     places = named(config.sweep_dir)
     runs = collect(places)
+    if config.job.keep:
+        keep(runs, Path(config.job.keep))
     score = config.job.score or main_score(runs)
     comparison = compare(runs, score=score, baseline=config.job.baseline, flops=flops)
     tables = comparison.tables
@@ -108,9 +115,8 @@ def describe_versions(runs: list[Run]) -> str:
     """The code and packages of the runs, as far as they are the same."""
     found = set()
     for run in runs:
-        file = run.folder / "provenance.json"
-        if file.is_file():
-            start = json.loads(file.read_text())[-1]
+        if run.starts:
+            start = run.starts[-1]
             found.add(f"commit {str(start['git'])[:9]}, torch {start['packages']['torch']}, {start['platform']}")
     return " and ".join(sorted(found)) if len(found) < 3 else f"{len(found)} different versions or machines"
 
