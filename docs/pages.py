@@ -13,9 +13,9 @@ LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#]+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds README.md as the home page, the other pages, what they link to, and all results."""
+    """Adds README.md as the home page, the other pages, what they link to, and all results' pages."""
     found = {HOME: ROOT / "README.md", **{name: ROOT / name for name in PAGES}}
-    found |= {str(file.relative_to(ROOT)): file for file in (ROOT / "results").rglob("*") if file.is_file()}
+    found |= {str(file.relative_to(ROOT)): file for file in (ROOT / "results").rglob("*.md")}
     for page in list(found.values()):
         if page.suffix == ".md":
             for link in LINK.findall(page.read_text()):
