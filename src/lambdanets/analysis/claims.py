@@ -36,13 +36,25 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What runs say of a claim; the texts are a table's cells, None without runs."""
+    """What runs say of a claim; the texts are a table's cells, None without runs.
+
+    Args:
+        claim: the claim.
+        published: the numbers that the paper prints.
+        ours: ours.
+        difference: of ours.
+        verdict: HOLDS, FAILS or OPEN.
+        interval: a difference of scores in percent.
+        printed: the same of the published scores.
+    """
 
     claim: Claim
     published: str | None
     ours: str | None
     difference: str | None
     verdict: str
+    interval: Difference | None = None
+    printed: float | None = None
 
 
 def judge(claim: Claim, rows: Mapping[str, Row], *, score: str, throughput: Mapping[str, float]) -> Verdict:
@@ -75,12 +87,15 @@ def by_score(claim: Claim, rows: Mapping[str, Row], score: str) -> Verdict:
         for name in (claim.a, claim.b)
     ]
     found = paired_difference(*scores)
+    a, b = (published(name, quantity) for name in (claim.a, claim.b))
     return Verdict(
         claim,
         printed(claim, quantity),
         against(*(f"{sum(of.values()) / len(of):.2f}" for of in scores)) if all(scores) else None,
         None if found is None else spelled(found),
         OPEN if found is None else verdict(found, -LITTLE if claim.judged == "little" else 0.0),
+        found,
+        None if None in (a, b) else a.value - b.value,  # type: ignore[union-attr]
     )
 
 

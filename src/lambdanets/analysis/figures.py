@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
+from lambdanets.analysis.claims import FAILS, HOLDS, Verdict
 from lambdanets.analysis.collect import Row
 from lambdanets.analysis.comparison import Compared, Comparison
+from lambdanets.analysis.published import label
 
 
 def figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -25,6 +27,26 @@ def figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
             "Speed and accuracy",
             scatter(comparison, points, colours, "ms of training an image, smaller is faster", front=True),
         )
+
+
+def intervals(verdicts: Sequence[Verdict]) -> str | None:
+    """The differences that verdicts rest on, with their intervals and the published differences; None without any."""
+    judged = [
+        (found, found.interval) for found in reversed(verdicts) if found.interval and found.interval.low is not None
+    ]
+    if not judged:
+        return None
+    figure, axes = canvas(height=1 + 0.42 * len(judged))
+    for place, (found, interval) in enumerate(judged):
+        colour = {HOLDS: "tab:green", FAILS: "tab:red"}.get(found.verdict, "tab:grey")
+        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2)
+        axes.plot(interval.mean, place, "o", color=colour)
+        if found.printed is not None:
+            axes.plot(found.printed, place, "D", color="black", markerfacecolor="none", markersize=6)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(judged)), [f"{label(found.claim.a)} − {label(found.claim.b)}" for found, _ in judged])
+    axes.set_xlabel("difference in percent, 95 % interval; ◇ published, in ResNet-50 on ImageNet")
+    return svg(figure)
 
 
 def palette(count: int) -> list[Any]:

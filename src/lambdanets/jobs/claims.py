@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.analysis.claims import Claim
 from lambdanets.analysis.evidence import Evidence, Part, every_run, evidence, made_on, section
-from lambdanets.analysis.figures import figures
+from lambdanets.analysis.figures import figures, intervals
 from lambdanets.errors import UserError
 from lambdanets.jobs.runs import write_text
 
@@ -72,10 +72,14 @@ def part_of(settings: dict[str, Any]) -> Part:
 
 def save(part: Evidence, page: Path) -> list[tuple[str, str]]:
     """Writes a part's plots; titles, and paths as the page names them."""
+    differences = intervals(part.verdicts)
+    pictures = [("Differences", differences)] if differences else []
+    # Runs that shared their machine don't tell how fast they are: a benchmark does.
+    pictures += [(title, picture) for title, picture in figures(part.comparison) if not title.startswith("Speed")]
     found = []
-    for title, picture in figures(part.comparison):
-        name = "-".join(f"{part.part.title} {title}".lower().split()) + ".svg"
-        file = page.with_suffix("") / "".join(letter for letter in name if letter.isalnum() or letter in "-.")
+    for title, picture in pictures:
+        name = "-".join(f"{part.part.title} {title}".lower().split())
+        file = page.with_suffix("") / f"{name}.svg"
         write_text(file, picture)
         found.append((title, str(file.relative_to(page.parent))))
     return found
