@@ -1,11 +1,11 @@
 """Claims that one row makes of another, and what runs say of them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from lambdanets.analysis.collect import Row
+from lambdanets.analysis.comparison import differing, mean
 from lambdanets.analysis.published import label, published
 from lambdanets.analysis.statistics import Difference, paired_difference
 from lambdanets.analysis.table import Table
@@ -92,7 +92,7 @@ def by_score(claim: Claim, rows: Mapping[str, Row], score: str) -> Verdict:
         claim,
         printed(claim, quantity),
         against(*(f"{sum(of.values()) / len(of):.2f}" for of in scores)) if all(scores) else None,
-        None if found is None else spelled(found),
+        differing(found),
         OPEN if found is None else verdict(found, -LITTLE if claim.judged == "little" else 0.0),
         found,
         None if None in (a, b) else a.value - b.value,  # type: ignore[union-attr]
@@ -134,14 +134,6 @@ def printed(claim: Claim, quantity: str) -> str | None:
 
 def against(a: str, b: str) -> str:
     return f"{a} against {b}"
-
-
-def spelled(found: Difference) -> str:
-    return f"{found.mean:+.2f}" + ("" if found.low is None else f" [{found.low:+.2f}, {found.high:+.2f}]")
-
-
-def mean(values: list[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
 
 
 def table(title: str, verdicts: list[Verdict]) -> Table:
