@@ -47,7 +47,8 @@ def test_there_are_numbers_for_each_row_and_rows_for_all_numbers():
     assert set(numbers()) == set(EXPERIMENTS)
     for name, found in numbers().items():
         assert label(name) != name
-        for quantity, (value, trust) in ((key, found[key]) for key in found if key != "label"):
+        assert set(found.get("of", [])) <= set(EXPERIMENTS)
+        for quantity, (value, trust) in ((key, found[key]) for key in found if key not in ("label", "of")):
             assert quantity in ("params", "top1", "throughput", "memory") or quantity.startswith(("box_ap", "mask_ap"))
             assert value > 0
             assert trust in ("D", "S", "R")
