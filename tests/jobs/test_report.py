@@ -232,6 +232,23 @@ def test_claims_are_judged_on_a_page_that_is_a_function_of_what_was_kept(place, 
         assert (work / "results" / picture).is_file()
 
 
+def test_speed_is_a_benchmarks_not_that_of_the_runs(place, tmp_path):
+    settings = OmegaConf.create(CLAIMS.format(page=tmp_path / "page.md", runs=place))
+    settings.parts[0].throughput = str(tmp_path / "speed.json")
+    settings.parts[0].claims.append({"claim": "SE is faster", "a": "table3/se", "b": "table3/conv", "judged": "faster"})
+    with pytest.raises(UserError, match="There is no benchmark '.*speed.json': make it with job=benchmark"):
+        claims.write(settings)
+    speeds = {"Conv + SE (Hu et al. 2018)": 150.0, "Conv (He et al. 2016)": 300.0}
+    found = {"machine": "Abacus", "origin": {"date": "2026-01-03T00:00:00", "command": "python run.py job=benchmark"}}
+    found["rows"] = [{"row": row, "train img/s": speed} for row, speed in speeds.items()]
+    (tmp_path / "speed.json").write_text(json.dumps(found))
+    claims.write(settings)
+    text = (tmp_path / "page.md").read_text()
+    assert "| 150 against 300 images/s | × 0.50 | doesn't hold |" in text
+    assert re.search(r"\| Conv \+ SE \(Hu et al. 2018\) \| 3 \| .* \| 150 \|\n", text)
+    assert "Images/s in training, apart from the runs: Abacus, 2026-01-03, `python run.py job=benchmark`." in text
+
+
 def test_a_claim_with_an_unknown_key_is_told(place, tmp_path):
     settings = OmegaConf.create(CLAIMS.format(page=tmp_path / "page.md", runs=place))
     settings.parts[0].claims[0].better = True

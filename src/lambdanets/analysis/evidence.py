@@ -37,6 +37,19 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Speeds:
+    """What job=benchmark measured of rows.
+
+    Args:
+        images: images/s in training, by a row's label.
+        origin: machine, date and command, in words.
+    """
+
+    images: Mapping[str, float]
+    origin: str
+
+
+@dataclass(frozen=True)
 class Evidence:
     """A part with its runs."""
 
@@ -44,6 +57,7 @@ class Evidence:
     runs: list[Run]
     comparison: Comparison
     verdicts: list[Verdict]
+    speeds: Speeds | None
 
     @property
     def missing(self) -> list[str]:
@@ -60,21 +74,24 @@ def evidence(part: Part) -> Evidence:
     runs = collect([part.runs])
     comparison = compare(runs, score=part.score, baseline=part.baseline, flops=lambda run: None)
     rows = {row.row.experiment: row.row for row in comparison.rows}
-    speeds = throughput(part.throughput) if part.throughput else {}
-    by_experiment = {name: speeds[label(name)] for name in rows if label(name) in speeds}
+    speeds = throughput(part.throughput) if part.throughput else None
+    images = speeds.images if speeds else {}
+    by_experiment = {name: images[label(name)] for name in rows if label(name) in images}
     verdicts = [judge(claim, rows, score=part.score, throughput=by_experiment) for claim in part.claims]
-    return Evidence(part, runs, comparison, verdicts)
+    return Evidence(part, runs, comparison, verdicts, speeds)
 
 
-def throughput(file: Path) -> Mapping[str, float]:
-    """Images/s in training by a row's label, as job=benchmark wrote them.
+def throughput(file: Path) -> Speeds:
+    """The rows' speed, as job=benchmark wrote it.
 
     Raises:
         UserError: there is no such file.
     """
     if not file.is_file():
         raise UserError(f"There is no benchmark '{file}': make it with job=benchmark, or leave throughput out.")
-    return {row["row"]: row["train img/s"] for row in json.loads(file.read_text())["rows"]}
+    found = json.loads(file.read_text())
+    origin = f"{found['machine']}, {found['origin']['date'][:10]}, `{found['origin']['command']}`"
+    return Speeds({row["row"]: row["train img/s"] for row in found["rows"]}, origin)
 
 
 def section(found: Evidence, pictures: Sequence[tuple[str, str]]) -> str:
@@ -93,11 +110,10 @@ def section(found: Evidence, pictures: Sequence[tuple[str, str]]) -> str:
 
 
 def rows(found: Evidence) -> Table:
-    """The part's rows: scores over seeds, the difference to the baseline, size and time."""
+    """The part's rows: scores over seeds, the difference to the baseline, size, time, and speed if it was measured."""
     score = f"{found.part.score} %"
-    shown = Table(
-        found.part.title, ["row", "runs", score, "difference [95 %]", "M parameters", "epochs", "minutes a run"]
-    )
+    columns = ["row", "runs", score, "difference [95 %]", "M parameters", "epochs", "minutes a run"]
+    shown = Table(found.part.title, columns + ["images/s"] * bool(found.speeds))
     for row in found.comparison.rows:
         minutes = [seconds / 60 for seconds in row.row.values("seconds")]
         epochs = sorted({round(count) for count in row.row.values("epochs")})
@@ -110,9 +126,12 @@ def rows(found: Evidence) -> Table:
                 "M parameters": None if row.parameters is None else f"{row.parameters / 1e6:.3f}",
                 "epochs": ", ".join(map(str, epochs)) or None,
                 "minutes a run": sum(minutes) / len(minutes) if minutes else None,
+                "images/s": found.speeds.images.get(label(row.row.experiment)) if found.speeds else None,
             }
         )
     shown.notes = [f"Missing: {sentence}." for sentence in found.missing]
+    if found.speeds:
+        shown.notes.append(f"Images/s in training, apart from the runs: {found.speeds.origin}.")
     return shown
 
 
