@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from scipy import stats
 
+from lambdanets.analysis.claims import FAILS, HOLDS, OPEN
 from lambdanets.jobs import claims
 from tests.command import ROOT
 
@@ -46,3 +47,18 @@ def test_its_intervals_are_students_of_the_kept_scores(folder, a, b, seeds):
     low, high = difference.confidence_interval()
     ours = f"{tops[0].mean():.2f} against {tops[1].mean():.2f}"
     assert f"| {ours} | {(tops[0] - tops[1]).mean():+.2f} [{low:+.2f}, {high:+.2f}] |" in PAGE
+
+
+def test_the_readme_says_what_the_page_says():
+    section = (ROOT / "README.md").read_text().split("## The claims, tested\n")[1].split("\n## ")[0]
+    ours = [cells(line) for line in section.splitlines() if line.startswith("| ")]
+    theirs = [cells(line) for line in PAGE.splitlines() if line.startswith("| ")]
+    verdicts = [row for row in ours if row[-1] in (HOLDS, FAILS, OPEN)]
+    assert len(verdicts) == sum(row[-1] in (HOLDS, FAILS, OPEN) for row in theirs)
+    for claim, *rest in verdicts:
+        name = claim.removesuffix(" (five new seeds)")
+        assert any(row[0] == name and row[-len(rest) :] == rest for row in theirs), claim
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("| ").split("|")]
