@@ -1,6 +1,7 @@
 """job=report claims=…: a page on claims, made from runs that are kept in the repository."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,8 @@ def save(part: Evidence, page: Path) -> list[tuple[str, str]]:
     pictures += [(title, picture) for title, picture in figures(part.comparison) if not title.startswith("Speed")]
     found = []
     for title, picture in pictures:
-        name = "-".join(f"{part.part.title} {title}".lower().split())
-        file = page.with_suffix("") / f"{name}.svg"
+        name = f"{part.part.title} {title}".lower().replace("×", "x")
+        file = page.with_suffix("") / f"{re.sub(r'[^a-z0-9]+', '-', name)}.svg"
         write_text(file, picture)
         found.append((title, str(file.relative_to(page.parent))))
     return found
