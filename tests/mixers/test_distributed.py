@@ -31,7 +31,7 @@ def start(rank, folder):
 
 
 def stop():
-    """Ends a process whose checks have passed; one that returns is now and then aborted, by gloo's threads."""
+    """Ends a process whose checks have passed; one that returns is now and then aborted while Python shuts down."""
     dist.destroy_process_group()
     os._exit(0)
 

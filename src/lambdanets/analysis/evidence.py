@@ -113,7 +113,7 @@ def rows(found: Evidence) -> Table:
     """The part's rows: scores over seeds, the difference to the baseline, size, time, and speed if it was measured."""
     score = f"{found.part.score} %"
     columns = ["row", "runs", score, "difference [95 %]", "M parameters", "epochs", "minutes a run"]
-    shown = Table(found.part.title, columns + ["images/s"] * bool(found.speeds))
+    shown = Table(found.part.title, [*columns, "images/s"] if found.speeds else columns)
     for row in found.comparison.rows:
         minutes = [seconds / 60 for seconds in row.row.values("seconds")]
         epochs = sorted({round(count) for count in row.row.values("epochs")})
