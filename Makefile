@@ -31,6 +31,7 @@ test-cluster: setup
 lint: setup
 	$(BIN)/ruff check $(ARGS) .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: setup
 	$(BIN)/mypy $(ARGS)

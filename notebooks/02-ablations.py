@@ -27,9 +27,9 @@ import torch
 from IPython.display import Markdown
 from scipy.stats import ttest_rel
 
-from lambdanets.analysis.collect import collect
-from lambdanets.analysis.comparison import compare
-from lambdanets.analysis.statistics import paired_difference
+from lambdanets.reports.comparison import compare
+from lambdanets.reports.runs import collect
+from lambdanets.reports.statistics import paired_difference
 
 ROOT = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
 SWEEP = None  # or Path("../multirun/table3")

@@ -28,8 +28,8 @@ from PIL import Image
 
 import lambdanets
 from lambdanets.data.files import read_image
-from lambdanets.tasks.found import restored
 from lambdanets.tasks.pictures import drawn
+from lambdanets.tasks.predictions import restored
 
 ROOT = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
 work = Path(tempfile.mkdtemp())

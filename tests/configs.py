@@ -4,8 +4,8 @@ from contextlib import contextmanager
 
 from hydra import initialize_config_dir
 
-from lambdanets import experiments
 from lambdanets.cli import register_resolvers
+from lambdanets.config import experiments
 from tests.command import ROOT
 
 FOLDER = ROOT / "configs"

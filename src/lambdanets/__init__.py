@@ -12,9 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lambdanets.jobs.create import create
-    from lambdanets.jobs.load import load
-    from lambdanets.jobs.model import Model
+    from lambdanets.hub.create import create
+    from lambdanets.hub.load import load
+    from lambdanets.hub.trained_model import Model
     from lambdanets.mixers import LambdaConv, LambdaLayer
     from lambdanets.models import MaskRCNN, ResNet
 

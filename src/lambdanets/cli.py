@@ -17,11 +17,13 @@ from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
+from lambdanets.config.allowlist import check_targets
+from lambdanets.config.overrides import overridden
+from lambdanets.distributed import launcher, local_workers, rendezvous
+from lambdanets.error_messages import explain
 from lambdanets.errors import UserError
-from lambdanets.explain import explain
-from lambdanets.jobs import provenance, ranks, runs, sweeps
-from lambdanets.jobs.overrides import overridden
-from lambdanets.jobs.targets import check_targets
+from lambdanets.runs import folders as runs
+from lambdanets.runs import provenance, sweeps
 
 log = logging.getLogger(__name__)
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -40,8 +42,8 @@ def main(configs: Path) -> int:
     # Hydra's own report of an exception would end the process before it can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        if ranks.launcher() and ranks.rank() > 0:
-            ranks.follow(start)
+        if launcher.launcher() and launcher.rank() > 0:
+            rendezvous.worker_loop(start)
         else:
             hydra.main(config_path=str(configs), config_name="config", version_base="1.3")(door)()
     except Exception as error:
@@ -50,7 +52,7 @@ def main(configs: Path) -> int:
             sentence = f"The output folder can't be written ({error}): name another with hydra.run.dir=<folder>."
         return complain(error, sentence)
     finally:
-        ranks.release()
+        rendezvous.stop_workers()
     return 0
 
 
@@ -60,7 +62,7 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("same", lambda one, other: one == other, replace=True)
     OmegaConf.register_new_resolver("joined", ",".join, replace=True)
-    OmegaConf.register_new_resolver("slurm_tasks", ranks.slurm_tasks, replace=True)
+    OmegaConf.register_new_resolver("slurm_tasks", launcher.slurm_tasks, replace=True)
 
 
 def run_folder(job: str, name: str, ckpt: str | None, like: str | None) -> str:
@@ -86,8 +88,8 @@ def sweep_root(sweep: str | None, now: str) -> str:
 @cache
 def begun_here(pattern: str) -> Path | None:
     """The newest of these run folders that this command began before torchrun or SLURM started it again."""
-    job = ranks.identity()
-    if job is None or not ranks.started_again():
+    job = launcher.identity()
+    if job is None or not rendezvous.was_restarted():
         return None
     found = [folder for folder in Path().glob(pattern) if provenance.started_by(job, folder)]
     return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
@@ -107,10 +109,15 @@ def door(composed: DictConfig) -> dict[str, float] | float:
     composed.name = composed.name  # resolved while Hydra is at hand
     composed.experiment = composed.experiment
     try:
-        if ranks.launcher() and ranks.rank() > 0:
-            ranks.follow(start, once=True)  # a launcher of Hydra's that started several tasks
+        if launcher.launcher() and launcher.rank() > 0:
+            rendezvous.worker_loop(start, once=True)  # a launcher of Hydra's that started several tasks
             return {}
-        again = (sweeping or ranks.started_again()) and job == "fit" and composed.ckpt is None and composed.like is None
+        again = (
+            (sweeping or rendezvous.was_restarted())
+            and job == "fit"
+            and composed.ckpt is None
+            and composed.like is None
+        )
         if again:
             results = sweeps.finished(folder, composed)
             if results is not None:
@@ -126,7 +133,7 @@ def door(composed: DictConfig) -> dict[str, float] | float:
         config = settle(composed, folder, settings.overrides.task, job)
         OmegaConf.resolve(config)
         check_targets(config)
-        with ranks.together(job, config, folder):
+        with local_workers.distributed_job(job, config, folder):
             return outcome(start(config, folder), composed)
     except Exception as error:
         sentence = explain(error)
@@ -173,7 +180,7 @@ def settle(composed: DictConfig, folder: Path, overrides: list[str], job: str) -
     if run is not None:
         base = runs.load_config(run)
     elif checkpoint is not None:
-        from lambdanets.jobs.checkpoints import read_checkpoint
+        from lambdanets.runs.checkpoints import read_checkpoint
 
         base = OmegaConf.create(read_checkpoint(checkpoint)["config"])
     elif like is not None:

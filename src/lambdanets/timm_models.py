@@ -10,7 +10,7 @@ from timm.models import register_model
 from torch import nn
 
 from lambdanets.errors import UserError
-from lambdanets.jobs.create import create
+from lambdanets.hub.create import create
 
 NAMES = tuple(f"lambda_resnet{depth}" for depth in (50, 101, 152, 200, 270, 350, 420))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lambdanets.callbacks import Finite
 from lambdanets.errors import UserError
-from lambdanets.jobs.tensorboard_log import TensorBoardLog
+from lambdanets.runs.tensorboard_logger import TensorBoardLog
 
 
 class Line(pl.LightningModule):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lambdanets.analysis.count import count, total
+from lambdanets.costs.count import count, total
 from lambdanets.jobs import doctor
 from lambdanets.models import ResNet
 from lambdanets.ops import missing_kernel

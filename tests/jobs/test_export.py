@@ -11,12 +11,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import lambdanets
-from lambdanets import experiments
+from lambdanets.config import experiments
+from lambdanets.config.build import Images, build_model
 from lambdanets.errors import UserError
-from lambdanets.jobs import checkpoints, export
-from lambdanets.jobs.build import Images, build_model
-from lambdanets.jobs.formats import FORMATS
-from lambdanets.jobs.pretrained import load_pretrained
+from lambdanets.export.formats import FORMATS
+from lambdanets.hub.pretrained import load_pretrained
+from lambdanets.jobs import export
+from lambdanets.runs import checkpoints
 from tests.command import run
 from tests.configs import FOLDER, composing
 

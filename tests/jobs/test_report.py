@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lambdanets.analysis.collect import collect, grouped
-from lambdanets.analysis.comparison import compare
-from lambdanets.analysis.figures import pareto
-from lambdanets.analysis.statistics import paired_difference, summary
 from lambdanets.errors import UserError
-from lambdanets.jobs import claims
-from lambdanets.jobs.keep import keep
+from lambdanets.jobs import report_claims as claims
 from lambdanets.jobs.report import named
+from lambdanets.reports.archive import keep
+from lambdanets.reports.comparison import compare
+from lambdanets.reports.figures import pareto
+from lambdanets.reports.runs import collect, grouped
+from lambdanets.reports.statistics import paired_difference, summary
 from tests.command import run
 
 EXPERIMENTS = ["table3/conv", "table3/se", "table3/lambda_u1"]

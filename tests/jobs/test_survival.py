@@ -109,7 +109,7 @@ def test_a_process_that_dies_ends_the_job_with_a_sentence(tmp_path):
     pairs = ("trainer=ddp", "trainer.devices=2", "trainer.max_epochs=50", "mixer=conv", "checkpoint.every_n_steps=2")
     process = training(tmp_path, *pairs, *SHORT[1:])
     children = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
-    (other,) = [line.split()[0] for line in children.stdout.splitlines() if "lambdanets.rank" in line]
+    (other,) = [line.split()[0] for line in children.stdout.splitlines() if "lambdanets.distributed.worker" in line]
     os.kill(int(other), signal.SIGKILL)
     start = time.monotonic()
     _, said = process.communicate(timeout=60)

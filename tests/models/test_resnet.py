@@ -20,8 +20,7 @@ from lambdanets.mixers import (
     squeeze_excitation,
 )
 from lambdanets.models import ResNet
-from lambdanets.models.depths import DEPTHS
-from lambdanets.models.layout import mixer_blocks
+from lambdanets.models.resnet import DEPTHS, mixer_blocks
 
 NAMES = {
     "conv1": "stem.0",

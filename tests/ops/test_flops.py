@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lambdanets.ops import flops, fourier, lambda_map, rows, scores, tiles
+from lambdanets.ops import flops, fourier, lambda_map, scores, tiles
+from lambdanets.ops import row_fft as rows
 from tests.methods import needs_compiler
 
 CASES = [

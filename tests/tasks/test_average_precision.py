@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from lambdanets.data import Coco
 from lambdanets.data.masks import decode, encode, to_rle
 from lambdanets.tasks.average_precision import AveragePrecision
-from lambdanets.tasks.found import Found, coco_results
+from lambdanets.tasks.predictions import Found, coco_results
 from tests.coco import make_coco
 from tests.command import ROOT
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lambdanets.benchmarks.contestants import LambdaNetworksMixer, peer
+from lambdanets.benchmarks.candidates import LambdaNetworksMixer, peer
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers import Attention, Conv, LambdaLayer

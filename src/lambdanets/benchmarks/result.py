@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from lambdanets.analysis.table import Table
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.machine import processor
+from lambdanets.table import Table
 
 
 @dataclass

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from lambdanets.analysis.closed_forms import memory_gib
-from lambdanets.analysis.count import Count, count, total
-from lambdanets.analysis.published import label, published
-from lambdanets.analysis.relations import relations
-from lambdanets.analysis.table import Row
 from lambdanets.benchmarks.detectors import detection_step, levelled
 from lambdanets.benchmarks.measure import Setting, Step
 from lambdanets.benchmarks.result import Result
+from lambdanets.costs.closed_forms import memory_gib
+from lambdanets.costs.count import Count, count, total
+from lambdanets.costs.layer_sizes import relations
 from lambdanets.models import MaskRCNN
+from lambdanets.reports.published import label, published
+from lambdanets.table import Row
 
 MIB, GIB = 2**20, 2**30
 FLOAT = 4  # bytes

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lambdanets.benchmarks import contestants
+from lambdanets.benchmarks import candidates as contestants
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope

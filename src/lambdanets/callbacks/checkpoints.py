@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from typing_extensions import override
 
-from lambdanets.durable import clear_leavings, sync_folder, write_archive
+from lambdanets.atomic import clear_leavings, sync_folder, write_archive
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 

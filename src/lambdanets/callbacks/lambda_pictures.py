@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lambdanets.callbacks.drawing import diverging, enlarged, tiles
-from lambdanets.callbacks.occasional import Occasional, skeleton
+from lambdanets.callbacks.timed_visualization import Occasional, skeleton
 from lambdanets.mixers import LambdaLayer
 from lambdanets.ops import normalised, scope_to_offsets
 from lambdanets.ops.table import dilated

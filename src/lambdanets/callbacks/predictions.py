@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lambdanets.callbacks.drawing import GREEN, RED, captioned, enlarged, matrix, tiles
-from lambdanets.callbacks.occasional import Occasional
+from lambdanets.callbacks.timed_visualization import Occasional
 from lambdanets.tasks import Classification
 
 FEW = 20  # classes that get a curve each, and rows of a table

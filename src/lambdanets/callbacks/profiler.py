@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from lambdanets.callbacks.occasional import writer_of
+from lambdanets.callbacks.timed_visualization import writer_of
 
 log = logging.getLogger(__name__)
 

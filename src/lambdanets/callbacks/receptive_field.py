@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lambdanets.callbacks.drawing import enlarged, rising, tiles
-from lambdanets.callbacks.occasional import Occasional, skeleton
+from lambdanets.callbacks.timed_visualization import Occasional, skeleton
 from lambdanets.models import ResNet
 
 

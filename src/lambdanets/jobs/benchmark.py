@@ -8,15 +8,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lambdanets import experiments
 from lambdanets.benchmarks import plots
 from lambdanets.benchmarks.result import Result
 from lambdanets.benchmarks.rows import Network
+from lambdanets.config import experiments
+from lambdanets.config.build import build_model, images_of
+from lambdanets.console import quiet
 from lambdanets.errors import UserError
-from lambdanets.jobs import provenance
-from lambdanets.jobs.build import build_model, images_of
-from lambdanets.jobs.console import quiet
-from lambdanets.jobs.loop import Loop
+from lambdanets.jobs.benchmark_training import Loop
+from lambdanets.runs import provenance
 
 log = logging.getLogger(__name__)
 PEERS = ("timm", "lambda-networks")

@@ -7,17 +7,17 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lambdanets import experiments
-from lambdanets.analysis.closed_forms import FORMS, memory_gib, multiply_adds
-from lambdanets.analysis.count import Count, count, total
-from lambdanets.analysis.published import label, published
-from lambdanets.analysis.relations import relations
-from lambdanets.analysis.table import Row, Table
-from lambdanets.jobs import provenance
-from lambdanets.jobs.build import Images, build_model, check_numbers, images_of
-from lambdanets.jobs.console import quiet
-from lambdanets.jobs.runs import write_text
+from lambdanets.config import experiments
+from lambdanets.config.build import Images, build_model, check_numbers, images_of
+from lambdanets.console import quiet
+from lambdanets.costs.closed_forms import FORMS, memory_gib, multiply_adds
+from lambdanets.costs.count import Count, count, total
+from lambdanets.costs.layer_sizes import relations
 from lambdanets.progress import tracked
+from lambdanets.reports.published import label, published
+from lambdanets.runs import provenance
+from lambdanets.runs.folders import write_text
+from lambdanets.table import Row, Table
 
 MIB = 2**20
 

@@ -14,20 +14,20 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lambdanets import experiments
-from lambdanets.analysis.count import Count, count, total
-from lambdanets.analysis.published import label
-from lambdanets.analysis.table import Row, Table
 from lambdanets.bolts import bolts
+from lambdanets.config import experiments
+from lambdanets.config.build import build_model, images_of
+from lambdanets.console import quiet
+from lambdanets.costs.count import Count, count, total
 from lambdanets.errors import UserError
-from lambdanets.jobs import provenance
-from lambdanets.jobs.build import build_model, images_of
-from lambdanets.jobs.console import quiet
 from lambdanets.jobs.find_batch_size import free_memory
-from lambdanets.jobs.runs import write_text
 from lambdanets.machine import processor
 from lambdanets.ops import missing_kernel
 from lambdanets.progress import tracked
+from lambdanets.reports.published import label
+from lambdanets.runs import provenance
+from lambdanets.runs.folders import write_text
+from lambdanets.table import Row, Table
 
 GIB = 2**30
 # Of what a device has free, as the rest goes to workspaces and fragments.

@@ -10,17 +10,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from lambdanets.config.build import build_data
+from lambdanets.console import quiet, show
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
-from lambdanets.jobs import provenance
-from lambdanets.jobs.build import build_data
-from lambdanets.jobs.checkpoints import read_checkpoint, write_weights
-from lambdanets.jobs.console import quiet, show
-from lambdanets.jobs.formats import FORMATS, write
-from lambdanets.jobs.load import LABELS, load, network_of
-from lambdanets.jobs.model_card import model_card
-from lambdanets.jobs.portable import portable
-from lambdanets.jobs.runs import COMPOSED, EXPORTED, METRICS, RESOLVED, write_metrics, write_text
+from lambdanets.export.formats import FORMATS, write
+from lambdanets.export.model_card import model_card
+from lambdanets.export.portable import portable
+from lambdanets.hub.load import LABELS, load, network_of
+from lambdanets.runs import provenance
+from lambdanets.runs.checkpoints import read_checkpoint, write_weights
+from lambdanets.runs.folders import COMPOSED, EXPORTED, METRICS, RESOLVED, write_metrics, write_text
 
 log = logging.getLogger(__name__)
 SAFETENSORS = "safetensors"

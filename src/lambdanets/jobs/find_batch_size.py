@@ -12,10 +12,10 @@ from pytorch_lightning.tuner import Tuner
 from torch import Tensor
 
 from lambdanets.callbacks.speed import peak_memory
+from lambdanets.config.build import build_data, build_task, build_trainer
+from lambdanets.console import quiet, show
 from lambdanets.errors import UserError
-from lambdanets.jobs.build import build_data, build_task, build_trainer
-from lambdanets.jobs.console import quiet, show
-from lambdanets.jobs.runs import write_metrics
+from lambdanets.runs.folders import write_metrics
 
 log = logging.getLogger(__name__)
 CPU = torch.device("cpu")

@@ -14,16 +14,16 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lambdanets.callbacks import Checkpoints, Finite, HParams, StopOnSignal
+from lambdanets.config.build import build_data, build_task, build_trainer
+from lambdanets.console import point_to, quiet, show
 from lambdanets.data import ImageData
 from lambdanets.data.corrupt import count
+from lambdanets.distributed.requeue import ended
 from lambdanets.errors import UserError
-from lambdanets.jobs.build import build_data, build_task, build_trainer
-from lambdanets.jobs.checkpoints import RunInCheckpoint, check_fits, load_weights, read_checkpoint
-from lambdanets.jobs.console import point_to, quiet, show
-from lambdanets.jobs.csv_log import CSVLog
-from lambdanets.jobs.pretrained import load_pretrained
-from lambdanets.jobs.requeue import ended
-from lambdanets.jobs.runs import CHECKPOINTS, load_config, write_metrics
+from lambdanets.hub.pretrained import load_pretrained
+from lambdanets.runs.checkpoints import RunInCheckpoint, check_fits, load_weights, read_checkpoint
+from lambdanets.runs.csv_logger import CSVLog
+from lambdanets.runs.folders import CHECKPOINTS, load_config, write_metrics
 from lambdanets.tasks import Task
 
 log = logging.getLogger(__name__)

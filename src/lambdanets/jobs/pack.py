@@ -9,11 +9,11 @@ import torch
 from omegaconf import DictConfig
 from rich.progress import track
 
+from lambdanets.config.build import build_data
 from lambdanets.data.imagefolder import ImageFolder
 from lambdanets.data.shards import CLASSES, write_shards
 from lambdanets.errors import UserError
-from lambdanets.jobs.build import build_data
-from lambdanets.jobs.runs import write_metrics, write_text
+from lambdanets.runs.folders import write_metrics, write_text
 
 log = logging.getLogger(__name__)
 

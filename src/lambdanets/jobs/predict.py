@@ -4,14 +4,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from lambdanets.config.build import build_data, build_task
+from lambdanets.console import quiet
 from lambdanets.data.files import EXTENSIONS
 from lambdanets.errors import UserError
-from lambdanets.jobs.build import build_data, build_task
-from lambdanets.jobs.checkpoints import check_fits, read_checkpoint
-from lambdanets.jobs.console import quiet
 from lambdanets.jobs.predict_classes import predict_classes
 from lambdanets.jobs.predict_objects import predict_objects
 from lambdanets.jobs.trained import Trained
+from lambdanets.runs.checkpoints import check_fits, read_checkpoint
 from lambdanets.tasks import Detection
 
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from lambdanets.config.build import build_trainer
 from lambdanets.data.files import ImageFiles, Whole
-from lambdanets.jobs.build import build_trainer
-from lambdanets.jobs.runs import write_text
 from lambdanets.jobs.trained import Trained
+from lambdanets.runs.folders import write_text
 
 
 def predict_classes(config: DictConfig, trained: Trained, files: list[Path], folder: Path) -> dict[str, float]:

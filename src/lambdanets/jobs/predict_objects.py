@@ -13,13 +13,13 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 from torchvision.io import write_png
 
+from lambdanets.config.build import build_trainer
 from lambdanets.data.files import ImageFiles, Photo, read_image
-from lambdanets.jobs.build import build_trainer
-from lambdanets.jobs.runs import write_text
 from lambdanets.jobs.trained import Trained
+from lambdanets.runs.folders import write_text
 from lambdanets.tasks.detection import write_results
-from lambdanets.tasks.found import Found
 from lambdanets.tasks.pictures import drawn
+from lambdanets.tasks.predictions import Found
 
 log = logging.getLogger(__name__)
 

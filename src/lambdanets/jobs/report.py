@@ -9,17 +9,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lambdanets.analysis.collect import Run, collect
-from lambdanets.analysis.comparison import Comparison, compare
-from lambdanets.analysis.count import count, total
-from lambdanets.analysis.figures import figures
-from lambdanets.analysis.page import page
+from lambdanets.config.build import build_model, images_of
+from lambdanets.console import quiet
+from lambdanets.costs.count import count, total
 from lambdanets.errors import UserError
-from lambdanets.jobs import claims, provenance
-from lambdanets.jobs.build import build_model, images_of
-from lambdanets.jobs.console import quiet
-from lambdanets.jobs.keep import keep
-from lambdanets.jobs.runs import SWEEPS, write_text
+from lambdanets.jobs import report_claims as claims
+from lambdanets.reports.archive import keep
+from lambdanets.reports.comparison import Comparison, compare
+from lambdanets.reports.figures import figures
+from lambdanets.reports.html import page
+from lambdanets.reports.runs import Run, collect
+from lambdanets.runs import provenance
+from lambdanets.runs.folders import SWEEPS, write_text
 from lambdanets.tasks import Classification, Detection
 
 log = logging.getLogger(__name__)

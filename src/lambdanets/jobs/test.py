@@ -4,11 +4,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from lambdanets.config.build import build_data, build_task, build_trainer
+from lambdanets.console import quiet, show
 from lambdanets.errors import UserError
-from lambdanets.jobs.build import build_data, build_task, build_trainer
-from lambdanets.jobs.checkpoints import check_fits, read_checkpoint
-from lambdanets.jobs.console import quiet, show
-from lambdanets.jobs.runs import write_metrics
+from lambdanets.runs.checkpoints import check_fits, read_checkpoint
+from lambdanets.runs.folders import write_metrics
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:

@@ -6,6 +6,7 @@ from lambdanets.mixers.axial import Axial
 from lambdanets.mixers.conv import Conv
 from lambdanets.mixers.double_attention import DoubleAttention
 from lambdanets.mixers.efficient_attention import EfficientAttention
+from lambdanets.mixers.interface import Gate, Mixer
 from lambdanets.mixers.lambda_conv import LambdaConv
 from lambdanets.mixers.lambda_layer import LambdaLayer
 from lambdanets.mixers.linear_attention import LinearAttention
@@ -13,7 +14,6 @@ from lambdanets.mixers.local_attention import LocalAttention
 from lambdanets.mixers.local_relation import LocalRelation
 from lambdanets.mixers.patchwise import PatchwiseAttention
 from lambdanets.mixers.se import SE, squeeze_excitation
-from lambdanets.mixers.seam import Gate, Mixer
 from lambdanets.mixers.shared import SharedLambda
 
 __all__ = [

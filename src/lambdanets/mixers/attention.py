@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lambdanets.mixers.seam import downsample, split_heads
+from lambdanets.mixers.interface import downsample, split_heads
 
 
 class Attention(nn.Module):

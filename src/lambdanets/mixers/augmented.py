@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lambdanets.errors import UserError
 from lambdanets.mixers.attention import relative_attention
-from lambdanets.mixers.seam import downsample, split_heads
+from lambdanets.mixers.interface import downsample, split_heads
 
 
 class Augmented(nn.Module):

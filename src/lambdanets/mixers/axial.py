@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lambdanets.mixers.attention import axis_embeddings
-from lambdanets.mixers.seam import downsample, split_heads
+from lambdanets.mixers.interface import downsample, split_heads
 
 
 class Axial(nn.Sequential):

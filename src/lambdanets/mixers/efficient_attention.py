@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from lambdanets.mixers.seam import split_heads
+from lambdanets.mixers.interface import split_heads
 
 
 class EfficientAttention(nn.Module):

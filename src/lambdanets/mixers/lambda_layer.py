@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
-from lambdanets.mixers.seam import downsample, layout_of, split_heads
+from lambdanets.mixers.interface import downsample, layout_of, split_heads
 from lambdanets.ops import (
     CHANNELS_FIRST,
     KeyNorm,

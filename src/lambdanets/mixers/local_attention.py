@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from lambdanets.mixers.interface import downsample, split_heads
 from lambdanets.mixers.neighbourhood import check_scope, neighbourhood_attention, window_embeddings
-from lambdanets.mixers.seam import downsample, split_heads
 
 
 class LocalAttention(nn.Module):

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
+from lambdanets.mixers.interface import downsample
 from lambdanets.mixers.neighbourhood import check_scope, neighbourhood_attention, window_embeddings
-from lambdanets.mixers.seam import downsample
 
 
 class LocalRelation(nn.Module):

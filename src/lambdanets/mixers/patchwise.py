@@ -4,9 +4,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lambdanets.errors import UserError
+from lambdanets.mixers.interface import downsample
 from lambdanets.mixers.local_relation import check_share
 from lambdanets.mixers.neighbourhood import check_scope
-from lambdanets.mixers.seam import downsample
 
 
 class PatchwiseAttention(nn.Module):

@@ -1,18 +1,29 @@
-"""The ResNet that every mixer shares."""
+"""The ResNet that every mixer shares: depths, layouts, stems, the bottleneck block, and the network."""
 
 import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, Mixer
-from lambdanets.models.bottleneck import EXPANSION, Bottleneck, make_shortcut
-from lambdanets.models.depths import blocks_per_stage
-from lambdanets.models.layout import mixer_blocks
-from lambdanets.models.stem import STRIDES, make_stem
+from lambdanets.mixers.interface import layout_of
 
+# 26 to 152 as He et al. (2016) and Wightman et al. (2021), the deeper ones as ResNet-RS (Bello et al. 2021).
+DEPTHS: dict[int, tuple[int, ...]] = {
+    26: (2, 2, 2, 2),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    270: (4, 29, 53, 4),
+    350: (4, 36, 72, 4),
+    420: (4, 44, 87, 4),
+}
+EXPANSION = 4
+STEM_STRIDES = {"imagenet": 4, "deep": 4, "tiered": 4, "small": 1, "strided": 2}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -80,7 +91,7 @@ class ResNet(nn.Module):
 
         channels = scaled(64, width)
         self.stem = make_stem(stem, in_channels, channels, ACTIVATIONS[act])
-        reduction = STRIDES[stem]
+        reduction = STEM_STRIDES[stem]
         feature_size = divided(image_size, reduction)
         total = sum(blocks)
         drop_paths = iter(drop_path * number / max(total - 1, 1) for number in range(total))
@@ -144,6 +155,167 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.dropout(self.features(x)[-1].mean((2, 3))))
+
+
+class Bottleneck(nn.Module):
+    """1×1 convolution, mixer, 1×1 convolution, gate; added to the shortcut (He et al. 2016, stride in the middle).
+
+    (B, in_channels, H, W) → (B, 4 · channels, ⌈H / stride⌉, ⌈W / stride⌉)
+
+    Args:
+        in_channels: channels of the input.
+        channels: inner width, the mixer's channels.
+        mixer: module with that stride.
+        gate: module on the block's output before the sum, or None.
+        shortcut: module that brings the input to the output's shape, or None where it has it.
+        drop_path: probability that an image skips the residual branch in training.
+        act: class of the activations.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        mixer: nn.Module,
+        gate: nn.Module | None = None,
+        shortcut: nn.Module | None = None,
+        drop_path: float = 0.0,
+        act: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.mixer = mixer
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, EXPANSION * channels, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(EXPANSION * channels)
+        self.gate = gate or nn.Identity()
+        self.shortcut = shortcut or nn.Identity()
+        self.drop_path = StochasticDepth(drop_path, "row")
+        self.act = act(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm1(self.conv1(x)))
+        y = self.mixer(y).contiguous(memory_format=layout_of(y))
+        y = self.act(self.norm2(y))
+        y = self.drop_path(self.gate(self.norm3(self.conv3(y))))
+        # No norm needs its output for its gradient; a gate may.
+        y = y.add_(self.shortcut(x)) if isinstance(self.gate, nn.Identity) else y + self.shortcut(x)
+        return self.act(y)
+
+
+def make_shortcut(kind: str, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """None where input and output have the same shape, else a projection.
+
+    Args:
+        kind: "conv", a 1×1 convolution with the stride; "pool", an average pooling before it (ResNet-D).
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: 1 or 2.
+    """
+    if stride == 1 and in_channels == out_channels:
+        return None
+    pool = kind == "pool" and stride > 1
+    layers: list[nn.Module] = []
+    if pool:
+        layers.append(nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False))
+    layers.append(nn.Conv2d(in_channels, out_channels, 1, 1 if pool else stride, bias=False))
+    layers.append(nn.BatchNorm2d(out_channels))
+    return nn.Sequential(*layers)
+
+
+def conv_norm_act(
+    in_channels: int, channels: int, kernel: int, stride: int, act: type[nn.Module] = nn.ReLU
+) -> list[nn.Module]:
+    """Convolution, batch norm, activation."""
+    return [
+        nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(channels),
+        act(inplace=True),
+    ]
+
+
+def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """(B, in_channels, H, W) → (B, channels, ⌈H / s⌉, ⌈W / s⌉) with s = STEM_STRIDES[kind].
+
+    Args:
+        kind: "imagenet", the 7×7 convolution and max pooling of He et al. (2016); "deep", the three 3×3 convolutions
+            and max pooling of ResNet-D (He et al. 2019); "tiered", the same with 3/8, 1/2 and all of the channels, as
+            timm's lambda networks have it; "small", one 3×3 convolution for images of 32×32 and less;
+            "strided", the same with stride 2.
+        in_channels: channels of the images.
+        channels: channels of the features.
+        act: class of the activations.
+
+    Raises:
+        UserError: an unknown kind.
+    """
+    match kind:
+        case "imagenet":
+            layers = [*conv_norm_act(in_channels, channels, 7, 2, act), nn.MaxPool2d(3, 2, padding=1)]
+        case "deep" | "tiered":
+            half = channels // 2
+            first = half if kind == "deep" else channels * 3 // 8
+            layers = [
+                *conv_norm_act(in_channels, first, 3, 2, act),
+                *conv_norm_act(first, half, 3, 1, act),
+                *conv_norm_act(half, channels, 3, 1, act),
+                nn.MaxPool2d(3, 2, padding=1),
+            ]
+        case "small" | "strided":
+            layers = conv_norm_act(in_channels, channels, 3, STEM_STRIDES[kind], act)
+        case _:
+            raise UserError(f"stem={kind} is not known; choose one of {', '.join(STEM_STRIDES)}.")
+    return nn.Sequential(*layers)
+
+
+def blocks_per_stage(depth: int | Sequence[int]) -> tuple[int, ...]:
+    """A named depth such as 50, or the blocks per stage themselves.
+
+    Raises:
+        UserError: a depth that has no name, or a stage without blocks.
+    """
+    if isinstance(depth, int):
+        if depth not in DEPTHS:
+            raise UserError(
+                f"depth={depth} is not a known ResNet; choose one of {', '.join(map(str, DEPTHS))} or give the blocks "
+                "per stage, such as [1,1,1,1]."
+            )
+        return DEPTHS[depth]
+    if not depth or min(depth) < 1:
+        raise UserError(f"depth={list(depth)} must name at least one stage, and at least one block for each.")
+    return tuple(depth)
+
+
+def mixer_blocks(layout: str | Sequence[str | Sequence[int]], blocks: Sequence[int]) -> list[list[bool]]:
+    """For each stage and block: does it use the mixer?
+
+    Args:
+        layout: one entry a stage: C (convolutions), L (the mixer), or the numbers, from 1, of the blocks with the mixer
+            in a stage that is otherwise convolutional. "CCLL" is short for ["C", "C", "L", "L"] (paper, Table 8).
+        blocks: number of blocks per stage.
+
+    Raises:
+        UserError: another number of stages, an unknown letter, or a block that the stage doesn't have.
+    """
+    if len(layout) != len(blocks):
+        raise UserError(
+            f"layout={layout} speaks of {len(layout)} stages, the model has {len(blocks)}: give one entry for each."
+        )
+    return [stage_blocks(entry, count) for entry, count in zip(layout, blocks, strict=True)]
+
+
+def stage_blocks(entry: str | Sequence[int], count: int) -> list[bool]:
+    if isinstance(entry, str):
+        if entry not in ("C", "L"):
+            raise UserError(
+                f"layout has '{entry}' for a stage; use C (convolutions), L (the mixer) or a list of block numbers."
+            )
+        return [entry == "L"] * count
+    if unknown := sorted(set(entry) - set(range(1, count + 1))):
+        raise UserError(f"layout names blocks {unknown} of a stage that has blocks 1 to {count}.")
+    return [number in entry for number in range(1, count + 1)]
 
 
 def divided(size: tuple[int, int], stride: int) -> tuple[int, int]:

@@ -15,7 +15,8 @@ from operator import index
 import torch
 from torch import Tensor
 
-from lambdanets.ops import fourier, kernel, rows, scores, tiles
+from lambdanets.ops import fourier, kernel, scores, tiles
+from lambdanets.ops import row_fft as rows
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from lambdanets.ops import fourier, kernel, rows, scores, tiles  # noqa: F401, each makes its operator
+from lambdanets.ops import fourier, kernel, row_fft, scores, tiles  # noqa: F401, each makes its operator
 
 Sizes = Sequence[int]
 Formula = Callable[[Sizes, Sizes, Sizes, bool], float]
@@ -63,7 +63,7 @@ def row_transform(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> 
     spectra = batch * 2 * frequencies * height * intra_depth * width * value_depth
     spectra += 2 * frequencies * (2 * reach[0] + 1) * key_depth * intra_depth * (2 * width - 1)
     in_frequency = 0
-    step = rows.columns_at_once(width, 2 * frequencies * key_depth * value_depth)
+    step = row_fft.columns_at_once(width, 2 * frequencies * key_depth * value_depth)
     for start in range(0, width, step):
         stop = min(width, start + step)
         seen = min(width, stop + reach[1]) - max(0, start - reach[1])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lambdanets.ops.library import operator
+from lambdanets.ops.custom_op import operator
 from lambdanets.ops.table import offsets_to_scope, scope_to_offsets
 
 # Complex numbers of the lambdas' spectrum that are held at a time: on a CPU what its caches hold.

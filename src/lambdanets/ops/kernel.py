@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lambdanets.ops import scores
 from lambdanets.ops.compiler import CompilerError, compiled
-from lambdanets.ops.library import operator
+from lambdanets.ops.custom_op import operator
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernel.c")

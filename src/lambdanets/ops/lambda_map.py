@@ -11,7 +11,7 @@ from lambdanets.ops.cost import Shape, able, costs
 from lambdanets.ops.fourier import fourier
 from lambdanets.ops.kernel import missing_kernel, scores_kernel
 from lambdanets.ops.lambdas import lambda_convolution, lambdas_first
-from lambdanets.ops.rows import row_transform
+from lambdanets.ops.row_fft import row_transform
 from lambdanets.ops.scores import scores_first
 from lambdanets.ops.tiles import tiled_scores
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lambdanets.ops.library import Scratch, operator
+from lambdanets.ops.custom_op import Scratch, operator
 from lambdanets.ops.table import Size, offsets_to_scope, scope_to_offsets
 
 # How many scores are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy.

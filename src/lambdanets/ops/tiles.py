@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lambdanets.ops.library import Scratch, operator
+from lambdanets.ops.custom_op import Scratch, operator
 
 Size = tuple[int, int]
 # How many scores are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy.

@@ -10,7 +10,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from typing_extensions import override
 
 from lambdanets.data.masks import Rle, mask_api
-from lambdanets.tasks.found import Found
+from lambdanets.tasks.predictions import Found
 
 # COCO's twelve numbers: ours by torchmetrics' name.
 NUMBERS = {

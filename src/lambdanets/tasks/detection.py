@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torchvision.transforms.v2 import functional as F
 
-from lambdanets.durable import write_whole
+from lambdanets.atomic import write_whole
 from lambdanets.errors import UserError
 from lambdanets.models import MaskRCNN
 from lambdanets.tasks.average_precision import AveragePrecision
-from lambdanets.tasks.found import Found, coco_results, restored
 from lambdanets.tasks.pictures import drawn
+from lambdanets.tasks.predictions import Found, coco_results, restored
 from lambdanets.tasks.task import Task
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]

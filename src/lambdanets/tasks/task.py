@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
 
-from lambdanets.models.bottleneck import Bottleneck
+from lambdanets.models.resnet import Bottleneck
 from lambdanets.tasks.optimizers import parameter_groups
 from lambdanets.tasks.schedule import warmup_cosine
 

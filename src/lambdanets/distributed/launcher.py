@@ -1,0 +1,74 @@
+"""Which program started this process, and its place among the processes of one training.
+
+No import of torch: the command line calls this module before anything heavy is loaded.
+"""
+
+import os
+import re
+import socket
+from typing import Any
+
+from lambdanets.errors import UserError
+
+
+def launcher() -> str | None:
+    """Return who started this process beside others.
+
+    Returns:
+        "torchrun", "slurm" (a task of an srun with several tasks), or None.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "torchrun"
+    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        return "slurm"
+    return None
+
+
+def rank() -> int:
+    """Return the number of this process, from 0, among those of one training."""
+    match launcher():
+        case "torchrun":
+            return int(os.environ["RANK"])
+        case "slurm":
+            return int(os.environ["SLURM_PROCID"])
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def world_size() -> int:
+    """Return the number of processes that torchrun or SLURM started; 1 without a launcher."""
+    match launcher():
+        case "torchrun":
+            return int(os.environ["WORLD_SIZE"])
+        case "slurm":
+            return int(os.environ["SLURM_NTASKS"])
+    return 1
+
+
+def slurm_tasks() -> int:
+    """Return the tasks per node of a SLURM job, which SLURM writes as 8 or as 8(x2)."""
+    return int(re.split(r"[(,]", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0])
+
+
+def identity() -> str | None:
+    """Return the name that a job of torchrun or SLURM keeps when it is restarted, or None without a launcher."""
+    if launcher() == "torchrun":
+        run_id = os.environ["TORCHELASTIC_RUN_ID"]
+        # Without --rdzv-id every job has the id "none"; the agent outlives its workers, so its process id is unique.
+        return f"torchrun {run_id}" if run_id != "none" else f"torchrun {socket.gethostname()} {os.getppid()}"
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"slurm {array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return f"slurm {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else None
+
+
+def slurm_environment() -> Any:
+    """Return Lightning's view of the SLURM job.
+
+    Raises:
+        UserError: Lightning does not support the layout of the job's tasks.
+    """
+    from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+    try:
+        return SLURMEnvironment(auto_requeue=False)
+    except RuntimeError as error:  # --ntasks without --ntasks-per-node
+        raise UserError(str(error)) from error

@@ -1,0 +1,163 @@
+"""Launch the processes of one distributed training. Rank 0 alone parses the command line and broadcasts the job.
+
+For `trainer=ddp trainer.devices=2` rank 0 starts the other processes here; torchrun and SLURM start them themselves.
+No import of torch before a process needs it.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from lambdanets.distributed.devices import check_devices, count_local_processes
+from lambdanets.distributed.launcher import world_size
+from lambdanets.distributed.rendezvous import broadcast_job
+from lambdanets.errors import UserError
+
+# The variable that names the folder with a worker's job.json; the worker leaves error-<rank> there.
+JOB_DIR_ENV = "LAMBDANETS_JOB_DIR"
+JOB_FILE = "job.json"
+# Seconds to wait for workers after rank 0 finishes, and for rank 0 after a worker has died.
+SHUTDOWN_TIMEOUT_S = 30.0
+DISTRIBUTED_JOBS = ("fit", "test")
+Workers = Mapping[int, subprocess.Popen[bytes]]
+
+
+@contextmanager
+def distributed_job(job: str, config: DictConfig, folder: Path) -> Iterator[None]:
+    """Give a job to all other processes of a training; start them where no launcher has, and end them with the job.
+
+    Args:
+        job: name of the job; one that runs in one process only passes through.
+        config: resolved.
+        folder: output folder of the job.
+
+    Raises:
+        UserError: a worker died, or several nodes are asked for without a launcher.
+    """
+    if job not in DISTRIBUTED_JOBS:
+        yield
+        return
+    text = json.dumps({"config": OmegaConf.to_container(config), "folder": str(folder)})
+    if world_size() > 1:
+        broadcast_job(text)
+        yield
+        return
+    if config.trainer.num_nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={config.trainer.num_nodes} needs a launcher on each node: start the command by "
+            "torchrun (trainer=torchrun) or srun (trainer=slurm)."
+        )
+    processes = count_local_processes(config.trainer)
+    if processes == 1:
+        yield
+        return
+    check_devices(config.trainer)
+    with tempfile.TemporaryDirectory(prefix="lambdanets-") as job_dir, spawn_local_workers(processes, job_dir, text):
+        yield
+
+
+@contextmanager
+def spawn_local_workers(processes: int, job_dir: str, text: str) -> Iterator[None]:
+    """Start processes − 1 workers that run the same job; end them when the context ends.
+
+    Args:
+        processes: number of processes, this one included.
+        job_dir: folder through which workers get the job and return a user error.
+        text: the job as JSON.
+
+    Raises:
+        UserError: a worker died.
+    """
+    folder = Path(job_dir)
+    (folder / JOB_FILE).write_text(text)
+    environment = dict(os.environ)
+    os.environ |= {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port())}
+    path = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-m", "lambdanets.distributed.worker"]
+    workers = {
+        number: subprocess.Popen(
+            command, env=os.environ | {"LOCAL_RANK": str(number), JOB_DIR_ENV: job_dir, "PYTHONPATH": path}
+        )
+        for number in range(1, processes)
+    }
+    job_ended = threading.Event()
+    watch = threading.Thread(target=abort_on_worker_failure, args=(workers, folder, job_ended), daemon=True)
+    watch.start()
+    try:
+        yield
+        deadline = time.monotonic() + SHUTDOWN_TIMEOUT_S
+        for worker in workers.values():
+            with suppress(subprocess.TimeoutExpired):
+                worker.wait(max(deadline - time.monotonic(), 0.1))
+    except Exception as error:
+        if isinstance(error, UserError):  # raised on every rank
+            raise
+        # After a crash, the other ranks only see a closed connection, so look for the real cause.
+        time.sleep(2)
+        if failure := worker_failure(workers, folder):
+            raise UserError(failure) from error
+        raise
+    finally:
+        job_ended.set()
+        for worker in workers.values():
+            worker.kill()
+            worker.wait()
+        os.environ.clear()
+        os.environ.update(environment)
+        destroy_process_group()
+
+
+def abort_on_worker_failure(workers: Workers, folder: Path, job_ended: threading.Event) -> None:
+    """End this process some time after a worker has died: it may wait for that worker for ever."""
+    while not job_ended.wait(0.5):
+        if failure := worker_failure(workers, folder):
+            if not job_ended.wait(SHUTDOWN_TIMEOUT_S):
+                print(f"error: {failure}", file=sys.stderr, flush=True)
+                for worker in workers.values():
+                    worker.kill()
+                os._exit(1)
+            return
+
+
+def worker_failure(workers: Workers, folder: Path) -> str | None:
+    """Return the error message of the first worker that failed, or None."""
+    for number, worker in workers.items():
+        code = worker.poll()
+        if not code:
+            continue
+        error_file = folder / f"error-{number}"
+        if error_file.is_file():
+            return error_file.read_text()
+        cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return (
+            f"Process {number + 1} of {len(workers) + 1} {cause}, and the others cannot go on without it: check its "
+            "output above and the machine's memory, then resume from the last checkpoint with ckpt=last."
+        )
+    return None
+
+
+def find_free_port() -> int:
+    """Return a TCP port that no process uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def destroy_process_group() -> None:
+    """Leave the process group, so that the next run of a sweep can form another one."""
+    if "torch" in sys.modules:
+        import torch.distributed
+
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

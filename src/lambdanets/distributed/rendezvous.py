@@ -1,0 +1,114 @@
+"""How the processes of torchrun or SLURM find each other, and how rank 0 sends them its jobs.
+
+Rank 0 alone reads the command line. The other ranks wait in `worker_loop` for the resolved configs that rank 0
+broadcasts through a key-value store. No import of torch before a process needs it.
+"""
+
+import atexit
+import itertools
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lambdanets.distributed.launcher import launcher, rank, slurm_environment, world_size
+from lambdanets.errors import UserError
+
+Run = Callable[[DictConfig, Path], Any]
+job_counter = itertools.count()
+
+
+def was_restarted() -> bool:
+    """Return whether torchrun or SLURM has started this job before."""
+    # An agent of torchrun counts only the failures of its own workers; the store that outlives them knows of all.
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or 0
+    return int(restarts) > 0 or (launcher() == "torchrun" and rendezvous()[1])
+
+
+@cache
+def rendezvous() -> tuple[Any, bool]:
+    """Meet the other processes of torchrun or SLURM.
+
+    torchrun keeps its store from one start of the workers to the next, with all keys of earlier starts. So rank 0 gives
+    each start a name of its own, and goes on when all other ranks have answered to that name.
+
+    Returns:
+        The key-value store of this start, and whether processes of an earlier start used the same server.
+    """
+    import torch.distributed
+
+    if launcher() == "slurm":
+        environment = slurm_environment()
+        os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
+    server, _, _ = next(torch.distributed.rendezvous("env://", rank(), world_size()))
+    token, used_before = uuid.uuid4().hex, server.check(["lambdanets"])
+    if rank() == 0:
+        start = token
+        server.set("lambdanets", start)
+        for other in range(1, world_size()):
+            server.set(f"{start}/met/{server.get(f'{start}/{other}').decode()}", "")
+    else:
+        start = ""
+        while not (start and server.check([f"{start}/met/{token}"])):
+            time.sleep(0.02)
+            start = server.get("lambdanets").decode()  # may still be the name of an earlier start: nobody answers to it
+            server.set(f"{start}/{rank()}", token)
+    return torch.distributed.PrefixStore(start, server), used_before
+
+
+def store() -> Any:
+    """Return the key-value store of this start."""
+    return rendezvous()[0]
+
+
+def init_process_group(backend: str) -> None:
+    """Form the process group of torchrun's processes.
+
+    torch alone would read the addresses that processes of an earlier start left in the store.
+
+    Args:
+        backend: "nccl" or "gloo".
+    """
+    from torch import distributed
+
+    if distributed.is_initialized():
+        return
+    group_store = distributed.PrefixStore("group", store())
+    distributed.init_process_group(backend, store=group_store, rank=rank(), world_size=world_size())
+    if backend == "nccl":  # warns of process groups that are never destroyed
+        atexit.register(distributed.destroy_process_group)
+
+
+def broadcast_job(text: str) -> None:
+    """Send a job, as JSON, to all other ranks; an empty text ends their `worker_loop`."""
+    store().set(f"job/{next(job_counter)}", text)
+
+
+def worker_loop(run: Run, *, once: bool = False) -> None:
+    """Run the jobs that rank 0 broadcasts, until it sends an empty one, or one job only.
+
+    Raises:
+        UserError: rank 0 has ended.
+    """
+    from torch.distributed import DistError
+
+    try:
+        while text := store().get(f"job/{next(job_counter)}").decode():
+            job = json.loads(text)
+            run(OmegaConf.create(job["config"]), Path(job["folder"]))
+            if once:
+                return
+    except DistError:
+        raise UserError("Rank 0 of this training has ended; its log gives the reason.") from None
+
+
+def stop_workers() -> None:
+    """End the `worker_loop` of all other ranks, if this is rank 0 and they have met."""
+    if launcher() and rank() == 0 and rendezvous.cache_info().currsize:
+        broadcast_job("")

@@ -1,0 +1,49 @@
+"""One worker of a local distributed training: `python -m lambdanets.distributed.worker`."""
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+
+from lambdanets.distributed.launcher import rank
+from lambdanets.distributed.local_workers import JOB_DIR_ENV, JOB_FILE
+from lambdanets.error_messages import explain
+
+
+def main() -> int:
+    """Run the job described in job.json; write a user error to error-<rank>.
+
+    Returns:
+        The exit code: 0, 1 for a defect, or 2 for a user error.
+    """
+    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
+    job_dir = Path(os.environ[JOB_DIR_ENV])
+    job = json.loads((job_dir / JOB_FILE).read_text())
+    config = OmegaConf.create(job["config"])
+    try:
+        get_method(config.job._target_)(config, Path(job["folder"]))
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            traceback.print_exc()
+            return 1
+        (job_dir / f"error-{rank()}").write_text(message)
+        return 2
+    return 0
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process when its parent is gone: it may wait for it for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

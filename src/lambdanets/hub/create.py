@@ -1,0 +1,65 @@
+"""Networks by name, as Python objects."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from lambdanets.config.build import Images, build_model
+from lambdanets.error_messages import explain
+from lambdanets.errors import UserError
+from lambdanets.hub.pretrained import load_pretrained
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def create(
+    model: str = "lambda_resnet50",
+    *,
+    mixer: str = "lambda",
+    pretrained: str | None = None,
+    image_size: int | tuple[int, int] = 224,
+    in_channels: int = 3,
+    num_classes: int = 1000,
+    overrides: Sequence[str] = (),
+) -> nn.Module:
+    """A network of the configs, (B, in_channels, H, W) → (B, num_classes), with new or with trained weights.
+
+    `create("resnet50", mixer="lambda_conv", overrides=["mixer.scope=23", "model.layout=CCLL"])` is what
+    `python run.py model=resnet50 mixer=lambda_conv mixer.scope=23 model.layout=CCLL` trains.
+
+    Args:
+        model: a choice of configs/model.
+        mixer: a choice of configs/mixer.
+        pretrained: weights to start from: a run's folder, a checkpoint, what job=export wrote, `<user>/<name>` on the
+            Hugging Face hub, or timm's, as `timm/lambda_resnet26t.c1_in1k` for model="lambda_resnet26t". A classifier
+            of another number of classes stays new.
+        image_size: H and W of the images, or (H, W); what mixers with global contexts are made for.
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        overrides: keys of the config and their values, as on the command line.
+
+    Raises:
+        UserError: a name or a key is not known, or the weights don't fit.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    try:
+        with initialize_config_dir(str(configs()), version_base="1.3"):
+            config = compose("config", overrides=[f"model={model}", f"mixer={mixer}", *overrides])
+        OmegaConf.set_struct(config, False)
+        network = build_model(config, Images(in_channels, size, num_classes))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error) or str(error)) from error
+    if pretrained is not None:
+        load_pretrained(network, pretrained)
+    return network
+
+
+def configs() -> Path:
+    """The folder of the config groups: in an installed package its own, else the repository's."""
+    installed = PACKAGE / "configs"
+    return installed if installed.is_dir() else PACKAGE.parent.parent / "configs"

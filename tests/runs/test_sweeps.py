@@ -1,0 +1,123 @@
+"""Sweeps: what is done is skipped, what was interrupted goes on, what fails is told and doesn't stop the rest."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+from lambdanets.errors import UserError
+from lambdanets.runs import folders as runs
+from lambdanets.runs import sweeps
+from tests.command import command, environment, run
+
+QUICK = ("data=digits", "recipe=digits", "model=tiny", "trainer.enable_progress_bar=false")
+
+
+def starts(folder):
+    """How often each run of a sweep was started."""
+    return {file.parent.name: len(json.loads(file.read_text())) for file in sorted(folder.glob("*/provenance.json"))}
+
+
+def test_a_killed_sweep_goes_on_and_every_run_is_done_once(tmp_path):
+    arguments = ("--multirun", "sweep=ablation/content_position", "trainer.max_epochs=2", *QUICK)
+    folder = tmp_path / "multirun" / "ablation" / "content_position"
+    with subprocess.Popen(command(*arguments), cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (
+            len(list(folder.glob("*/checkpoints/last.ckpt"))) == 2 and len(list(folder.glob("*/metrics.json"))) == 1
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    done = run(*arguments, cwd=tmp_path)
+    assert done.stdout.count("finished earlier: ") == 1
+    assert done.stdout.count("going on from ") == 1
+    assert "3 of 3 runs in multirun/ablation/content_position are finished." in done.stdout
+    again = starts(folder)
+    assert sorted(again.values()) == [1, 1, 2]  # finished before the kill, never started before it, interrupted by it
+    assert next(iter(again)).startswith("ablation_content_position_both")
+    metrics = [json.loads(file.read_text()) for file in folder.glob("*/metrics.json")]
+    assert [found["epochs"] for found in metrics] == [2, 2, 2]
+
+    # A third start finds nothing to do, and leaves everything as it is.
+    times = {file: file.stat().st_mtime_ns for file in folder.glob("*/metrics.json")}
+    done = run(*arguments, cwd=tmp_path)
+    assert done.stdout.count("finished earlier: ") == 3
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("*/metrics.json")} == times
+
+
+def test_a_failed_run_is_listed_with_its_sentence_and_the_others_are_done(tmp_path):
+    short = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    arguments = ("--multirun", "mixer=lambda", "mixer.heads=3,4", *short, "hydra.sweep.dir=grid", *QUICK)
+    done = run(*arguments, cwd=tmp_path, code=1)
+    assert "1 of 2 runs in grid are finished." in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert "mixer.heads-3" in line
+    assert line.endswith(
+        "heads=3 does not divide the 16 channels of a layer; choose one that divides every stage's width "
+        "(here 1, 2, 4, 8, 16) or change model.width."
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+
+    report = run("job=report", "sweep_dir=grid", "hydra.run.dir=report", cwd=tmp_path)
+    assert "Missing: lambda-digits, seed 0: failed: heads=3 does not divide" in " ".join(report.stdout.split())
+
+
+def test_the_hyperparameter_ablation_is_one_line(tmp_path):
+    grid = ("mixer.key_depth=4,8", "mixer.heads=2,4", "mixer.intra_depth=2")
+    run(
+        "--multirun", "mixer=lambda", *grid, "trainer.max_epochs=1", "trainer.limit_train_batches=1", *QUICK,
+        "trainer.limit_val_batches=1", cwd=tmp_path,
+    )  # fmt: skip
+    configs = [OmegaConf.load(file).mixer for file in tmp_path.glob("multirun/*/*/config.yaml")]
+    found = {(mixer.key_depth, mixer.heads, mixer.intra_depth) for mixer in configs}
+    assert found == {(k, h, 2) for k in (4, 8) for h in (2, 4)}
+
+
+def test_a_sweep_without_multirun_is_answered(tmp_path):
+    done = run("sweep=table3", "data=digits", cwd=tmp_path, code=1)
+    assert "error: sweep=table3 is a grid of runs: start it with --multirun" in done.stderr
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_launchers(launcher, tmp_path):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
+    done = run("--multirun", f"hydra/launcher={launcher}", "mixer=conv", "seed=0,1", *limits, *QUICK, cwd=tmp_path)
+    assert len(list(tmp_path.glob("multirun/*/*/metrics.json"))) == 2
+    assert "2 of 2 runs in multirun/" in done.stdout
+
+
+def test_optuna_is_told_the_objective(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=4", "hydra.sweeper.n_trials=2")
+    run("--multirun", "sweep=tune", *limits, *QUICK, cwd=tmp_path)
+    best = OmegaConf.load(tmp_path / "multirun" / "tune" / "optimization_results.yaml")
+    scores = [json.loads(f.read_text())["val/top1"] for f in tmp_path.glob("multirun/tune/*/metrics.json")]
+    assert len(scores) == 2
+    assert best.best_value == max(scores)
+
+
+def test_folders_of_different_runs_never_have_one_name():
+    long = [f"experiment=table3/conv;mixer.method={'x' * 250}{end}" for end in "ab"]
+    first, second = map(runs.sweep_folder, long)
+    assert first != second
+    assert len(first) < 255
+    said = "data=digits;experiment=table3/conv;model.layout=[C,C,[2,4],L];seed=1;trainer.max_epochs=3"
+    assert runs.sweep_folder(said) == "table3_conv_data-digits_model.layout-_C_C_2_4_L__trainer.max_epochs-3_seed-1"
+
+
+def test_a_folder_with_another_config_is_not_taken_for_this_run(tmp_path):
+    known = {"seed": 0, "recipe": {"epochs": 3}, "data": {"root": "/a"}, "ckpt": None, "sweep": {"experiments": ["a"]}}
+    config = OmegaConf.create(known)
+    assert sweeps.finished(tmp_path, config) is None
+    runs.write_text(tmp_path / runs.COMPOSED, OmegaConf.to_yaml(config))
+    assert sweeps.finished(tmp_path, config) is None
+    runs.write_metrics(tmp_path, {"test/top1": 0.5})
+    moved = OmegaConf.merge(config, {"data": {"root": "/b"}, "sweep": {"experiments": ["a", "b"]}})
+    assert sweeps.finished(tmp_path, moved) == {"test/top1": 0.5}
+    with pytest.raises(UserError, match=r"holds a run of another config \(recipe.epochs differ\)"):
+        sweeps.finished(tmp_path, OmegaConf.merge(config, {"recipe": {"epochs": 4}}))

@@ -1,0 +1,172 @@
+"""Each mistake on the real command line: one sentence, no traceback, exit code 1 or 2."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.command import ROOT, environment, run
+
+
+def sentence(*arguments, cwd):
+    """The one sentence that the command prints on its error stream."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *map(str, arguments)],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode in (1, 2), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["mixer=lamda"],
+            "mixer=lamda is not known; choose one of attention, augmented, axial, conv, lambda, lambda_conv, "
+            "lambda_shared, linear_attention, local_attention, local_relation, patchwise, se.",
+        ),
+        (["experiment=table3/cnv"], "experiment=table3/cnv is not known; python run.py --help lists those that are."),
+        (["--multirun", "sweep=tabel3"], "sweep=tabel3 is not known; python run.py --help lists those that are."),
+        (
+            ["sweep=table3"],
+            "sweep=table3 is a grid of runs: start it with --multirun, or describe it with job=describe.",
+        ),
+        (["mixer.hedas=3"], "mixer.hedas is not a key of the config; did you mean mixer.heads?"),
+        (["data=imagefolder"], "data.root has no value yet: give it, as data.root=…"),
+        (
+            ["mixer.heads=3"],
+            "heads=3 does not divide the 16 channels of a layer; choose one that divides every stage's width "
+            "(here 1, 2, 4, 8, 16) or change model.width.",
+        ),
+        (
+            ["data=imagefolder", "data.root=/nowhere"],
+            "There is no folder '/nowhere': data.root must name a folder with train/<class>/ folders of images.",
+        ),
+        (
+            ["trainer.devices=8"],
+            "trainer.devices=8 asks for 8 GPUs, but this machine has none: leave it out, or use trainer=ddp "
+            "trainer.devices=8 for as many processes on the CPU.",
+        ),
+        (["trainer.max_epochs=many"], "trainer.max_epochs=many must be a whole number of at least 1."),
+        (
+            ["trainer=ddp", "trainer.devices=2", "trainer.num_nodes=2"],
+            "trainer.num_nodes=2 needs a launcher on each node: start the command by torchrun ",
+        ),
+        (
+            ["trainer=fsdp", "trainer.devices=1", "recipe.ema_decay=0.9"],
+            "trainer=fsdp can't average weights: set recipe.ema_decay=null, or use trainer=ddp.",
+        ),
+        (
+            ["recipe.optimizer._target_=os.system"],
+            "recipe.optimizer._target_=os.system is refused: ",
+        ),
+        (
+            ["job=test", "ckpt=gone.ckpt"],
+            "ckpt=gone.ckpt does not exist: give a run's folder, a checkpoint file, or last.",
+        ),
+        (
+            ["ckpt=last"],
+            "ckpt=last found no run named 'lambda-digits' below 'outputs': give its folder, ckpt=<folder>, or start "
+            "it.",
+        ),
+    ],
+)
+def test_mistakes_in_a_command(arguments, expected, tmp_path):
+    assert sentence(*arguments, cwd=tmp_path).startswith(expected)
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    found = sentence(f"hydra.run.dir={tmp_path}/file/run", cwd=tmp_path)
+    assert found.startswith("The output folder can't be written")
+    assert found.endswith("hydra.run.dir=<folder>.")
+
+
+def make_images(folder, **classes):
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(256, size=(8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def test_mistakes_in_a_folder_of_images(tmp_path):
+    root = tmp_path / "images"
+    (root / "train").mkdir(parents=True)
+    arguments = ("data=imagefolder", f"data.root={root}", "recipe.batch_size=4")
+    assert sentence(*arguments, cwd=tmp_path) == (
+        f"'{root}/train' holds no images: it must have a folder of images for each class."
+    )
+    make_images(root / "train", cat=9, dog=9)
+    make_images(root / "val", cat=2, bird=2)
+    assert sentence(*arguments, cwd=tmp_path) == (
+        f"'{root}/val' has the class folder bird, which '{root}/train' lacks: a class must have training images; add "
+        "or remove the folder."
+    )
+    (root / "val" / "bird").rename(root / "val" / "dog")
+    broken = root / "train" / "cat" / "5.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    for memory in (1, 0):
+        found = sentence(*arguments, f"data.memory_gib={memory}", "trainer.max_epochs=2", cwd=tmp_path)
+        assert found.startswith(f"The image '{broken}' can't be decoded")
+        assert found.endswith("replace or remove it.")
+
+
+class Payload:
+    """What a stranger's checkpoint may hold."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (open, (str(self.file), "w"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    place = tmp_path_factory.mktemp("run")
+    run("trainer.max_epochs=1", cwd=place)
+    (file,) = place.glob("outputs/*/*/checkpoints/best.ckpt")
+    return file
+
+
+def test_mistakes_with_checkpoints(checkpoint, tmp_path):
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes(checkpoint.read_bytes()[:100_000])
+    text = tmp_path / "text.ckpt"
+    text.write_text("not a checkpoint")
+    plain, harmful, harm = tmp_path / "plain.ckpt", tmp_path / "harmful.ckpt", tmp_path / "harm"
+    torch.save({"weight": torch.zeros(3)}, plain)
+    torch.save({"state_dict": {}, "payload": Payload(harm)}, harmful)
+    for file, expected in (
+        (cut, f"The checkpoint '{cut}' is damaged or cut off (100000 bytes): use another one of the run, such as "),
+        (text, f"The file '{text}' is not a checkpoint; give one that run.py wrote."),
+        (plain, f"The file '{plain}' is not a checkpoint of a run; give one that run.py wrote."),
+        (harmful, f"The checkpoint '{harmful}' holds objects other than tensors and plain values and was not opened"),
+    ):
+        assert sentence("job=test", f"ckpt={file}", cwd=tmp_path).startswith(expected)
+    assert not harm.exists()
+    found = sentence("job=test", f"ckpt={checkpoint}", "mixer=conv", cwd=tmp_path)
+    assert found.startswith(f"The checkpoint '{checkpoint}' is of another architecture: model.stages.0.0.mixer.weight")
+
+
+def test_help_and_mistakes_need_no_torch(tmp_path):
+    without_torch = (
+        f"import sys, runpy; sys.modules['torch'] = None; runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')"
+    )
+    for arguments, code in ((["--help"], 0), (["mixer=lamda"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", without_torch, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == code, done.stderr
+    assert list(tmp_path.iterdir()) == []
