@@ -5,7 +5,7 @@
     layer = LambdaLayer(256, scope=23)
     y = layer(x)  # (B, 256, H, W) → (B, 256, H, W)
 
-What stands here is imported when it is first used, so that the command line answers without loading torch.
+The names below are imported on first use, so that the command line starts without loading torch.
 """
 
 from importlib import import_module
@@ -14,27 +14,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lambdanets.hub.create import create
     from lambdanets.hub.load import load
-    from lambdanets.hub.trained_model import Model
+    from lambdanets.hub.trained_model import TrainedModel
+    from lambdanets.hub.trained_model import TrainedModel as Model
     from lambdanets.mixers import LambdaConv, LambdaLayer
     from lambdanets.models import MaskRCNN, ResNet
 
 __version__ = "0.1.0"
-__all__ = ["LambdaConv", "LambdaLayer", "MaskRCNN", "Model", "ResNet", "create", "load"]
+# Model is the former name of TrainedModel.
+__all__ = ["LambdaConv", "LambdaLayer", "MaskRCNN", "Model", "ResNet", "TrainedModel", "create", "load"]
 
-HOMES = {
+MODULES = {
     "LambdaConv": "mixers",
     "LambdaLayer": "mixers",
     "MaskRCNN": "models",
-    "Model": "jobs.model",
     "ResNet": "models",
-    "create": "jobs.create",
-    "load": "jobs.load",
+    "TrainedModel": "hub.trained_model",
+    "create": "hub.create",
+    "load": "hub.load",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in HOMES:
-        return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+    if name == "Model":
+        name = "TrainedModel"
+    if name in MODULES:
+        return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 

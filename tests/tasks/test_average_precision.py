@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from lambdanets.data import Coco
 from lambdanets.data.masks import decode, encode, to_rle
 from lambdanets.tasks.average_precision import AveragePrecision
-from lambdanets.tasks.predictions import Found, coco_results
+from lambdanets.tasks.predictions import ImagePrediction, coco_results
 from tests.coco import make_coco
 from tests.command import ROOT
 
@@ -37,7 +37,7 @@ def jittered(scene, classes, generator):
             labels.append(int(torch.randint(1, classes + 1, (), generator=generator)) if wrong else thing.label)
             masks += encode(mask)
     order = sorted(range(len(scores)), key=lambda place: -scores[place])
-    return Found(
+    return ImagePrediction(
         scene.id, scene.size,
         torch.tensor([boxes[place] for place in order], dtype=torch.float64).reshape(-1, 4),
         torch.tensor([scores[place] for place in order], dtype=torch.float64),

@@ -7,7 +7,7 @@ from lambdanets.errors import UserError
 HUB = "hf-hub:"
 
 
-def fetched(source: str, file: str | None = None) -> Path:
+def download_from_hub(source: str, file: str | None = None) -> Path:
     """A model's folder, or one file of it, in the hub's cache on this machine; downloaded if it isn't there yet.
 
     Args:
@@ -21,7 +21,7 @@ def fetched(source: str, file: str | None = None) -> Path:
         from huggingface_hub import hf_hub_download, snapshot_download
     except ImportError as error:
         raise UserError(
-            f"'{source}' is fetched by huggingface-hub, which isn't installed: pip install -e '.[hub]'"
+            f"'{source}' is on the Hugging Face hub, and huggingface-hub is not installed: pip install -e '.[hub]'"
         ) from error
     name = source.removeprefix(HUB)
     try:

@@ -13,17 +13,17 @@ from lambdanets.config.upgrade import upgrade_config
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
 from lambdanets.export.formats import FORMATS
-from lambdanets.hub.download import HUB, fetched
-from lambdanets.hub.trained_model import Model
+from lambdanets.hub.download import HUB, download_from_hub
+from lambdanets.hub.trained_model import TrainedModel
 from lambdanets.runs.checkpoints import check_fits, read_checkpoint
 from lambdanets.runs.folders import COMPOSED, RESOLVED, checkpoint_file
 
-LABELS = "labels.json"
+LABELS_FILE = "labels.json"
 # The groups of a config that a network is built from.
-NEEDED = ("name", "seed", "mixer", "model", "data", "recipe")
+NETWORK_KEYS = ("name", "seed", "mixer", "model", "data", "recipe")
 
 
-def load(path: str | Path, *, allow_targets: Sequence[str] = ()) -> Model:
+def load(path: str | Path, *, allow_targets: Sequence[str] = ()) -> TrainedModel:
     """A trained model in evaluation mode, on the CPU.
 
     Args:
@@ -35,28 +35,28 @@ def load(path: str | Path, *, allow_targets: Sequence[str] = ()) -> Model:
     Raises:
         UserError: there is nothing there, it is damaged, or its config calls something else.
     """
-    path = fetched(str(path)) if str(path).startswith(HUB) else Path(path)
+    path = download_from_hub(str(path)) if str(path).startswith(HUB) else Path(path)
     file = model_file(path)
     graph = next((known for known in FORMATS.values() if file.suffix == Path(known.file).suffix), None)
     if graph is None:
         checkpoint = read_checkpoint(file)
-        config = trusted(OmegaConf.create(checkpoint["config"]), allow_targets)
+        config = validated_config(OmegaConf.create(checkpoint["config"]), allow_targets)
         data, classes = build_data(config), checkpoint["classes"]
-        return Model(network_of(config, data, checkpoint, file), data=data, classes=classes, config=config)
+        return TrainedModel(load_network(config, data, checkpoint, file), data=data, classes=classes, config=config)
     beside = file.parent
-    for needed in (RESOLVED, LABELS):
+    for needed in (RESOLVED, LABELS_FILE):
         if not (beside / needed).is_file():
             raise UserError(f"'{file}' is a graph without its {needed}: keep the files of job=export together.")
     stored: Any = OmegaConf.to_container(OmegaConf.load(beside / RESOLVED))
-    config = trusted(OmegaConf.create(upgrade_config(stored)), allow_targets)
-    classes = json.loads((beside / LABELS).read_text())["classes"]
+    config = validated_config(OmegaConf.create(upgrade_config(stored)), allow_targets)
+    classes = json.loads((beside / LABELS_FILE).read_text())["classes"]
     try:
         run = graph.read(file)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"'{file}' is damaged, or of another version ({error}): export it again.") from error
-    return Model(run, data=build_data(config), classes=classes, config=config)
+    return TrainedModel(run, data=build_data(config), classes=classes, config=config)
 
 
 def model_file(path: Path) -> Path:
@@ -77,20 +77,20 @@ def model_file(path: Path) -> Path:
     raise UserError(f"'{path}' does not exist: give what job=export wrote, a run's folder, or {HUB}<user>/<name>.")
 
 
-def trusted(config: Any, allow_targets: Sequence[str]) -> DictConfig:
+def validated_config(config: Any, allow_targets: Sequence[str]) -> DictConfig:
     """What of a config makes the network and prepares images, resolved.
 
     Raises:
         UserError: it calls what it may not.
     """
-    kept = OmegaConf.masked_copy(config, [name for name in NEEDED if name in config])
+    kept = OmegaConf.masked_copy(config, [name for name in NETWORK_KEYS if name in config])
     kept.allow_targets = list(allow_targets) or None
     OmegaConf.resolve(kept)
     check_targets(kept)
     return kept
 
 
-def network_of(config: DictConfig, data: ImageData, checkpoint: dict[str, Any], file: Path) -> Any:
+def load_network(config: DictConfig, data: ImageData, checkpoint: dict[str, Any], file: Path) -> Any:
     """A config's network with a checkpoint's weights, in evaluation mode."""
     network = build_model(config, Images(data.channels, data.image_size, len(checkpoint["classes"])))
     state = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
-from lambdanets.hub.download import HUB, fetched
+from lambdanets.hub.download import HUB, download_from_hub
 from lambdanets.hub.load import model_file
 from lambdanets.peers import TIMM_NETWORKS, renamed
 from lambdanets.runs.checkpoints import read_checkpoint, stretches
@@ -42,7 +42,7 @@ def load_pretrained(network: nn.Module, source: str, *, key: str = "pretrained")
     if new_head:
         state = {name: tensor for name, tensor in state.items() if name not in head}
         state |= {name: own[name] for name in head if name in own}
-    wrong = differences(network, state)
+    wrong = state_dict_mismatches(network, state)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
@@ -59,26 +59,26 @@ def weights_of(network: nn.Module, source: str, key: str) -> tuple[dict[str, Ten
     if source.startswith(TIMM) and not Path(source).exists():
         return timm_weights(network, source, key)
     if not Path(source).exists() and source.removeprefix(HUB).count("/") == 1 and not source.startswith((".", os.sep)):
-        file = model_file(fetched(source))
+        file = model_file(download_from_hub(source))
     else:
         file = model_file(Path(source))
     checkpoint = read_checkpoint(file)
     state = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    return state, described(checkpoint["config"])
+    return state, architecture_summary(checkpoint["config"])
 
 
 def timm_weights(network: nn.Module, source: str, key: str) -> tuple[dict[str, Tensor], str]:
     name = source.removeprefix(TIMM).split(".")[0]
     if name not in TIMM_NETWORKS:
         raise UserError(f"{key}={source} is no lambda network of timm's; choose among {', '.join(TIMM_NETWORKS)}.")
-    weights = load_file(fetched(source, "model.safetensors"))
+    weights = load_file(download_from_hub(source, "model.safetensors"))
     try:
         return renamed(weights, network), f"model={name}"
     except (AttributeError, AssertionError) as error:
         raise UserError(f"{key}={source} are weights of another network than this one: choose model={name}.") from error
 
 
-def differences(network: nn.Module, state: dict[str, Tensor]) -> list[str]:
+def state_dict_mismatches(network: nn.Module, state: dict[str, Tensor]) -> list[str]:
     """What of the weights doesn't fit, in words."""
     own: dict[str, Tensor] = network.state_dict()
     found = []
@@ -92,7 +92,7 @@ def differences(network: nn.Module, state: dict[str, Tensor]) -> list[str]:
     return found + [f"{name} is not in the model" for name in state if name not in own]
 
 
-def described(config: dict[str, Any]) -> str:
+def architecture_summary(config: dict[str, Any]) -> str:
     """A run's mixer and model in a few words."""
     mixer, model = config["mixer"], config["model"]
     options = ", ".join(

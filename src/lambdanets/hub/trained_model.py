@@ -17,7 +17,7 @@ from lambdanets.errors import UserError
 Picture = str | Path | Image.Image | Tensor
 
 
-class Model(nn.Module):
+class TrainedModel(nn.Module):
     """What `lambdanets.load` gives: normalised images (B, C, H, W) → logits (B, num_classes), or a detector's objects.
 
     Args:

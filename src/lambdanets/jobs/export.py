@@ -17,7 +17,7 @@ from lambdanets.errors import UserError
 from lambdanets.export.formats import FORMATS, write
 from lambdanets.export.model_card import model_card
 from lambdanets.export.portable import portable
-from lambdanets.hub.load import LABELS, load, network_of
+from lambdanets.hub.load import LABELS_FILE, load, load_network
 from lambdanets.runs import provenance
 from lambdanets.runs.checkpoints import read_checkpoint, write_weights
 from lambdanets.runs.folders import COMPOSED, EXPORTED, METRICS, RESOLVED, write_metrics, write_text
@@ -61,7 +61,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
             f"format={config.format} can't hold a detector: how much a graph computes would depend on what is found in "
             "an image; use format=safetensors, whose models load() opens."
         )
-    network = network_of(config, data, checkpoint, Path(config.ckpt))
+    network = load_network(config, data, checkpoint, Path(config.ckpt))
     describe(config, data, checkpoint, folder)
     weights = folder / EXPORTED
     write_weights(weights, checkpoint)
@@ -84,7 +84,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     origin = provenance.origin()
     card = model_card(config, data, classes=checkpoint["classes"], metrics=earlier, origin=origin, files=files)
     write_text(folder / "README.md", card)
-    show(metrics, title=f"{config.name}: differences are in units of the largest logit")
+    show(metrics, title=f"{config.name}: state_dict_mismatches are in units of the largest logit")
     log.info("Written to %s; lambdanets.load opens it.", os.path.relpath(folder))
     return metrics
 
@@ -94,7 +94,7 @@ def describe(config: DictConfig, data: ImageData, checkpoint: dict[str, Any], fo
     said = OmegaConf.create({key: value for key, value in config.items() if key not in OF_A_COMMAND})
     write_text(folder / RESOLVED, OmegaConf.to_yaml(said, resolve=True))
     labels = {key: checkpoint[key] for key in ("classes", "category_ids") if key in checkpoint}
-    write_text(folder / LABELS, json.dumps(labels, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / LABELS_FILE, json.dumps(labels, indent=1, ensure_ascii=False) + "\n")
     prepared = {
         "channels": data.channels,
         "image_size": list(data.image_size),

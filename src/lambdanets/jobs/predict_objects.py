@@ -19,7 +19,7 @@ from lambdanets.jobs.trained import Trained
 from lambdanets.runs.folders import write_text
 from lambdanets.tasks.detection import write_results
 from lambdanets.tasks.pictures import drawn
-from lambdanets.tasks.predictions import Found
+from lambdanets.tasks.predictions import ImagePrediction
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def predict_objects(config: DictConfig, trained: Trained, files: list[Path], fol
     trainer = build_trainer(config, logger=False, default_root_dir=folder)
     loader = DataLoader(photos, batch_size=1, collate_fn=data.collate)
     console, found, count = Console(), [], 0
-    batches: list[list[Found]] = trainer.predict(trained.task, loader)  # type: ignore[assignment]
+    batches: list[list[ImagePrediction]] = trainer.predict(trained.task, loader)  # type: ignore[assignment]
     for file, name, (objects,) in zip(files, picture_names(files), batches, strict=True):
         sure = int((objects.scores >= config.job.threshold).sum())
         labels = objects.labels[:sure].tolist()

@@ -10,7 +10,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from typing_extensions import override
 
 from lambdanets.data.masks import Rle, mask_api
-from lambdanets.tasks.predictions import Found
+from lambdanets.tasks.predictions import ImagePrediction
 
 # COCO's twelve numbers: ours by torchmetrics' name.
 NUMBERS = {
@@ -52,7 +52,7 @@ class AveragePrecision(MeanAveragePrecision):
         self.add_state("image_id", default=[], dist_reduce_fx=None)
 
     @override
-    def update(self, found: list[Found], truths: list[dict[str, Any]]) -> None:  # type: ignore[override]
+    def update(self, found: list[ImagePrediction], truths: list[dict[str, Any]]) -> None:  # type: ignore[override]
         """Adds images.
 
         Args:

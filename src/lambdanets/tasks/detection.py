@@ -15,7 +15,7 @@ from lambdanets.errors import UserError
 from lambdanets.models import MaskRCNN
 from lambdanets.tasks.average_precision import AveragePrecision
 from lambdanets.tasks.pictures import drawn
-from lambdanets.tasks.predictions import Found, coco_results, restored
+from lambdanets.tasks.predictions import ImagePrediction, coco_results, rescale_predictions
 from lambdanets.tasks.task import Task
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
@@ -56,7 +56,7 @@ class Detection(Task):
         self.picture_score = picture_score
         self.val_ap = AveragePrecision()
         self.test_ap = AveragePrecision()
-        self.found: list[Found] = []
+        self.found: list[ImagePrediction] = []
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Each image by itself, so that what is found doesn't depend on its neighbours, through padding."""
@@ -108,7 +108,7 @@ class Detection(Task):
         metric.reset()
         return numbers
 
-    def of_all_processes(self, found: list[Found]) -> list[Found]:
+    def of_all_processes(self, found: list[ImagePrediction]) -> list[ImagePrediction]:
         """In the order of images, each once."""
         gathered: list[Any] = [found]
         if self.trainer.world_size > 1:
@@ -116,20 +116,20 @@ class Detection(Task):
             torch.distributed.all_gather_object(gathered, found)
         return list({image.image_id: image for part in gathered for image in part}.values())
 
-    def evaluate(self, batch: Batch, metric: AveragePrecision) -> list[Found]:
+    def evaluate(self, batch: Batch, metric: AveragePrecision) -> list[ImagePrediction]:
         found = self.predict_step(batch)
         metric.update(found, batch[1])
         return found
 
-    def predict_step(self, batch: Batch, batch_idx: int = 0) -> list[Found]:
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> list[ImagePrediction]:
         """What is in each image: images (3, h, w), targets with image_id and size."""
         images, targets = batch
         return [
-            restored(objects, (image.shape[1], image.shape[2]), target["size"], target["image_id"])
+            rescale_predictions(objects, (image.shape[1], image.shape[2]), target["size"], target["image_id"])
             for image, target, objects in zip(images, targets, self(images), strict=True)
         ]
 
-    def show(self, tag: str, image: Tensor, truth: dict[str, Any], objects: Found) -> None:
+    def show(self, tag: str, image: Tensor, truth: dict[str, Any], objects: ImagePrediction) -> None:
         """Puts an image into TensorBoard: what is there above what was found."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         loggers = [logger for logger in self.loggers if isinstance(logger, TensorBoardLogger)]
@@ -150,7 +150,7 @@ class Detection(Task):
             logger.experiment.add_image(tag, torch.cat([there, seen], 1), self.global_step)
 
 
-def write_results(folder: Path, found: list[Found], category_ids: list[int]) -> None:
+def write_results(folder: Path, found: list[ImagePrediction], category_ids: list[int]) -> None:
     """Writes COCO results: boxes.json and masks.json."""
     for name, entries in coco_results(found, category_ids).items():
         write_whole(folder / f"{name}.json", json.dumps(entries).encode())

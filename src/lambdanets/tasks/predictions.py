@@ -9,10 +9,10 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from lambdanets.data.masks import Rle, encode
 
 # Pixels of masks that are laid out at once; a photograph of a hundred objects would else take gigabytes.
-AT_ONCE = 2**25
+MASK_PIXELS_PER_CHUNK = 2**25
 
 
-class Found(NamedTuple):
+class ImagePrediction(NamedTuple):
     """What was found in an image, most certain first.
 
     Args:
@@ -32,9 +32,9 @@ class Found(NamedTuple):
     masks: list[Rle]
 
 
-def restored(
+def rescale_predictions(
     detections: dict[str, Tensor], shown: tuple[int, int], size: tuple[int, int], image_id: int, least: float = 0.0
-) -> Found:
+) -> ImagePrediction:
     """A detector's output for the image that it was shown, in terms of the image in the file.
 
     Args:
@@ -50,17 +50,17 @@ def restored(
     corners = detections["boxes"][kept].cpu().double() * scale
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
     masks: list[Rle] = []
-    count = max(1, AT_ONCE // (size[0] * size[1]))
+    count = max(1, MASK_PIXELS_PER_CHUNK // (size[0] * size[1]))
     small = detections["masks"][kept].float().cpu()
     for part, place in zip(small.split(count), corners.float().split(count), strict=True):
         if len(part):
             masks += encode(paste_masks_in_image(part, place, size)[:, 0] > 0.5)
-    return Found(
+    return ImagePrediction(
         image_id, size, boxes, detections["scores"][kept].double().cpu(), detections["labels"][kept].cpu(), masks
     )
 
 
-def coco_results(found: list[Found], category_ids: list[int]) -> dict[str, list[dict[str, Any]]]:
+def coco_results(found: list[ImagePrediction], category_ids: list[int]) -> dict[str, list[dict[str, Any]]]:
     """Lists in COCO's format of results: "boxes" and "masks".
 
     They are two, since COCO's tools take an object's size from its box where an entry has one, and so would judge
