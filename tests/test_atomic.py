@@ -6,8 +6,8 @@ import zipfile
 import pytest
 import torch
 
-from lambdanets.atomic import damage, write_archive
-from lambdanets.error_messages import explain
+from lambdanets.atomic import corruption, write_archive
+from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
 from lambdanets.runs.folders import newest_checkpoint
 
@@ -20,7 +20,7 @@ def write(path, number):
 def test_an_archive_carries_its_checksum_and_is_read_by_everyone(tmp_path):
     file = tmp_path / "last.ckpt"
     write(file, 1)
-    assert damage(file) is None
+    assert corruption(file) is None
     assert torch.load(file, weights_only=True)["weights"][0] == 1
     with zipfile.ZipFile(file) as archive:
         assert archive.testzip() is None
@@ -30,7 +30,7 @@ def test_an_archive_carries_its_checksum_and_is_read_by_everyone(tmp_path):
         broken = raw.copy()
         broken[place] ^= 1
         file.write_bytes(broken)
-        assert damage(file) == "its checksum is another"
+        assert corruption(file) == "checksum mismatch"
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -44,7 +44,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(tmp_path):
 
     with pytest.raises(OSError, match="No space left") as caught:
         write_archive(file, fail)
-    assert "The disk is full" in explain(caught.value)
+    assert "The disk is full" in error_message(caught.value)
     assert torch.load(file, weights_only=True)["weights"][0] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 

@@ -1,23 +1,73 @@
-"""Files that are whole or not there, whenever the process or the machine stops."""
+"""Atomic writing of files: complete or absent, whenever the process or the machine stops."""
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+ZIP_MAGIC = b"PK\x03\x04"
 # The checksum is the comment at the end of the zip archive that torch.save writes: one file, readable everywhere.
-LABEL = b"lambdanets sha256 "
-COMMENT = len(LABEL) + 64
+CHECKSUM_LABEL = b"lambdanets sha256 "
+COMMENT_BYTES = len(CHECKSUM_LABEL) + 64
 
 
-class Sink:
-    """A file that torch.save writes to, hashed on the way; its last two bytes, the comment's length, are held back."""
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; sync that file and rename it to `path` when the context ends.
+
+    After an exception the temporary file is removed, and an earlier file at `path` stays as it was.
+
+    Raises:
+        OSError: the file cannot be written, for example because the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)  # may be a hard link to a file in use, left by a process of the same id
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_open(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears as `path` when the context ends. Raises as `atomic_path`."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write or replace a whole file; text as UTF-8. Raises as `atomic_path`."""
+    with atomic_open(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def atomic_link(source: Path, path: Path) -> None:
+    """Give a file a second name, replacing what had it; a copy on file systems without hard links."""
+    with atomic_path(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+class HashingWriter:
+    """A binary file for torch.save that appends the SHA-256 of the zip archive as the archive's comment.
+
+    Args:
+        file: file to write to. The last two bytes, the length of the empty comment, are held back until `close`.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.sum = hashlib.sha256()
+        self.hash = hashlib.sha256()
         self.tail = b""
         self.error: OSError | None = None
 
@@ -25,13 +75,13 @@ class Sink:
         view = memoryview(data).cast("B")
         if len(view) < 2:
             view, self.tail = memoryview(self.tail + bytes(view)), b""
-        self.put(self.tail)
-        self.put(view[:-2])
+        self.write_through(self.tail)
+        self.write_through(view[:-2])
         self.tail = bytes(view[-2:])
         return len(data)
 
-    def put(self, data: bytes | memoryview) -> None:
-        self.sum.update(data)
+    def write_through(self, data: bytes | memoryview) -> None:
+        self.hash.update(data)
         try:
             self.file.write(data)
         except OSError as error:
@@ -42,83 +92,61 @@ class Sink:
         self.file.flush()
 
     def close(self) -> None:
-        """Ends the archive with its checksum."""
-        self.file.write(COMMENT.to_bytes(2, "little") + LABEL + self.sum.hexdigest().encode())
+        """End the archive with its checksum."""
+        comment = CHECKSUM_LABEL + self.hash.hexdigest().encode()
+        self.file.write(COMMENT_BYTES.to_bytes(2, "little") + comment)
 
 
 def write_archive(path: Path, save: Callable[[Any], None]) -> None:
-    """Writes a zip archive with its checksum: to a temporary name, to the disk, then to its name.
+    """Write a zip archive with its checksum.
 
     Args:
-        path: of the archive.
-        save: writes it to a file-like object, as torch.save does.
+        path: path of the archive.
+        save: function that writes the archive to a file-like object, as torch.save does.
 
     Raises:
-        OSError: it can't be written, for a full disk say; what was there before is there still.
+        OSError: the file cannot be written; an earlier file at `path` stays as it was.
     """
-    with replacing(path) as file:
-        sink = Sink(file)
+    with atomic_open(path) as file:
+        writer = HashingWriter(file)
         try:
-            save(sink)
+            save(writer)
         except RuntimeError:
-            if sink.error is not None:  # torch tells only that writing failed
-                raise sink.error from None
+            if writer.error is not None:  # torch hides the cause of a failed write
+                raise writer.error from None
             raise
-        sink.close()
+        writer.close()
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file in the same way. Raises OSError as `write_archive`."""
-    with replacing(path) as file:
-        file.write(data)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name when it is complete and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with an archive's bytes, or None; one without a checksum is taken as it is."""
-    size = path.stat().st_size
+def corruption(path: Path) -> str | None:
+    """Return the reason why an archive is corrupt, or None. An archive without a checksum passes."""
+    archive_bytes = path.stat().st_size - COMMENT_BYTES - 2
     with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return "it isn't an archive"
-        file.seek(max(size - COMMENT - 2, 0))
+        if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
+            return "not a zip archive"
+        file.seek(max(archive_bytes, 0))
         end = file.read()
-        if end[2 : 2 + len(LABEL)] != LABEL:
+        if end[2 : 2 + len(CHECKSUM_LABEL)] != CHECKSUM_LABEL:
             return None
         file.seek(0)
-        total, left = hashlib.sha256(), size - COMMENT - 2
-        while left and (chunk := file.read(min(left, 1 << 22))):
-            total.update(chunk)
-            left -= len(chunk)
-    return None if total.hexdigest().encode() == end[-64:] else "its checksum is another"
+        checksum, remaining = hashlib.sha256(), archive_bytes
+        while remaining and (chunk := file.read(min(remaining, 1 << 22))):
+            checksum.update(chunk)
+            remaining -= len(chunk)
+    return None if checksum.hexdigest().encode() == end[-64:] else "checksum mismatch"
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk, where the system can."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Flush the entries of a folder to the disk, where the file system supports it."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    except OSError:
-        pass  # some network file systems can't
+        with suppress(OSError):  # some network file systems cannot
+            os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
-def clear_leavings(folder: Path) -> None:
-    """Removes temporary files of a process that was killed while it wrote."""
-    for left in folder.glob(".*.ckpt*"):
-        left.unlink(missing_ok=True)
+def remove_temporary_files(folder: Path) -> None:
+    """Remove temporary checkpoint files left by a process that was killed while it wrote."""
+    for file in folder.glob(".*.ckpt*"):
+        file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""lightning-bolts on today's Lightning."""
+"""Import of lightning-bolts under Lightning 2."""
 
 import importlib
 import sys
@@ -10,11 +10,11 @@ from lightning_utilities.core import apply_func
 from lambdanets.errors import UserError
 
 
-def bolts(module: str) -> ModuleType:
-    """Imports `pl_bolts.<module>`.
+def import_bolts(module: str) -> ModuleType:
+    """Import `pl_bolts.<module>`.
 
-    lightning-bolts 0.7.0 was written for Lightning 1 and asks for one module that has since moved to
-    lightning-utilities; under its old name all of bolts imports.
+    lightning-bolts 0.7.0 was written for Lightning 1 and imports one module that has since moved to
+    lightning-utilities. An alias under the old name is enough to import all of bolts.
 
     Raises:
         UserError: lightning-bolts is not installed.
@@ -29,5 +29,5 @@ def bolts(module: str) -> ModuleType:
             raise
         raise UserError(
             f"This needs pl_bolts.{module}, and lightning-bolts is not installed: run "
-            "'pip install --no-deps lightning-bolts==0.7.0' (make and uv install it by themselves)."
+            "'pip install --no-deps lightning-bolts==0.7.0' (make and uv install it automatically)."
         ) from None

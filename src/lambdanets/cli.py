@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lambdanets.config.allowlist import check_targets
 from lambdanets.config.overrides import overridden
 from lambdanets.distributed import launcher, local_workers, rendezvous
-from lambdanets.error_messages import explain
+from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
 from lambdanets.runs import folders as runs
 from lambdanets.runs import provenance, sweeps
@@ -42,12 +42,12 @@ def main(configs: Path) -> int:
     # Hydra's own report of an exception would end the process before it can be explained.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        if launcher.launcher() and launcher.rank() > 0:
+        if launcher.detect_launcher() and launcher.rank() > 0:
             rendezvous.worker_loop(start)
         else:
             hydra.main(config_path=str(configs), config_name="config", version_base="1.3")(door)()
     except Exception as error:
-        sentence = explain(error)
+        sentence = error_message(error)
         if sentence is None and isinstance(error, OSError):
             sentence = f"The output folder can't be written ({error}): name another with hydra.run.dir=<folder>."
         return complain(error, sentence)
@@ -88,7 +88,7 @@ def sweep_root(sweep: str | None, now: str) -> str:
 @cache
 def begun_here(pattern: str) -> Path | None:
     """The newest of these run folders that this command began before torchrun or SLURM started it again."""
-    job = launcher.identity()
+    job = launcher.restartable_job_id()
     if job is None or not rendezvous.was_restarted():
         return None
     found = [folder for folder in Path().glob(pattern) if provenance.started_by(job, folder)]
@@ -109,7 +109,7 @@ def door(composed: DictConfig) -> dict[str, float] | float:
     composed.name = composed.name  # resolved while Hydra is at hand
     composed.experiment = composed.experiment
     try:
-        if launcher.launcher() and launcher.rank() > 0:
+        if launcher.detect_launcher() and launcher.rank() > 0:
             rendezvous.worker_loop(start, once=True)  # a launcher of Hydra's that started several tasks
             return {}
         again = (
@@ -136,7 +136,7 @@ def door(composed: DictConfig) -> dict[str, float] | float:
         with local_workers.distributed_job(job, config, folder):
             return outcome(start(config, folder), composed)
     except Exception as error:
-        sentence = explain(error)
+        sentence = error_message(error)
         if sentence is None or (sweeping and FULL_ERROR):
             traceback.print_exc()  # a defect, not a mistake: here, before Hydra adds its own words
         else:

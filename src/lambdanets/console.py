@@ -1,4 +1,4 @@
-"""What a job says on the terminal."""
+"""Output of jobs on the terminal."""
 
 import logging
 import warnings
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-# Lightning's advice on choices that are made on purpose here.
-UNWANTED = (
+# Lightning's advice against choices that this project makes on purpose.
+IGNORED_WARNINGS = (
     r".*is currently marked under review.*",
     r".*does not have many workers.*",
     r".*Experiment logs directory .* exists and is not empty.*",
@@ -23,27 +23,27 @@ UNWANTED = (
 )
 
 
-def quiet() -> None:
-    """Silences Lightning's notes on the machine and its advice on what is done on purpose."""
+def silence_lightning() -> None:
+    """Silence Lightning's messages about the machine, and its advice against deliberate choices."""
     for logger in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "faster_coco_eval"):
         logging.getLogger(logger).setLevel(logging.WARNING)
-    for message in UNWANTED:
+    for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
 
 
-def show(metrics: Mapping[str, float], *, title: str) -> None:
-    """Prints a job's results as a table."""
+def print_metrics(metrics: Mapping[str, float], *, title: str) -> None:
+    """Print a job's results as a table."""
     console = Console()
     console.print(title, soft_wrap=True, highlight=False)
     table = Table(show_header=False)
     for name, value in metrics.items():
-        small = 0 < abs(value) < 5e-4
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.1e}" if small else f"{value:.4f}")
+        is_tiny = 0 < abs(value) < 5e-4
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.1e}" if is_tiny else f"{value:.4f}")
     console.print(table)
 
 
-def point_to(places: Mapping[str, str]) -> None:
-    """Prints what to look at next: paths, and commands to copy."""
-    width = max(map(len, places))
-    for name, place in places.items():
-        Console().print(f"{name:{width}}  {place}", soft_wrap=True, highlight=False)
+def print_next_steps(steps: Mapping[str, str]) -> None:
+    """Print labeled paths, and commands to copy."""
+    width = max(map(len, steps))
+    for label, step in steps.items():
+        Console().print(f"{label:{width}}  {step}", soft_wrap=True, highlight=False)

@@ -18,9 +18,9 @@ from lambdanets.errors import UserError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def explain(error: BaseException) -> str | None:
+def error_message(error: BaseException) -> str | None:
     """What is wrong, what was given, what to do; or None for an error that is not the user's."""
-    chain = list(causes(error))
+    chain = list(exception_chain(error))
     for cause in chain:
         if isinstance(cause, UserError):
             return str(cause)
@@ -33,16 +33,16 @@ def explain(error: BaseException) -> str | None:
                 group, _, choice = file.rpartition("/")
                 return f"{group}={choice} is not known; choose one of {', '.join(sorted(options))}."
             case MissingConfigException():
-                return joined(cause).split(" Config search path:")[0]
+                return single_line(cause).split(" Config search path:")[0]
             case ConfigAttributeError() | ConfigKeyError():
                 return unknown_key(cause)
             case InterpolationKeyError():
-                return unfitting(cause)
+                return missing_interpolation(cause)
             case MissingMandatoryValue():
                 key = str(cause).split(": ")[-1].split()[0]
                 return f"{key} has no value yet: give it, as {key}=…"
             case TypeError() if "unexpected keyword argument" in str(cause):
-                return f"{joined(cause)}: leave that key out of the config."
+                return f"{single_line(cause)}: leave that key out of the config."
     for cause in chain:
         if isinstance(cause, OSError) and cause.errno in FULL:
             place = f" '{cause.filename}'" if cause.filename else ""
@@ -56,16 +56,16 @@ def explain(error: BaseException) -> str | None:
             case "OutOfMemoryError":
                 return "The GPU's memory is full: lower recipe.batch_size, or set trainer.precision=bf16-mixed."
             case "MisconfigurationException":
-                return joined(cause)
+                return single_line(cause)
     for cause in chain:
         if isinstance(cause, InstantiationException) and isinstance(cause.__cause__, TypeError | ValueError):
-            return joined(cause)
+            return single_line(cause)
         if isinstance(cause, HydraException | OmegaConfBaseException) and not isinstance(cause, InstantiationException):
-            return joined(cause)
+            return single_line(cause)
     return None
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
+def exception_chain(error: BaseException) -> Iterator[BaseException]:
     """The error and what it was raised from, outermost first."""
     seen: BaseException | None = error
     while seen is not None:
@@ -82,7 +82,7 @@ def unknown_key(error: OmegaConfBaseException) -> str:
     return f"{key} is not a key of the config; {advice}"
 
 
-def unfitting(error: OmegaConfBaseException) -> str:
+def missing_interpolation(error: OmegaConfBaseException) -> str:
     """Of a key that takes its value from another one, which isn't there: as a rule, groups that don't fit."""
     key, wanted = str(error.full_key or error.key), str(error).split("'")[1]
     (group, _, _), (other, dot, _) = key.partition("."), wanted.partition(".")
@@ -95,5 +95,5 @@ def unfitting(error: OmegaConfBaseException) -> str:
     )
 
 
-def joined(error: BaseException) -> str:
+def single_line(error: BaseException) -> str:
     return " ".join(str(error).split())

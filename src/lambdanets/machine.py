@@ -1,11 +1,11 @@
-"""What a machine is called."""
+"""Properties of this machine."""
 
 import platform
 from pathlib import Path
 
 
-def processor() -> str:
-    """The name of the processor."""
+def processor_name() -> str:
+    """Return the name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""How far a long job has come, and how long it will take."""
+"""Progress bars and durations on the terminal."""
 
 import sys
 from collections.abc import Collection, Iterable
@@ -10,14 +10,14 @@ from rich.progress import track
 T = TypeVar("T")
 
 
-def tracked(items: Collection[T], title: str) -> Iterable[T]:
-    """The items, one after the other, with a bar and the time left on a terminal; elsewhere nothing is shown."""
+def progress_bar(items: Collection[T], title: str) -> Iterable[T]:
+    """Iterate over items, with a progress bar if standard error is a terminal."""
     console = Console(stderr=True)
     return track(items, title, total=len(items), console=console, transient=True, disable=not sys.stderr.isatty())
 
 
-def spoken(seconds: float) -> str:
-    """A time in words: 40 s, 12 min, 3.5 h."""
+def format_duration(seconds: float) -> str:
+    """Return a duration in words: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

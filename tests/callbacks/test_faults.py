@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lambdanets.callbacks import Finite
 from lambdanets.errors import UserError
-from lambdanets.runs.tensorboard_logger import TensorBoardLog
+from lambdanets.runs.tensorboard_logger import ResilientTensorBoardLogger
 
 
 class Line(pl.LightningModule):
@@ -55,7 +55,7 @@ def test_such_a_step_changes_nothing_and_is_counted(tmp_path):
 
 
 def test_training_goes_on_without_tensorboard(tmp_path, caplog):
-    logger = TensorBoardLog(tmp_path, name="run", version="")
+    logger = ResilientTensorBoardLogger(tmp_path, name="run", version="")
 
     def die(event):
         raise OSError("No space left on device")

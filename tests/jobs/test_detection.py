@@ -59,7 +59,7 @@ def test_two_processes_share_a_detector_in_half_precision(place, tmp_path):
 
 
 def test_the_largest_batch_of_a_detector(place, tmp_path):
-    options = ("job=find_batch_size", "job.start=1", "job.most=4", "hydra.run.dir=out")
+    options = ("job=find_batch_size", "job.initial_batch_size=1", "job.max_batch_size=4", "hydra.run.dir=out")
     run(*SMALL, *options, f"data.root={place / 'coco'}", cwd=tmp_path)
     assert 1 <= json.loads((tmp_path / "out" / "metrics.json").read_text())["batch_size"] <= 4
 

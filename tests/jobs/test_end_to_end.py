@@ -169,7 +169,14 @@ def test_two_processes_train_together_and_average_weights(tmp_path):
 
 def test_the_largest_batch_that_fits_is_found(tmp_path):
     pytest.importorskip("resource")
-    arguments = ("job=find_batch_size", "data=random", "data.size=2048", "recipe=cifar", "model=small", "job.start=4")
+    arguments = (
+        "job=find_batch_size",
+        "data=random",
+        "data.size=2048",
+        "recipe=cifar",
+        "model=small",
+        "job.initial_batch_size=4",
+    )
     done = run(*arguments, "job.memory_gib=0.5", "hydra.run.dir=out", cwd=tmp_path)
     found = json.loads((tmp_path / "out/metrics.json").read_text())
     assert 4 <= found["batch_size"] < 1024

@@ -114,7 +114,7 @@ def test_a_folder_with_another_config_is_not_taken_for_this_run(tmp_path):
     known = {"seed": 0, "recipe": {"epochs": 3}, "data": {"root": "/a"}, "ckpt": None, "sweep": {"experiments": ["a"]}}
     config = OmegaConf.create(known)
     assert sweeps.finished(tmp_path, config) is None
-    runs.write_text(tmp_path / runs.COMPOSED, OmegaConf.to_yaml(config))
+    (tmp_path / runs.COMPOSED).write_text(OmegaConf.to_yaml(config))
     assert sweeps.finished(tmp_path, config) is None
     runs.write_metrics(tmp_path, {"test/top1": 0.5})
     moved = OmegaConf.merge(config, {"data": {"root": "/b"}, "sweep": {"experiments": ["a", "b"]}})

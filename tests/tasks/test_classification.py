@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from lambdanets.bolts import bolts
+from lambdanets.bolts import import_bolts
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaLayer
 from lambdanets.models import ResNet
@@ -52,7 +52,7 @@ def test_schedule_is_lightning_bolts(warmup, total):
             schedule.step()
         return found
 
-    peer = bolts("optimizers.lr_scheduler").LinearWarmupCosineAnnealingLR
+    peer = import_bolts("optimizers.lr_scheduler").LinearWarmupCosineAnnealingLR
     ours = rates(lambda optimizer: warmup_cosine(optimizer, warmup_steps=warmup, total_steps=total))
     theirs = rates(lambda optimizer: peer(optimizer, warmup, total, warmup_start_lr=0.4 / warmup))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)

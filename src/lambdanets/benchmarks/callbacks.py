@@ -6,7 +6,7 @@ from typing import Protocol
 
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
-from lambdanets.progress import tracked
+from lambdanets.progress import progress_bar
 
 
 class Trained(Protocol):
@@ -26,7 +26,7 @@ def callbacks(setting: Setting, *, trainings: Mapping[str, Trained]) -> Result:
     columns = ["config", "default, s", "of it in the looks, s", "%", "by the clock %", "range %"]
     result = Result("What TensorBoard's pictures cost", columns, setting=setting)
     with setting.applied():
-        for name, training in tracked(trainings.items(), "configs"):
+        for name, training in progress_bar(trainings.items(), "configs"):
             training.whole("default")  # what is compiled or allocated once
             pairs = [(training.whole("scalars"), training.whole("default")) for _ in range(setting.repeats)]
             ratios = [100 * (after / before - 1) for (before, _), (after, _) in pairs]

@@ -18,7 +18,7 @@ from lambdanets.data.files import EXTENSIONS, ImageFiles, collate
 from lambdanets.data.packed import PackedFiles
 from lambdanets.data.shards import read_index, write_shards
 from lambdanets.errors import UserError
-from lambdanets.progress import tracked
+from lambdanets.progress import progress_bar
 
 AUGMENTATIONS: Mapping[str, dict[str, Any]] = {
     "crop, flip": {"flip": True},
@@ -69,7 +69,7 @@ def inputs(
     result = Result(f"Input: {len(samples)} images to {image_size}²", columns, setting=setting)
     rates = {}
     with setting.applied():
-        for augmentation, options in tracked(AUGMENTATIONS.items(), "augmentations"):
+        for augmentation, options in progress_bar(AUGMENTATIONS.items(), "augmentations"):
             augment = Augmentation(**options)
             crop = augment.crop((image_size, image_size))
             ways: dict[str, tuple[Dataset[Any], Callable[[list[Any]], Any], Augmentation | None]] = {

@@ -8,7 +8,7 @@ from lambdanets.benchmarks import candidates as contestants
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
-from lambdanets.progress import tracked
+from lambdanets.progress import progress_bar
 
 
 def layers(setting: Setting, *, batch: int, shapes: Sequence[tuple[int, int]], scopes: Sequence[Scope]) -> Result:
@@ -27,7 +27,7 @@ def layers(setting: Setting, *, batch: int, shapes: Sequence[tuple[int, int]], s
     plot = {"kind": "bars", "x": "case", "y": "train ms", "line": "layer"}
     result = Result("Layers, forward and backward", columns, setting=setting, plot=plot)
     with setting.applied():
-        for side, channels in tracked(shapes, "shapes"):
+        for side, channels in progress_bar(shapes, "shapes"):
             for scope in scopes:
                 x = torch.randn(batch, channels, side, side, device=setting.place, requires_grad=True)
                 made = contestants.layers(channels, side, scope, batch, setting.memory_gib)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
-from lambdanets.progress import tracked
+from lambdanets.progress import progress_bar
 
 
 class Trained(Protocol):
@@ -29,7 +29,7 @@ def loop(setting: Setting, *, trainings: Mapping[str, Trained]) -> Result:
     columns = ["config", "steps", "bare ms a step", "ours ms a step", "overhead %"]
     result = Result("The training loop beside a bare one", columns, setting=setting)
     with setting.applied():
-        for name, training in tracked(trainings.items(), "configs"):
+        for name, training in progress_bar(trainings.items(), "configs"):
             training.bare(), training.ours()  # what is compiled or allocated once
             pairs = [(training.bare(), training.ours()) for _ in range(setting.repeats)]
             bare, ours = (statistics.median(times) for times in zip(*pairs, strict=True))

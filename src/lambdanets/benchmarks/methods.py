@@ -10,7 +10,7 @@ from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.ops import METHODS
 from lambdanets.ops.cost import Shape, costs
-from lambdanets.progress import tracked
+from lambdanets.progress import progress_bar
 
 
 def methods(
@@ -38,7 +38,7 @@ def methods(
     kind = torch.bfloat16 if setting.precision == "bfloat16" else torch.float32
     with setting.applied():
         rate = matrix_rate(setting)
-        for batch, side, channels, scope in tracked(shapes, "shapes"):
+        for batch, side, channels, scope in progress_bar(shapes, "shapes"):
             reach = 2 * side - 1 if scope == "global" else int(scope)  # type: ignore[arg-type]
             depth = channels // heads
             sizes: list[tuple[int, ...]] = [

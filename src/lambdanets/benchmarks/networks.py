@@ -13,7 +13,7 @@ from lambdanets.benchmarks.result import Result
 from lambdanets.mixers import Attention, Conv, LambdaLayer
 from lambdanets.models import ResNet
 from lambdanets.peers import timm_network
-from lambdanets.progress import tracked
+from lambdanets.progress import progress_bar
 
 
 def networks(setting: Setting, *, batch: int, compare: list[str]) -> Result:
@@ -29,7 +29,7 @@ def networks(setting: Setting, *, batch: int, compare: list[str]) -> Result:
     plot = {"kind": "bars", "x": "group", "y": "train img/s", "line": "network"}
     result = Result("Whole networks", columns, setting=setting, plot=plot)
     with setting.applied():
-        for group in tracked(compare, "groups"):
+        for group in progress_bar(compare, "groups"):
             side, makers = GROUPS[group]
             x = torch.randn(batch, 3, side, side, device=setting.place)
             models = {name: make().to(setting.place) for name, make in makers(side).items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lambdanets.benchmarks.measure import Setting
-from lambdanets.machine import processor
+from lambdanets.machine import processor_name
 from lambdanets.table import Table
 
 
@@ -50,4 +50,4 @@ def machine(setting: Setting) -> str:
     """The processor and how it is used, in words."""
     if setting.place.type == "cuda":
         return f"{torch.cuda.get_device_name()}, {setting.precision}"
-    return f"{processor()}, {setting.threads} threads of {os.cpu_count()}, {setting.precision}"
+    return f"{processor_name()}, {setting.threads} threads of {os.cpu_count()}, {setting.precision}"

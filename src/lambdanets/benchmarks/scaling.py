@@ -9,7 +9,7 @@ from lambdanets.benchmarks import candidates as contestants
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
-from lambdanets.progress import tracked
+from lambdanets.progress import progress_bar
 
 
 def scaling(
@@ -35,7 +35,7 @@ def scaling(
     plot = {"kind": "lines", "x": "n", "y": "train ms", "line": "layer"}
     result = Result(f"Scaling, {channels} channels, batch {batch}", columns, setting=setting, plot=plot)
     with setting.applied():
-        for side in tracked(sides, "sides"):
+        for side in progress_bar(sides, "sides"):
             x = torch.randn(batch, channels, side, side, device=setting.place, requires_grad=True)
             modules = {}
             for scope in scopes:

@@ -1,7 +1,5 @@
 """Which checkpoints are kept, and when they are written."""
 
-import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from typing_extensions import override
 
-from lambdanets.atomic import clear_leavings, sync_folder, write_archive
+from lambdanets.atomic import atomic_link, remove_temporary_files, sync_folder, write_archive
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 
@@ -66,7 +64,7 @@ class Checkpoints(pl.Callback):
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            clear_leavings(self.folder)
+            remove_temporary_files(self.folder)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         score = trainer.callback_metrics.get(self.monitor)
@@ -119,7 +117,7 @@ class Checkpoints(pl.Callback):
         if trainer.is_global_zero:
             last = self.folder / LAST
             if is_best or (self.score is None and self.best_score is None):
-                link(fresh, self.best)
+                atomic_link(fresh, self.best)
             if last.is_file():
                 last.replace(self.folder / PREVIOUS)
             fresh.replace(last)
@@ -141,13 +139,3 @@ class Checkpoints(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score = state_dict["best_score"]
-
-
-def link(source: Path, name: Path) -> None:
-    """Gives a file a second name, which stays when another file takes the first; a copy where there are no links."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}")
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    temporary.replace(name)

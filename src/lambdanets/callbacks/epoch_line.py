@@ -5,7 +5,7 @@ import time
 
 import pytorch_lightning as pl
 
-from lambdanets.progress import spoken
+from lambdanets.progress import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -36,4 +36,4 @@ class EpochLine(pl.Callback):
             return ""
         start, first = self.begun
         each = (time.monotonic() - start) / (trainer.current_epoch + 1 - first)
-        return f"  {spoken(epochs * each)} left"
+        return f"  {format_duration(epochs * each)} left"

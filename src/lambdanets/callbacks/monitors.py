@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lambdanets.bolts import bolts
+from lambdanets.bolts import import_bolts
 from lambdanets.errors import UserError
 
 
@@ -19,7 +19,7 @@ def data_monitor(log_every_n_steps: int | None = None) -> pl.Callback:
     Raises:
         UserError: lightning-bolts is not installed.
     """
-    return bolts("callbacks.data_monitor").TrainingDataMonitor(log_every_n_steps)
+    return import_bolts("callbacks.data_monitor").TrainingDataMonitor(log_every_n_steps)
 
 
 def module_monitor(modules: Sequence[str] | None = None, log_every_n_steps: int | None = None) -> pl.Callback:
@@ -32,7 +32,7 @@ def module_monitor(modules: Sequence[str] | None = None, log_every_n_steps: int 
     Raises:
         UserError: lightning-bolts is not installed.
     """
-    return bolts("callbacks.data_monitor").ModuleDataMonitor(
+    return import_bolts("callbacks.data_monitor").ModuleDataMonitor(
         submodules=None if modules is None else list(modules), log_every_n_steps=log_every_n_steps
     )
 
@@ -45,7 +45,7 @@ def gradient_check() -> pl.Callback:
     Raises:
         UserError: lightning-bolts is not installed; when training starts, that the model mixes images.
     """
-    base = bolts("callbacks.verification.batch_gradient").BatchGradientVerificationCallback
+    base = import_bolts("callbacks.verification.batch_gradient").BatchGradientVerificationCallback
 
     class GradientCheck(base):  # type: ignore[misc, valid-type]
         def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

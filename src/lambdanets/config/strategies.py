@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from lambdanets.callbacks import DurableIO
 from lambdanets.distributed.devices import count_local_processes
-from lambdanets.distributed.launcher import launcher, slurm_environment
+from lambdanets.distributed.launcher import detect_launcher, slurm_environment
 from lambdanets.distributed.rendezvous import init_process_group
 from lambdanets.errors import UserError
 from lambdanets.models.sync_batch_norm import synchronised
@@ -43,7 +43,7 @@ def distribution(config: DictConfig) -> dict[str, Any]:
     if trainer.sync_batchnorm:
         plugins.append(SyncBatchNorm())
     found: dict[str, Any] = {"plugins": plugins, "sync_batchnorm": False}
-    if launcher() == "torchrun" and trainer.strategy != "auto":
+    if detect_launcher() == "torchrun" and trainer.strategy != "auto":
         init_process_group("nccl" if torch.cuda.is_available() and trainer.accelerator != "cpu" else "gloo")
     if trainer.strategy == "fsdp":
         if config.recipe.ema_decay is not None:
@@ -57,7 +57,7 @@ def distribution(config: DictConfig) -> dict[str, Any]:
 
 def environment() -> ClusterEnvironment:
     """Who has started this process; never left to Lightning, which may see a SLURM that didn't."""
-    match launcher():
+    match detect_launcher():
         case "torchrun":
             return TorchElasticEnvironment()
         case "slurm":

@@ -7,12 +7,14 @@ from typing import Any
 
 # Where classes and functions were: old `_target_`, new one.
 TARGETS = {
-    "lambdanets.jobs.tensorboard_log.TensorBoardLog": "lambdanets.runs.tensorboard_logger.TensorBoardLog",
+    "lambdanets.jobs.tensorboard_log.TensorBoardLog": "lambdanets.runs.tensorboard_logger.ResilientTensorBoardLogger",
 }
 # Keys of the whole config: old name, new one.
 KEYS: dict[str, str] = {}
 # Options of a class or function: today's `_target_`, then old name and new one.
-OPTIONS: dict[str, dict[str, str]] = {}
+OPTIONS: dict[str, dict[str, str]] = {
+    "lambdanets.jobs.find_batch_size.run": {"start": "initial_batch_size", "most": "max_batch_size"},
+}
 # Values of options: today's `_target_` and option, then old value and new one.
 VALUES: dict[tuple[str, str], dict[Any, Any]] = {}
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from lambdanets.atomic import atomic_path, atomic_write
 from lambdanets.errors import UserError
 
 CLASSES = "classes.json"
@@ -49,9 +50,8 @@ def write_shards(folder: Path, split: str, samples: Iterable[tuple[str, int]], *
     number = 0
     for group in grouped(samples, shard_bytes):
         stem = f"{split}-{number:06d}"
-        temporary = folder / f".{stem}.tar.{os.getpid()}"
         members = []
-        try:
+        with atomic_path(folder / f"{stem}.tar") as temporary:
             with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
                 for position, (path, label) in enumerate(group):
                     key, raw = f"{number:06d}{position:06d}", Path(path).read_bytes()
@@ -60,14 +60,7 @@ def write_shards(folder: Path, split: str, samples: Iterable[tuple[str, int]], *
                     assert tar.fileobj is not None
                     padded = -(-len(raw) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     members.append([path, label, tar.offset - padded, len(raw)])
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            index = folder / f".{stem}.json.{os.getpid()}"
-            index.write_text(json.dumps(members))
-            index.replace(folder / f"{stem}.json")
-            temporary.replace(folder / f"{stem}.tar")
-        finally:
-            temporary.unlink(missing_ok=True)
+            atomic_write(folder / f"{stem}.json", json.dumps(members))
         number += 1
     for left in folder.glob(f"{split}-*.tar"):
         if int(left.stem.rpartition("-")[2]) >= number:

@@ -11,7 +11,7 @@ from typing import Any
 from lambdanets.errors import UserError
 
 
-def launcher() -> str | None:
+def detect_launcher() -> str | None:
     """Return who started this process beside others.
 
     Returns:
@@ -26,7 +26,7 @@ def launcher() -> str | None:
 
 def rank() -> int:
     """Return the number of this process, from 0, among those of one training."""
-    match launcher():
+    match detect_launcher():
         case "torchrun":
             return int(os.environ["RANK"])
         case "slurm":
@@ -36,7 +36,7 @@ def rank() -> int:
 
 def world_size() -> int:
     """Return the number of processes that torchrun or SLURM started; 1 without a launcher."""
-    match launcher():
+    match detect_launcher():
         case "torchrun":
             return int(os.environ["WORLD_SIZE"])
         case "slurm":
@@ -49,9 +49,9 @@ def slurm_tasks() -> int:
     return int(re.split(r"[(,]", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0])
 
 
-def identity() -> str | None:
-    """Return the name that a job of torchrun or SLURM keeps when it is restarted, or None without a launcher."""
-    if launcher() == "torchrun":
+def restartable_job_id() -> str | None:
+    """Return the name that a job of torchrun or SLURM keeps across restarts, or None without a launcher."""
+    if detect_launcher() == "torchrun":
         run_id = os.environ["TORCHELASTIC_RUN_ID"]
         # Without --rdzv-id every job has the id "none"; the agent outlives its workers, so its process id is unique.
         return f"torchrun {run_id}" if run_id != "none" else f"torchrun {socket.gethostname()} {os.getppid()}"

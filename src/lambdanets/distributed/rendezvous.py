@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lambdanets.distributed.launcher import launcher, rank, slurm_environment, world_size
+from lambdanets.distributed.launcher import detect_launcher, rank, slurm_environment, world_size
 from lambdanets.errors import UserError
 
 Run = Callable[[DictConfig, Path], Any]
@@ -28,7 +28,7 @@ def was_restarted() -> bool:
     """Return whether torchrun or SLURM has started this job before."""
     # An agent of torchrun counts only the failures of its own workers; the store that outlives them knows of all.
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or 0
-    return int(restarts) > 0 or (launcher() == "torchrun" and rendezvous()[1])
+    return int(restarts) > 0 or (detect_launcher() == "torchrun" and rendezvous()[1])
 
 
 @cache
@@ -43,7 +43,7 @@ def rendezvous() -> tuple[Any, bool]:
     """
     import torch.distributed
 
-    if launcher() == "slurm":
+    if detect_launcher() == "slurm":
         environment = slurm_environment()
         os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
     server, _, _ = next(torch.distributed.rendezvous("env://", rank(), world_size()))
@@ -110,5 +110,5 @@ def worker_loop(run: Run, *, once: bool = False) -> None:
 
 def stop_workers() -> None:
     """End the `worker_loop` of all other ranks, if this is rank 0 and they have met."""
-    if launcher() and rank() == 0 and rendezvous.cache_info().currsize:
+    if detect_launcher() and rank() == 0 and rendezvous.cache_info().currsize:
         broadcast_job("")

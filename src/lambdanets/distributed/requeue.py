@@ -6,19 +6,19 @@ import subprocess
 from typing import NoReturn
 
 from lambdanets.callbacks import StopOnSignal
-from lambdanets.distributed.launcher import identity, rank
+from lambdanets.distributed.launcher import rank, restartable_job_id
 
 log = logging.getLogger(__name__)
 
 
-def ended(stop: StopOnSignal) -> NoReturn:
+def exit_after_signal(stop: StopOnSignal) -> NoReturn:
     """Ends the process as its signal says, after the checkpoint is written.
 
     In a job of SLURM, SIGUSR1 (`sbatch --signal=USR1@90`) and the SIGTERM of a preemption put the job back into the
     queue, and SIGUSR2, submitit's, goes to submitit, which does the same. The job then goes on from the checkpoint.
     """
     caught = stop.caught or signal.SIGTERM
-    job = (identity() or "").partition("slurm ")[2]
+    job = (restartable_job_id() or "").partition("slurm ")[2]
     if job and rank() == 0 and (caught is signal.SIGUSR1 or (caught is signal.SIGTERM and preempted(job))):
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
         if done.returncode:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from lambdanets.distributed.launcher import rank
 from lambdanets.distributed.local_workers import JOB_DIR_ENV, JOB_FILE
-from lambdanets.error_messages import explain
+from lambdanets.error_messages import error_message
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     try:
         get_method(config.job._target_)(config, Path(job["folder"]))
     except Exception as error:
-        message = explain(error)
+        message = error_message(error)
         if message is None:
             traceback.print_exc()
             return 1

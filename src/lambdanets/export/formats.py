@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lambdanets.atomic import replacing
+from lambdanets.atomic import atomic_open
 from lambdanets.errors import UserError
 
 # Of the graph's one input and one output.
@@ -46,7 +46,7 @@ def write_onnx(network: nn.Module, images: Tensor, file: Path) -> None:
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
     assert program is not None
-    with replacing(file) as sink:
+    with atomic_open(file) as sink:
         sink.write(program.model_proto.SerializeToString())
 
 
@@ -60,7 +60,7 @@ def read_onnx(file: Path) -> Run:
 
 def write_torch_export(network: nn.Module, images: Tensor, file: Path) -> None:
     program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    with replacing(file) as sink:
+    with atomic_open(file) as sink:
         torch.export.save(program, sink)
 
 
@@ -71,7 +71,7 @@ def read_torch_export(file: Path) -> Run:
 
 def write_torchscript(network: nn.Module, images: Tensor, file: Path) -> None:
     script = torch.jit.trace(network, (images,), check_trace=False)
-    with replacing(file) as sink:
+    with atomic_open(file) as sink:
         torch.jit.save(script, sink)
 
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from lambdanets.config.build import Images, build_model
-from lambdanets.error_messages import explain
+from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
 from lambdanets.hub.pretrained import load_pretrained
 
@@ -53,7 +53,7 @@ def create(
         OmegaConf.set_struct(config, False)
         network = build_model(config, Images(in_channels, size, num_classes))
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error) or str(error)) from error
+        raise UserError(error_message(error) or str(error)) from error
     if pretrained is not None:
         load_pretrained(network, pretrained)
     return network

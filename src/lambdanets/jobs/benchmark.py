@@ -13,7 +13,7 @@ from lambdanets.benchmarks.result import Result
 from lambdanets.benchmarks.rows import Network
 from lambdanets.config import experiments
 from lambdanets.config.build import build_model, images_of
-from lambdanets.console import quiet
+from lambdanets.console import silence_lightning
 from lambdanets.errors import UserError
 from lambdanets.jobs.benchmark_training import Loop
 from lambdanets.runs import provenance
@@ -35,7 +35,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     Raises:
         UserError: no benchmark is named.
     """
-    quiet()
+    silence_lightning()
     if not config.get("benchmark"):
         raise UserError(
             "job=benchmark needs benchmark=layers, networks, scaling, methods, table4, figure2, coco, loop, callbacks "

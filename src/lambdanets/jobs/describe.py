@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from lambdanets.atomic import atomic_write
 from lambdanets.config import experiments
 from lambdanets.config.build import Images, build_model, check_numbers, images_of
-from lambdanets.console import quiet
+from lambdanets.console import silence_lightning
 from lambdanets.costs.closed_forms import FORMS, memory_gib, multiply_adds
 from lambdanets.costs.count import Count, count, total
 from lambdanets.costs.layer_sizes import relations
-from lambdanets.progress import tracked
+from lambdanets.progress import progress_bar
 from lambdanets.reports.published import label, published
 from lambdanets.runs import provenance
-from lambdanets.runs.folders import write_text
 from lambdanets.table import Row, Table
 
 MIB = 2**20
@@ -32,7 +32,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     Returns:
         Of a single config: parameters, FLOPs and bytes of activations; of a sweep the number of rows.
     """
-    quiet()
+    silence_lightning()
     batch, device = config.job.batch, config.job.device
     title = (OmegaConf.select(config, "sweep.title") or config.name) + ", described"
     networks = Table(title, ["row", "image", "M parameters", "published M", "GFLOPs", "GFLOPs, paper's order"])
@@ -42,7 +42,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     parts = Table("Part by part", ["row", "part", "M parameters", "GFLOPs", "GFLOPs, paper's order", "MiB / image"])
     costs: dict[str, Count] = {}
     pieces: list[dict[str, Count]] = []
-    for name, row in tracked(experiments.rows(config).items(), "rows"):
+    for name, row in progress_bar(experiments.rows(config).items(), "rows"):
         check_numbers(row)
         images = images_of(row)
         counted = count(
@@ -130,7 +130,7 @@ def save(tables: list[Table], folder: Path) -> None:
     lines = [f"# {tables[0].title}", "", f"{origin['date'][:10]}, `{origin['command']}`", ""]
     for table in tables:
         lines += [f"## {table.title}", "", table.markdown()]
-    write_text(folder / "describe.md", "\n".join(lines))
+    atomic_write(folder / "describe.md", "\n".join(lines))
     document = {"title": tables[0].title, "origin": origin}
     document |= {table.title: {"rows": table.rows, "notes": table.notes} for table in tables}
-    write_text(folder / "describe.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(folder / "describe.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -14,19 +14,19 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lambdanets.bolts import bolts
+from lambdanets.atomic import atomic_write
+from lambdanets.bolts import import_bolts
 from lambdanets.config import experiments
 from lambdanets.config.build import build_model, images_of
-from lambdanets.console import quiet
+from lambdanets.console import silence_lightning
 from lambdanets.costs.count import Count, count, total
 from lambdanets.errors import UserError
 from lambdanets.jobs.find_batch_size import free_memory
-from lambdanets.machine import processor
+from lambdanets.machine import processor_name
 from lambdanets.ops import missing_kernel
-from lambdanets.progress import tracked
+from lambdanets.progress import progress_bar
 from lambdanets.reports.published import label
 from lambdanets.runs import provenance
-from lambdanets.runs.folders import write_text
 from lambdanets.table import Row, Table
 
 GIB = 2**30
@@ -56,12 +56,12 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     Returns:
         The number of GPUs, and of things that were tried and are missing.
     """
-    quiet()
+    silence_lightning()
     machine, tried, rows = about(folder), attempts(), batches(config)
     for table in (machine, tried, rows):
         table.show()
     document = {table.title: table.rows for table in (machine, tried, rows)} | {"origin": provenance.origin()}
-    write_text(folder / "doctor.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(folder / "doctor.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     print(f"Written to {os.path.relpath(folder)}/doctor.json.")
     return {"gpus": torch.cuda.device_count(), "missing": sum(row["here"] == "no" for row in tried.rows)}
 
@@ -70,7 +70,7 @@ def about(folder: Path) -> Table:
     """Devices, memory, versions."""
     facts = {
         "system": platform.platform(),
-        "processor": f"{processor()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads",
+        "processor": f"{processor_name()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads",
         "memory": f"{memory_gib():.1f} GiB free",
         "disk": f"{shutil.disk_usage(existing(folder)).free / GIB:.0f} GiB free for outputs",
         "Python, torch": f"{platform.python_version()}, {torch.__version__}, CUDA {torch.version.cuda or 'none'}",
@@ -151,7 +151,7 @@ def communicates() -> str | None:
 
 def absent(module: str) -> str | None:
     if module == "lightning-bolts":  # which imports after some preparation only
-        bolts("callbacks.data_monitor")
+        import_bolts("callbacks.data_monitor")
     else:
         importlib.import_module(module)
     return None
@@ -163,7 +163,7 @@ def batches(config: DictConfig) -> Table:
     sweep = config.job.sweep
     rows = experiments.rows(config) if config.get("sweep") else rows_of(sweep)
     table = Table(f"Batches in {free / GIB:.1f} GiB of {place}", ["row", "image", "MiB / image", "fixed MiB", "batch"])
-    for name, row in tracked(rows.items(), "rows"):
+    for name, row in progress_bar(rows.items(), "rows"):
         try:
             images = images_of(row)
             parts = count(

@@ -10,8 +10,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from lambdanets.atomic import atomic_write
 from lambdanets.config.build import build_data
-from lambdanets.console import quiet, show
+from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
 from lambdanets.export.formats import FORMATS, write
@@ -20,7 +21,7 @@ from lambdanets.export.portable import portable
 from lambdanets.hub.load import LABELS_FILE, load, load_network
 from lambdanets.runs import provenance
 from lambdanets.runs.checkpoints import read_checkpoint, write_weights
-from lambdanets.runs.folders import COMPOSED, EXPORTED, METRICS, RESOLVED, write_metrics, write_text
+from lambdanets.runs.folders import COMPOSED, EXPORTED, METRICS, RESOLVED, write_metrics
 
 log = logging.getLogger(__name__)
 SAFETENSORS = "safetensors"
@@ -47,7 +48,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     Raises:
         UserError: no checkpoint is named, it can't be read, a format isn't known, or can't hold this model.
     """
-    quiet()
+    silence_lightning()
     if config.ckpt is None:
         raise UserError("job=export needs a checkpoint: ckpt=<run's folder>, ckpt=<file> or ckpt=last.")
     asked = [config.format] if isinstance(config.format, str) else list(config.format)
@@ -83,8 +84,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     files = [folder / name for name in names if (folder / name).is_file()]
     origin = provenance.origin()
     card = model_card(config, data, classes=checkpoint["classes"], metrics=earlier, origin=origin, files=files)
-    write_text(folder / "README.md", card)
-    show(metrics, title=f"{config.name}: state_dict_mismatches are in units of the largest logit")
+    atomic_write(folder / "README.md", card)
+    print_metrics(metrics, title=f"{config.name}: differences are in units of the largest logit")
     log.info("Written to %s; lambdanets.load opens it.", os.path.relpath(folder))
     return metrics
 
@@ -92,9 +93,9 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 def describe(config: DictConfig, data: ImageData, checkpoint: dict[str, Any], folder: Path) -> None:
     """Writes config, labels and preprocessing."""
     said = OmegaConf.create({key: value for key, value in config.items() if key not in OF_A_COMMAND})
-    write_text(folder / RESOLVED, OmegaConf.to_yaml(said, resolve=True))
+    atomic_write(folder / RESOLVED, OmegaConf.to_yaml(said, resolve=True))
     labels = {key: checkpoint[key] for key in ("classes", "category_ids") if key in checkpoint}
-    write_text(folder / LABELS_FILE, json.dumps(labels, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(folder / LABELS_FILE, json.dumps(labels, indent=1, ensure_ascii=False) + "\n")
     prepared = {
         "channels": data.channels,
         "image_size": list(data.image_size),
@@ -103,7 +104,7 @@ def describe(config: DictConfig, data: ImageData, checkpoint: dict[str, Any], fo
         "std": data.std.tolist(),
         "order": "(B, C, H, W), float32",
     }
-    write_text(folder / "preprocessing.json", json.dumps(prepared, indent=1) + "\n")
+    atomic_write(folder / "preprocessing.json", json.dumps(prepared, indent=1) + "\n")
 
 
 @torch.no_grad()

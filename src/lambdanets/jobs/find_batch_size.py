@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lambdanets.callbacks.speed import peak_memory
 from lambdanets.config.build import build_data, build_task, build_trainer
-from lambdanets.console import quiet, show
+from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.errors import UserError
 from lambdanets.runs.folders import write_metrics
 
@@ -35,7 +35,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     Raises:
         UserError: several processes are asked for, or not even the first batch fits.
     """
-    quiet()
+    silence_lightning()
     if config.trainer.devices != 1 or config.trainer.num_nodes != 1:
         raise UserError("job=find_batch_size looks at one device, as each process has its own: use trainer.devices=1.")
     config.trainer.enable_progress_bar = False
@@ -50,7 +50,12 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     found: int | None = 0
     try:
         found = Tuner(trainer).scale_batch_size(
-            task, datamodule=data, mode=job.mode, steps_per_trial=STEPS, init_val=job.start, max_val=job.most
+            task,
+            datamodule=data,
+            mode=job.mode,
+            steps_per_trial=STEPS,
+            init_val=job.initial_batch_size,
+            max_val=job.max_batch_size,
         )
     except UserError:
         if data.batch_size > 0:  # else the tuner has halved it that often
@@ -62,7 +67,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     if stated_for is not None:
         metrics["lr"] = rate * found * config.trainer.accumulate_grad_batches / stated_for
     write_metrics(folder, metrics)
-    show(metrics, title=f"{config.name}: the largest batch of one device, and the rate that the recipe scales to it")
+    print_metrics(metrics, title=f"{config.name}: largest batch size of one device, and the learning rate for it")
     log.info("Take it with recipe.batch_size=%d", found)
     return metrics
 

@@ -15,14 +15,14 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lambdanets.callbacks import Checkpoints, Finite, HParams, StopOnSignal
 from lambdanets.config.build import build_data, build_task, build_trainer
-from lambdanets.console import point_to, quiet, show
+from lambdanets.console import print_metrics, print_next_steps, silence_lightning
 from lambdanets.data import ImageData
 from lambdanets.data.corrupt import count
-from lambdanets.distributed.requeue import ended
+from lambdanets.distributed.requeue import exit_after_signal
 from lambdanets.errors import UserError
 from lambdanets.hub.pretrained import load_pretrained
 from lambdanets.runs.checkpoints import RunInCheckpoint, check_fits, load_weights, read_checkpoint
-from lambdanets.runs.csv_logger import CSVLog
+from lambdanets.runs.csv_logger import ResumableCSVLogger
 from lambdanets.runs.folders import CHECKPOINTS, load_config, write_metrics
 from lambdanets.tasks import Task
 
@@ -43,7 +43,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     Returns:
         The best checkpoint's test and validation scores, the number of parameters, the seconds spent, images/s.
     """
-    quiet()
+    silence_lightning()
     training = prepare(config, folder)
     trainer, task, data, kept = training.trainer, training.task, training.data, training.kept
     parameters = sum(parameter.numel() for parameter in task.parameters())
@@ -56,7 +56,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     except SIGTERMException:
         stopped = training.stop.name
         log.info("Stopped by %s after step %d; go on with ckpt=%s", stopped, trainer.global_step, shown)
-        ended(training.stop)
+        exit_after_signal(training.stop)
     seconds = time.perf_counter() - start
     images_per_s = trainer.callback_metrics.get("speed/images_per_s")
 
@@ -77,14 +77,14 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         metrics["corrupt_images"] = skipped
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
-        show(metrics, title=config.name)
-        point_to(
+        print_metrics(metrics, title=config.name)
+        print_next_steps(
             {
                 "run": shown,
                 "best checkpoint": os.path.relpath(kept.best),
-                "look": f"tensorboard --logdir {shown}",
+                "view": f"tensorboard --logdir {shown}",
                 "predict": f"python run.py job=predict ckpt={shown} input=<image>",
-                "take along": f"python run.py job=export ckpt={shown} format=onnx",
+                "export": f"python run.py job=export ckpt={shown} format=onnx",
             }
         )
         log.info("The run lies in %s", shown)
@@ -165,7 +165,7 @@ def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
         # What an earlier part of the run wrote after its checkpoint, all of it if there is none, doesn't count.
         purge = {"purge_step": step} if any(folder.glob("events.out.tfevents.*")) else {}
         loggers.append(instantiate(config.logger)(folder.parent, **name, **purge))
-    return [*loggers, CSVLog(folder, step)]
+    return [*loggers, ResumableCSVLogger(folder, step)]
 
 
 def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Task) -> list[pl.Callback]:

@@ -9,11 +9,12 @@ import torch
 from omegaconf import DictConfig
 from rich.progress import track
 
+from lambdanets.atomic import atomic_write
 from lambdanets.config.build import build_data
 from lambdanets.data.imagefolder import ImageFolder
 from lambdanets.data.shards import CLASSES, write_shards
 from lambdanets.errors import UserError
-from lambdanets.runs.folders import write_metrics, write_text
+from lambdanets.runs.folders import write_metrics
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         shown = track(shuffled(samples), description=f"{name}: {len(samples)} images", disable=not os.isatty(2))
         totals["shards"] += write_shards(target, name, shown, shard_bytes=int(config.job.shard_mib * 2**20))
         totals["images"] += len(samples)
-    write_text(target / CLASSES, json.dumps(data.classes) + "\n")
+    atomic_write(target / CLASSES, json.dumps(data.classes) + "\n")
     write_metrics(folder, totals)
     log.info("%d images in %d shards: data=packed data.root=%s", totals["images"], totals["shards"], target)
     return {key: float(value) for key, value in totals.items()}

@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lambdanets.config.build import build_data, build_task
-from lambdanets.console import quiet
+from lambdanets.console import silence_lightning
 from lambdanets.data.files import EXTENSIONS
 from lambdanets.errors import UserError
 from lambdanets.jobs.predict_classes import predict_classes
@@ -28,7 +28,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     Raises:
         UserError: no checkpoint or input is named, either can't be read, or they don't fit.
     """
-    quiet()
+    silence_lightning()
     if config.ckpt is None or config.input is None:
         raise UserError("job=predict needs ckpt=<run's folder or file> and input=<image or folder of images>.")
     checkpoint = read_checkpoint(config.ckpt)

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
+from lambdanets.atomic import atomic_write
 from lambdanets.config.build import build_trainer
 from lambdanets.data.files import ImageFiles, Whole
 from lambdanets.jobs.trained import Trained
-from lambdanets.runs.folders import write_text
 
 
 def predict_classes(config: DictConfig, trained: Trained, files: list[Path], folder: Path) -> dict[str, float]:
@@ -37,7 +37,7 @@ def predict_classes(config: DictConfig, trained: Trained, files: list[Path], fol
         likeliest = row.topk(min(config.job.top, len(classes)))
         named = [(classes[i], p) for p, i in zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True)]
         predictions.append({"file": str(file), "classes": [{"name": n, "probability": p} for n, p in named]})
-    write_text(folder / "predictions.json", json.dumps(predictions, indent=2) + "\n")
+    atomic_write(folder / "predictions.json", json.dumps(predictions, indent=2) + "\n")
     show(predictions)
     return {"images": len(files)}
 

@@ -13,10 +13,10 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 from torchvision.io import write_png
 
+from lambdanets.atomic import atomic_write
 from lambdanets.config.build import build_trainer
 from lambdanets.data.files import ImageFiles, Photo, read_image
 from lambdanets.jobs.trained import Trained
-from lambdanets.runs.folders import write_text
 from lambdanets.tasks.detection import write_results
 from lambdanets.tasks.pictures import drawn
 from lambdanets.tasks.predictions import ImagePrediction
@@ -69,7 +69,7 @@ def predict_objects(config: DictConfig, trained: Trained, files: list[Path], fol
         {"id": number, "file_name": str(file), "height": objects.size[0], "width": objects.size[1]}
         for number, file, objects in zip(numbers, files, found, strict=True)
     ]
-    write_text(folder / "images.json", json.dumps(listed, indent=1) + "\n")
+    atomic_write(folder / "images.json", json.dumps(listed, indent=1) + "\n")
     log.info("Pictures, boxes.json and masks.json lie in %s.", os.path.relpath(folder))
     return {"images": len(files), "objects": count}
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from lambdanets.atomic import atomic_write
 from lambdanets.config.build import build_model, images_of
-from lambdanets.console import quiet
+from lambdanets.console import silence_lightning
 from lambdanets.costs.count import count, total
 from lambdanets.errors import UserError
 from lambdanets.jobs import report_claims as claims
@@ -20,7 +21,7 @@ from lambdanets.reports.figures import figures
 from lambdanets.reports.html import page
 from lambdanets.reports.runs import Run, collect
 from lambdanets.runs import provenance
-from lambdanets.runs.folders import SWEEPS, write_text
+from lambdanets.runs.folders import SWEEPS
 from lambdanets.tasks import Classification, Detection
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     Raises:
         UserError: there are no runs.
     """
-    quiet()
+    silence_lightning()
     if config.get("claims"):
         return claims.write(config.claims)
     places = named(config.sweep_dir)
@@ -60,11 +61,11 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     lines = [f"# {comparison.title}", "", f"{made}, `{origin['command']}`", "", tables[0].markdown()]
     for table in tables[1:]:
         lines += [f"## {table.title}", "", table.markdown()]
-    write_text(folder / "report.md", "\n".join(lines))
-    write_text(folder / "report.csv", comparison.numbers().csv())
-    write_text(folder / "report.json", as_json(comparison, origin))
+    atomic_write(folder / "report.md", "\n".join(lines))
+    atomic_write(folder / "report.csv", comparison.numbers().csv())
+    atomic_write(folder / "report.json", as_json(comparison, origin))
     html = f"{escape(made)}<br><code>{escape(origin['command'])}</code>"
-    write_text(folder / "report.html", page(tables, figures(comparison), html))
+    atomic_write(folder / "report.html", page(tables, figures(comparison), html))
     log.info("Written to %s, and .md, .csv, .json.", os.path.relpath(folder / "report.html"))
     return {"rows": len(comparison.rows), "runs": finished, "missing": len(comparison.missing)}
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lambdanets.atomic import atomic_write
 from lambdanets.errors import UserError
 from lambdanets.reports.claims import Claim
 from lambdanets.reports.claims_page import Evidence, Part, every_run, evidence, made_on, section
 from lambdanets.reports.figures import figures, intervals
-from lambdanets.runs.folders import write_text
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def write(claims: DictConfig) -> dict[str, float]:
     every = every_run(parts).markdown().strip()
     text = [f"# {claims.title}", f"`{claims.command}`, from {made_on(runs)}", claims.about.strip(), *sections]
     text += [f"## {title}\n\n{words.strip()}" for title, words in claims.remarks.items()]
-    write_text(page, "\n\n".join([*text, f"## Every run\n\n{every}"]) + "\n")
+    atomic_write(page, "\n\n".join([*text, f"## Every run\n\n{every}"]) + "\n")
     for part in parts:
         for verdict in part.verdicts:
             log.info("%s: %s %s", verdict.verdict, verdict.claim.claim, verdict.difference or "")
@@ -81,6 +81,6 @@ def save(part: Evidence, page: Path) -> list[tuple[str, str]]:
     for title, picture in pictures:
         name = f"{part.part.title} {title}".lower().replace("×", "x")
         file = page.with_suffix("") / f"{re.sub(r'[^a-z0-9]+', '-', name)}.svg"
-        write_text(file, picture)
+        atomic_write(file, picture)
         found.append((title, str(file.relative_to(page.parent))))
     return found

@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lambdanets.config.build import build_data, build_task, build_trainer
-from lambdanets.console import quiet, show
+from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.errors import UserError
 from lambdanets.runs.checkpoints import check_fits, read_checkpoint
 from lambdanets.runs.folders import write_metrics
@@ -24,7 +24,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     Raises:
         UserError: no checkpoint is named, it doesn't fit, or the data has no test split.
     """
-    quiet()
+    silence_lightning()
     if config.ckpt is None:
         raise UserError("job=test needs a checkpoint: ckpt=<run's folder>, ckpt=<file> or ckpt=last.")
     checkpoint = read_checkpoint(config.ckpt)
@@ -40,5 +40,5 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
-        show(metrics, title=str(config.ckpt))
+        print_metrics(metrics, title=str(config.ckpt))
     return metrics

@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lambdanets.atomic import atomic_write
 from lambdanets.reports.runs import Run
-from lambdanets.runs.folders import COMPOSED, METRICS, RESOLVED, write_text
+from lambdanets.runs.folders import COMPOSED, METRICS, RESOLVED
 
 WHOLE = (COMPOSED, RESOLVED, METRICS, "failed.json", ".hydra/overrides.yaml")
 # Of each start, what tells how it was made; not on whose machine it lay.
@@ -25,11 +26,11 @@ def keep(runs: Sequence[Run], folder: Path) -> None:
         place = folder / run.folder.name
         for name in WHOLE:
             if (run.folder / name).is_file():
-                write_text(place / name, (run.folder / name).read_text())
+                atomic_write(place / name, (run.folder / name).read_text())
         if run.log:
-            write_text(place / "metrics.csv", epochs(run.log))
+            atomic_write(place / "metrics.csv", epochs(run.log))
         starts = [{key: start[key] for key in ORIGIN if key in start} for start in run.starts]
-        write_text(place / "provenance.json", json.dumps(starts, indent=1) + "\n")
+        atomic_write(place / "provenance.json", json.dumps(starts, indent=1) + "\n")
 
 
 def epochs(rows: Sequence[dict[str, float]]) -> str:

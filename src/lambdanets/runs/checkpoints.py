@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
-from lambdanets.atomic import damage, write_whole
+from lambdanets.atomic import atomic_write, corruption
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.errors import UserError
 
@@ -60,7 +60,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         is_archive = file.read(len(ARCHIVE)) == ARCHIVE
     if not is_archive:
         raise UserError(f"The file '{path}' is not a checkpoint; give one that run.py wrote.")
-    if wrong := damage(path):
+    if wrong := corruption(path):
         raise UserError(
             f"The checkpoint '{path}' is damaged or cut off ({wrong}, {path.stat().st_size} bytes): use another one of "
             "the run, such as best.ckpt instead of last.ckpt."
@@ -88,7 +88,7 @@ def write_weights(path: Path, checkpoint: dict[str, Any]) -> None:
     whole = torch.contiguous_format
     state = {name.removeprefix("model."): t.clone(memory_format=whole) for name, t in checkpoint["state_dict"].items()}
     said = {name: json.dumps(checkpoint[name]) for name in SAID if name in checkpoint}
-    write_whole(path, save(state, {**said, "format": "pt"}))
+    atomic_write(path, save(state, {**said, "format": "pt"}))
 
 
 def read_weights(path: Path) -> dict[str, Any]:

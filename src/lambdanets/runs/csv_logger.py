@@ -12,10 +12,10 @@ from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 from typing_extensions import override
 
-from lambdanets.runs.folders import write_text
+from lambdanets.atomic import atomic_write
 
 
-class CSVLog(Logger):
+class ResumableCSVLogger(Logger):
     """Writes each call's numbers as a row with its step; a new number makes a new column.
 
     Lightning's own logger starts each log anew, and a process that is killed while it adds a column leaves none. Here
@@ -55,7 +55,7 @@ class CSVLog(Logger):
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> "CSVLog":
+    def experiment(self) -> "ResumableCSVLogger":
         return self
 
     @override
@@ -92,7 +92,7 @@ class CSVLog(Logger):
         self.save()
 
     def rewrite(self) -> None:
-        write_text(self.file, ",".join(self.columns) + os.linesep + self.text(self.rows))
+        atomic_write(self.file, ",".join(self.columns) + os.linesep + self.text(self.rows))
         self.written = len(self.rows)
 
     def text(self, rows: list[dict[str, Any]]) -> str:

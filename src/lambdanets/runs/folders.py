@@ -6,7 +6,6 @@ No import of torch here: the command line answers from this module before anythi
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 from functools import cache
@@ -15,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lambdanets.atomic import damage
+from lambdanets.atomic import atomic_write, corruption
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.errors import UserError
 
@@ -137,7 +136,7 @@ def newest_checkpoint(run: Path) -> Path | None:
         file = run / CHECKPOINTS / f"{kind}.ckpt"
         if not file.is_file():
             continue
-        wrong = damage(file)
+        wrong = corruption(file)
         if wrong is None:
             return file
         damaged.append(f"'{file}' ({wrong}, {file.stat().st_size} bytes)")
@@ -165,14 +164,6 @@ def load_config(run: str | Path) -> DictConfig:
     return OmegaConf.create(upgrade_config(composed))
 
 
-def write_text(file: Path, text: str) -> None:
-    """Replaces a file in one piece, so that a reader or a crash never meets half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(file)
-
-
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     """Leaves a job's results as the folder's metrics.json."""
-    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    atomic_write(folder / METRICS, json.dumps(metrics, indent=2) + "\n")

@@ -14,9 +14,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lambdanets.distributed.launcher import identity
-from lambdanets.machine import processor
-from lambdanets.runs.folders import COMPOSED, RESOLVED, write_text
+from lambdanets.atomic import atomic_write
+from lambdanets.distributed.launcher import restartable_job_id
+from lambdanets.machine import processor_name
+from lambdanets.runs.folders import COMPOSED, RESOLVED
 
 PROVENANCE = "provenance.json"
 PACKAGES = ("lambdanets", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "lightning-bolts")
@@ -27,18 +28,18 @@ def record(folder: Path, config: DictConfig) -> None:
 
     The run is repeated from these files alone, by `like=<folder>`.
     """
-    write_text(folder / COMPOSED, OmegaConf.to_yaml(config))
-    write_text(folder / RESOLVED, OmegaConf.to_yaml(config, resolve=True))
+    atomic_write(folder / COMPOSED, OmegaConf.to_yaml(config))
+    atomic_write(folder / RESOLVED, OmegaConf.to_yaml(config, resolve=True))
     file = folder / PROVENANCE
     starts = json.loads(file.read_text()) if file.is_file() else []
-    write_text(file, json.dumps([*starts, origin()], indent=2) + "\n")
+    atomic_write(file, json.dumps([*starts, origin()], indent=2) + "\n")
 
 
 def origin() -> dict[str, Any]:
     """Command, code and packages of this process."""
     return {
         "command": command(),
-        "job": identity() or ray_node(),
+        "job": restartable_job_id() or ray_node(),
         "host": socket.gethostname(),
         "process": os.getpid(),
         "folder": os.getcwd(),
@@ -46,7 +47,7 @@ def origin() -> dict[str, Any]:
         "git": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "packages": {name: package_version(name) for name in PACKAGES},
     }

@@ -16,8 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from lambdanets.atomic import atomic_write
 from lambdanets.errors import UserError
-from lambdanets.progress import spoken
+from lambdanets.progress import format_duration
 from lambdanets.runs import folders as runs
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Summary(Callback):
         self.done += 1
         if self.total and self.done < self.total:
             left = (time.time() - self.start) / self.done * (self.total - self.done)
-            log.info("%d of %d runs are done, %s left", self.done, self.total, spoken(left))
+            log.info("%d of %d runs are done, %s left", self.done, self.total, format_duration(left))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -103,7 +104,7 @@ def finished(folder: Path, composed: DictConfig) -> dict[str, float] | None:
 
 def record_failure(folder: Path, sentence: str) -> None:
     """Leaves the sentence as the run's failed.json."""
-    runs.write_text(folder / FAILED, json.dumps({"error": sentence}, indent=2, ensure_ascii=False) + "\n")
+    atomic_write(folder / FAILED, json.dumps({"error": sentence}, indent=2, ensure_ascii=False) + "\n")
 
 
 def flat(config: DictConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing_extensions import override
 log = logging.getLogger(__name__)
 
 
-class TensorBoardLog(TensorBoardLogger):
+class ResilientTensorBoardLogger(TensorBoardLogger):
     """Lightning's TensorBoard logger; after its writer has died, training goes on without it. Arguments as there."""
 
     @property
@@ -23,7 +23,7 @@ class TensorBoardLog(TensorBoardLogger):
         new = self._experiment is None
         writer = super().experiment
         if new and writer.file_writer is not None:
-            writer.file_writer.event_writer = Forgiving(writer.file_writer.event_writer)
+            writer.file_writer.event_writer = ResilientEventWriter(writer.file_writer.event_writer)
         return writer
 
     @override
@@ -40,7 +40,7 @@ class TensorBoardLog(TensorBoardLogger):
             self._experiment.close()
 
 
-class Forgiving:
+class ResilientEventWriter:
     """An event writer that tells once that it has failed, and then takes everything and writes nothing."""
 
     def __init__(self, writer: Any) -> None:

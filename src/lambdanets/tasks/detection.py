@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torchvision.transforms.v2 import functional as F
 
-from lambdanets.atomic import write_whole
+from lambdanets.atomic import atomic_write
 from lambdanets.errors import UserError
 from lambdanets.models import MaskRCNN
 from lambdanets.tasks.average_precision import AveragePrecision
@@ -153,4 +153,4 @@ class Detection(Task):
 def write_results(folder: Path, found: list[ImagePrediction], category_ids: list[int]) -> None:
     """Writes COCO results: boxes.json and masks.json."""
     for name, entries in coco_results(found, category_ids).items():
-        write_whole(folder / f"{name}.json", json.dumps(entries).encode())
+        atomic_write(folder / f"{name}.json", json.dumps(entries))

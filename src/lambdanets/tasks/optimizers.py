@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from lambdanets.bolts import bolts
+from lambdanets.bolts import import_bolts
 
 
 def parameter_groups(model: nn.Module, *, decay_norm_and_bias: bool = False) -> list[dict[str, Any]]:
@@ -30,4 +30,4 @@ def lars(params: Iterable[Any], **options: Any) -> Optimizer:
     Raises:
         UserError: lightning-bolts is not installed.
     """
-    return bolts("optimizers.lars").LARS(params, **options)
+    return import_bolts("optimizers.lars").LARS(params, **options)
