@@ -28,7 +28,7 @@ from IPython.display import Markdown
 from scipy.stats import ttest_rel
 
 from lambdanets.reports.comparison import compare
-from lambdanets.reports.runs import collect
+from lambdanets.reports.runs import read_runs
 from lambdanets.reports.statistics import paired_difference
 
 ROOT = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
@@ -47,7 +47,7 @@ if SWEEP is None:
     options = ["trainer.max_epochs=3", "trainer.enable_progress_bar=false", "callbacks=scalars"]
     subprocess.run([*command, *options], cwd=work, capture_output=True, check=True)
     (SWEEP,) = work.glob("multirun/*")
-runs = collect([SWEEP])
+runs = read_runs([SWEEP])
 print(f"{len(runs)} runs, {sum(run.problem is None for run in runs)} of them finished")
 
 # %% [markdown]
@@ -68,7 +68,7 @@ Markdown(comparison.table().markdown())
 # %%
 fig, axis = plt.subplots(figsize=(7, 3.6), dpi=70)
 for row in comparison.rows:
-    curves = [run.curve("val/top1") for run in row.row.runs.values()]
+    curves = [run.curve("val/top1") for run in row.runs.by_seed.values()]
     epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = torch.tensor([[100 * curve[epoch] for epoch in epochs] for curve in curves])
     axis.plot(epochs, values.mean(0), marker=".", label=row.name)
@@ -85,7 +85,7 @@ fig.tight_layout()
 # stand out, which the intervals say: take five or more.
 
 # %%
-scores = {row.name: row.row.scores("test/top1") for row in comparison.rows}
+scores = {row.name: row.runs.scores("test/top1") for row in comparison.rows}
 baseline = next(name for name in scores if name.startswith("conv"))
 for name, found in scores.items():
     if name == baseline:

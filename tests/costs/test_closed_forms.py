@@ -3,7 +3,7 @@
 import pytest
 
 from lambdanets.costs.closed_forms import FORMS, Layer, memory_gib, multiply_adds
-from lambdanets.reports.published import published
+from lambdanets.reports.published import published_value
 
 BLOCKS = {56: (3, 64), 28: (4, 128), 14: (6, 256), 7: (3, 512)}
 
@@ -30,7 +30,7 @@ def test_the_memory_column_of_table_4(kind, options, digits, row):
     found = memory_gib(kind, layers(**options), 128)
     decimals = len(digits.split(".")[1])
     assert f"{found:.{decimals}f}" == digits
-    printed = published(row, "memory")
+    printed = published_value(row, "memory")
     assert printed.trust == "D"
     assert found == pytest.approx(printed.value, rel=0.03)  # the paper rounds down, some of it to two digits
 

@@ -11,13 +11,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
-from lambdanets.jobs import report_claims as claims
-from lambdanets.jobs.report import named
-from lambdanets.reports.archive import keep
+from lambdanets.jobs.report import sweep_folders
+from lambdanets.jobs.report_claims import write_claims_page
+from lambdanets.reports.archive import archive_runs
 from lambdanets.reports.comparison import compare
-from lambdanets.reports.figures import pareto
-from lambdanets.reports.runs import collect, grouped
-from lambdanets.reports.statistics import paired_difference, summary
+from lambdanets.reports.figures import pareto_front
+from lambdanets.reports.runs import group_runs, read_runs
+from lambdanets.reports.statistics import paired_difference, summarize
 from tests.command import run
 
 EXPERIMENTS = ["table3/conv", "table3/se", "table3/lambda_u1"]
@@ -66,12 +66,12 @@ def place(tmp_path):
 
 
 def comparison(place, **options):
-    return compare(collect([place]), score="test/top1", baseline=None, flops=lambda run: 2e9, **options)
+    return compare(read_runs([place]), score="test/top1", baseline=None, flops=lambda run: 2e9, **options)
 
 
 def test_statistics_by_hand():
-    assert summary([1.0, 2.0, 6.0]) == pytest.approx((3.0, 7**0.5, 3))
-    assert summary([4.0]) == (4.0, None, 1)
+    assert summarize([1.0, 2.0, 6.0]) == pytest.approx((3.0, 7**0.5, 3))
+    assert summarize([4.0]) == (4.0, None, 1)
     # Differences 2, 1, 5: mean 8/3, deviation 2.0817, t(0.975, 2) = 4.3027: ± 5.1713.
     found = paired_difference({0: 72, 1: 73, 2: 76, 9: 0}, {0: 70, 1: 72, 2: 71, 8: 0})
     assert found == pytest.approx((8 / 3, 8 / 3 - 5.1713, 8 / 3 + 5.1713, 3), abs=1e-3)
@@ -81,7 +81,7 @@ def test_statistics_by_hand():
 
 def test_rows_are_in_the_tables_order_with_published_numbers_beside(place):
     conv, se, lambdas = comparison(place).rows
-    assert [row.row.experiment for row in (conv, se, lambdas)] == EXPERIMENTS
+    assert [row.experiment for row in (conv, se, lambdas)] == EXPERIMENTS
     assert conv.score == pytest.approx((71.0, 1.0, 3))
     assert conv.difference is None
     assert se.difference == pytest.approx((8 / 3, 8 / 3 - 5.1713, 8 / 3 + 5.1713, 3), abs=1e-3)
@@ -97,7 +97,7 @@ def test_rows_are_in_the_tables_order_with_published_numbers_beside(place):
     assert shown.rows[2]["published M"] == "15.0"
 
 
-def test_missing_and_partial_runs_are_named(place):
+def test_missing_and_partial_runs_are_sweep_folders(place):
     make_run(place, "table3/se", 3, epochs=1)
     assert comparison(place).missing == [
         "table3/conv, seed 3: never started",
@@ -116,7 +116,7 @@ def test_runs_of_another_setting_are_rows_of_their_own(place):
     slow = found["Conv + SE (Hu et al. 2018), recipe.optimizer.lr=0.1"]
     assert slow.difference.mean == pytest.approx(10)
     assert slow.difference.seeds == 2
-    assert len(grouped(collect([place]))) == 5
+    assert len(group_runs(read_runs([place]))) == 5
 
 
 class Page(HTMLParser):
@@ -162,48 +162,61 @@ def test_the_newest_sweep_is_reported_on_and_none_is_answered(place, tmp_path_fa
     work = tmp_path_factory.mktemp("work")
     monkeypatch.chdir(work)
     with pytest.raises(UserError, match="There is no sweep below 'multirun': name a folder of runs with sweep_dir"):
-        named(None)
+        sweep_folders(None)
     for number, sweep in enumerate(("table3", "ablation/scope", "table4")):
         file = work / "multirun" / sweep / "multirun.yaml"
         file.parent.mkdir(parents=True)
         file.write_text("")
         os.utime(file, (number % 2, number % 2))
-    assert named(None) == [Path("multirun/ablation/scope")]
-    assert named("here") == [Path("here")]
-    assert named(["here", "there"]) == [Path("here"), Path("there")]
+    assert sweep_folders(None) == [Path("multirun/ablation/scope")]
+    assert sweep_folders("here") == [Path("here")]
+    assert sweep_folders(["here", "there"]) == [Path("here"), Path("there")]
     with pytest.raises(UserError, match="There is no folder"):
-        collect([work / "gone"])
+        read_runs([work / "gone"])
     with pytest.raises(UserError, match="No run lies below"):
-        collect([work / "multirun"])
+        read_runs([work / "multirun"])
 
 
 def test_rows_stand_in_the_order_of_the_longest_plan(place):
     for folder in place.glob("table3_conv*"):
         text = (folder / "config.yaml").read_text()
         (folder / "config.yaml").write_text(text.replace(f"[{', '.join(EXPERIMENTS)}]", "[table3/conv]"))
-    assert [row.experiment for row in grouped(collect([place]))] == EXPERIMENTS
+    assert [row.experiment for row in group_runs(read_runs([place]))] == EXPERIMENTS
 
 
 CLAIMS = """
-title: Claims
-page: {page}
-command: python run.py
-about: Told before.
+page: {folder}/results/page.md
+template: {folder}/page.md
 parts:
-  - title: A table
-    text: Three rows.
+  table:
+    title: A table
     runs: {runs}
     score: test/top1
     baseline: table3/conv
-    claims: [{{claim: SE is better, a: table3/se, b: table3/conv}}]
-remarks: {{What it says: Little.}}
+    claims: [{{statement: SE is better, a: table3/se, b: table3/conv}}]
+"""
+TEMPLATE = """# Claims
+
+From $provenance
+
+## A table
+
+$table
+
+## Every run
+
+$every_run
 """
 
 
-def written(tmp_path, runs):
-    page = tmp_path / "results" / "page.md"
-    claims.write(OmegaConf.create(CLAIMS.format(page=page, runs=runs)))
-    return page.read_text()
+def claims_config(folder, runs):
+    (folder / "page.md").write_text(TEMPLATE)
+    return OmegaConf.create(CLAIMS.format(folder=folder, runs=runs))
+
+
+def written(folder, runs):
+    write_claims_page(claims_config(folder, runs))
+    return (folder / "results" / "page.md").read_text()
 
 
 def test_claims_are_judged_on_a_page_that_is_a_function_of_what_was_kept(place, tmp_path_factory):
@@ -215,7 +228,7 @@ def test_claims_are_judged_on_a_page_that_is_a_function_of_what_was_kept(place, 
         (folder / "provenance.json").write_text(json.dumps([start]))
     work = tmp_path_factory.mktemp("work")
     text = written(work, place)
-    keep(collect([place]), work / "kept")
+    archive_runs(read_runs([place]), work / "kept")
     pictures = {file: file.read_bytes() for file in (work / "results" / "page").iterdir()}
     assert pictures
     assert written(work, work / "kept") == text
@@ -227,38 +240,41 @@ def test_claims_are_judged_on_a_page_that_is_a_function_of_what_was_kept(place, 
     assert f"{row} 73.67 against 71.00 | +2.67 [-2.50, +7.84] | can't tell |" in text
     assert "| table3/lambda_u1 | 1 | failed: The <disk> is full. | – | – | – | abcdef012 | 2026-01-02 03:04 |" in text
     assert "7 finished runs of 8, 2026-01-02; 0.0 hours of training on Abacus, 2 cores; torch 2.0." in text
-    assert "## What it says\n\nLittle." in text
     for picture in re.findall(r"\]\((.*?\.svg)\)", text):
         assert (work / "results" / picture).is_file()
 
 
 def test_speed_is_a_benchmarks_not_that_of_the_runs(place, tmp_path):
-    settings = OmegaConf.create(CLAIMS.format(page=tmp_path / "page.md", runs=place))
-    settings.parts[0].throughput = str(tmp_path / "speed.json")
-    settings.parts[0].claims.append({"claim": "SE is faster", "a": "table3/se", "b": "table3/conv", "judged": "faster"})
-    with pytest.raises(UserError, match="There is no benchmark '.*speed.json': make it with job=benchmark"):
-        claims.write(settings)
+    settings = claims_config(tmp_path, place)
+    settings.parts.table.throughput = str(tmp_path / "speed.json")
+    settings.parts.table.claims.append(
+        {"statement": "SE is faster", "a": "table3/se", "b": "table3/conv", "criterion": "faster"}
+    )
+    with pytest.raises(UserError, match="There is no benchmark '.*speed.json': write it with job=benchmark"):
+        write_claims_page(settings)
     speeds = {"Conv + SE (Hu et al. 2018)": 150.0, "Conv (He et al. 2016)": 300.0}
     found = {"machine": "Abacus", "origin": {"date": "2026-01-03T00:00:00", "command": "python run.py job=benchmark"}}
     found["rows"] = [{"row": row, "train img/s": speed} for row, speed in speeds.items()]
     (tmp_path / "speed.json").write_text(json.dumps(found))
-    claims.write(settings)
-    text = (tmp_path / "page.md").read_text()
+    write_claims_page(settings)
+    text = (tmp_path / "results" / "page.md").read_text()
     assert "| 150 against 300 images/s | × 0.50 | doesn't hold |" in text
     assert re.search(r"\| Conv \+ SE \(Hu et al. 2018\) \| 3 \| .* \| 150 \|\n", text)
-    assert "Images/s in training, apart from the runs: Abacus, 2026-01-03, `python run.py job=benchmark`." in text
+    assert (
+        "Images/s in training, measured apart from the runs: Abacus, 2026-01-03, `python run.py job=benchmark`." in text
+    )
 
 
 def test_a_claim_with_an_unknown_key_is_told(place, tmp_path):
-    settings = OmegaConf.create(CLAIMS.format(page=tmp_path / "page.md", runs=place))
-    settings.parts[0].claims[0].better = True
-    with pytest.raises(UserError, match="The part 'A table' of the claims isn't understood.*'better'"):
-        claims.write(settings)
+    settings = claims_config(tmp_path, place)
+    settings.parts.table.claims[0].better = True
+    with pytest.raises(UserError, match="The part 'table' of the claims has wrong keys.*'better'"):
+        write_claims_page(settings)
 
 
 def test_pareto_front():
     points = [(1, 10), (2, 9), (2, 12), (3, 12), (5, 20)]
-    assert pareto(points) == [(1, 10), (2, 12), (5, 20)]
+    assert pareto_front(points) == [(1, 10), (2, 12), (5, 20)]
 
 
 # Of COCO's: over all overlaps, at 50 and 75 %, of small, medium and large objects; −1 where the data have none.

@@ -7,8 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 from scipy import stats
 
-from lambdanets.jobs import report_claims as claims
-from lambdanets.reports.claims import FAILS, HOLDS, OPEN
+from lambdanets.jobs.report_claims import write_claims_page
+from lambdanets.reports.claims import CONTRADICTED, INCONCLUSIVE, SUPPORTED
 from tests.command import ROOT
 
 RESULTS = ROOT / "results"
@@ -19,7 +19,7 @@ def test_the_page_has_the_digits_of_its_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     chosen = OmegaConf.load(ROOT / "configs" / "claims" / "reproduction.yaml")
     chosen.page = str(tmp_path / "reproduction.md")
-    found = claims.write(chosen)
+    found = write_claims_page(chosen)
     assert (tmp_path / "reproduction.md").read_text() == PAGE
     assert found["missing"] == 0
 
@@ -53,8 +53,8 @@ def test_the_readme_says_what_the_page_says():
     section = (ROOT / "README.md").read_text().split("## The claims, tested\n")[1].split("\n## ")[0]
     ours = [cells(line) for line in section.splitlines() if line.startswith("| ")]
     theirs = [cells(line) for line in PAGE.splitlines() if line.startswith("| ")]
-    verdicts = [row for row in ours if row[-1] in (HOLDS, FAILS, OPEN)]
-    assert len(verdicts) == sum(row[-1] in (HOLDS, FAILS, OPEN) for row in theirs)
+    verdicts = [row for row in ours if row[-1] in (SUPPORTED, CONTRADICTED, INCONCLUSIVE)]
+    assert len(verdicts) == sum(row[-1] in (SUPPORTED, CONTRADICTED, INCONCLUSIVE) for row in theirs)
     for claim, *rest in verdicts:
         name = claim.removesuffix(" (five new seeds)")
         assert any(row[0] == name and row[-len(rest) :] == rest for row in theirs), claim

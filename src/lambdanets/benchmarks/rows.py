@@ -13,7 +13,7 @@ from lambdanets.costs.closed_forms import memory_gib
 from lambdanets.costs.count import Count, count, total
 from lambdanets.costs.layer_sizes import relations
 from lambdanets.models import MaskRCNN
-from lambdanets.reports.published import label, published
+from lambdanets.reports.published import published_value, row_label
 from lambdanets.table import Row
 
 MIB, GIB = 2**20, 2**30
@@ -68,7 +68,7 @@ def rows(
     columns += [f"GiB at batch {paper_batch}"] if paper_batch else []
     columns += ["maps MiB"] if attention_heads else []
     columns += ["train ratio", "infer ratio"] if reference else []
-    columns += ["published img/s"] if any(published(name, "throughput") for name in networks) else []
+    columns += ["published img/s"] if any(published_value(name, "throughput") for name in networks) else []
     result = Result(title, columns, setting=setting)
     pieces = {
         name: count(network.make, channels=network.channels, image_size=network.size, device=setting.place.type)
@@ -81,13 +81,13 @@ def rows(
     needs = {name: Need.of(counted[name], peak[name], batches[name]) for name in networks}
     for name, network in networks.items():
         row: Row = {
-            "row": label(name),
+            "row": row_label(name),
             "image": f"{network.size[0]}²",
             "batch": str(batches[name]),
             "train img/s": batches[name] / train[name],
             "infer img/s": batches[name] / infer[name],
             "peak MiB": peak[name],
-            "published img/s": str(published(name, "throughput") or "") or None,
+            "published img/s": str(published_value(name, "throughput") or "") or None,
         }
         if paper_batch:
             row[f"GiB at batch {paper_batch}"] = needs[name].bytes(paper_batch) / GIB
@@ -100,7 +100,7 @@ def rows(
         if batches[name] < batch:
             most = most_bytes(counted[name], batch) / GIB
             result.notes.append(
-                f"{label(name)}: batch {batch} was counted to need up to {most:,.1f} GiB and "
+                f"{row_label(name)}: batch {batch} was counted to need up to {most:,.1f} GiB and "
                 f"{setting.memory_gib:g} GiB were allowed; measured at batch {batches[name]}."
             )
     if paper_batch:
@@ -108,7 +108,7 @@ def rows(
             f"GiB at batch {paper_batch}: of a training step, by an image's measured peak, weights included."
         )
         result.notes += [
-            f"{label(name)}: batch {paper_batch} would need {need.bytes(paper_batch):,.0f} bytes."
+            f"{row_label(name)}: batch {paper_batch} would need {need.bytes(paper_batch):,.0f} bytes."
             for name, need in needs.items()
             if need.bytes(paper_batch) > setting.memory_gib * GIB
         ]
@@ -123,7 +123,7 @@ def rows(
             "on as many as they can."
         )
     if reference:
-        result.notes.append(f"Ratios: {label(reference)}'s images/s over the row's.")
+        result.notes.append(f"Ratios: {row_label(reference)}'s images/s over the row's.")
     for ours, theirs in pairs:
         result.notes.append(compared(ours, theirs, train, infer, batches))
     if "published img/s" in columns:
@@ -201,9 +201,9 @@ def ratio(ours: str, theirs: str, seconds: dict[str, float], batches: dict[str, 
 
 
 def compared(ours: str, theirs: str, train: dict[str, float], infer: dict[str, float], batches: dict[str, int]) -> str:
-    scores = [published(name, "top1") for name in (ours, theirs)]
+    scores = [published_value(name, "top1") for name in (ours, theirs)]
     known = ", published top-1 {} and {}".format(*scores) if all(scores) else ""
     return (
-        f"{label(ours)} against {label(theirs)}{known}: {ratio(ours, theirs, train, batches):.2f} times the images/s "
-        f"in training, {ratio(ours, theirs, infer, batches):.2f} times in inference."
+        f"{row_label(ours)} against {row_label(theirs)}{known}: {ratio(ours, theirs, train, batches):.2f} times the "
+        f"images/s in training, {ratio(ours, theirs, infer, batches):.2f} times in inference."
     )

@@ -15,7 +15,7 @@ from lambdanets.costs.closed_forms import FORMS, memory_gib, multiply_adds
 from lambdanets.costs.count import Count, count, total
 from lambdanets.costs.layer_sizes import relations
 from lambdanets.progress import progress_bar
-from lambdanets.reports.published import label, published
+from lambdanets.reports.published import published_value, row_label
 from lambdanets.runs import provenance
 from lambdanets.table import Row, Table
 
@@ -54,7 +54,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         )
         pieces.append(counted)
         costs[name] = total(counted)
-        shown = label(name)
+        shown = row_label(name)
         networks.rows.append(
             {
                 "row": shown,
@@ -103,7 +103,7 @@ def cells(cost: Count) -> Row:
 
 
 def text(experiment: str, quantity: str) -> str | None:
-    found = published(experiment, quantity)
+    found = published_value(experiment, quantity)
     return None if found is None else str(found)
 
 

@@ -25,7 +25,7 @@ from lambdanets.jobs.find_batch_size import free_memory
 from lambdanets.machine import processor_name
 from lambdanets.ops import missing_kernel
 from lambdanets.progress import progress_bar
-from lambdanets.reports.published import label
+from lambdanets.reports.published import row_label
 from lambdanets.runs import provenance
 from lambdanets.table import Row, Table
 
@@ -176,7 +176,7 @@ def batches(config: DictConfig) -> Table:
         except UserError as error:
             table.notes.append(f"{name}: {error}")
             continue
-        table.rows.append({"row": label(name), "image": f"{images.size[0]}²", **needs(total(parts), free)})
+        table.rows.append({"row": row_label(name), "image": f"{images.size[0]}²", **needs(total(parts), free)})
     table.notes.append(
         "Counted: what a training step keeps of an image in float32, and weights, gradients and two optimiser states; "
         f"{USABLE:.0%} of the memory is used. job=find_batch_size tries it."

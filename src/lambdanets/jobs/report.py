@@ -14,12 +14,12 @@ from lambdanets.config.build import build_model, images_of
 from lambdanets.console import silence_lightning
 from lambdanets.costs.count import count, total
 from lambdanets.errors import UserError
-from lambdanets.jobs import report_claims as claims
-from lambdanets.reports.archive import keep
+from lambdanets.jobs.report_claims import write_claims_page
+from lambdanets.reports.archive import archive_runs
 from lambdanets.reports.comparison import Comparison, compare
-from lambdanets.reports.figures import figures
-from lambdanets.reports.html import page
-from lambdanets.reports.runs import Run, collect
+from lambdanets.reports.figures import draw_figures
+from lambdanets.reports.html import render_page
+from lambdanets.reports.runs import RunRecord, read_runs
 from lambdanets.runs import provenance
 from lambdanets.runs.folders import SWEEPS
 from lambdanets.tasks import Classification, Detection
@@ -45,11 +45,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """
     silence_lightning()
     if config.get("claims"):
-        return claims.write(config.claims)
-    places = named(config.sweep_dir)
-    runs = collect(places)
-    if config.job.keep:
-        keep(runs, Path(config.job.keep))
+        return write_claims_page(config.claims)
+    runs = read_runs(sweep_folders(config.sweep_dir))
+    if config.job.archive_to:
+        archive_runs(runs, Path(config.job.archive_to))
     score = config.job.score or main_score(runs)
     comparison = compare(runs, score=score, baseline=config.job.baseline, flops=flops)
     tables = comparison.tables
@@ -65,12 +64,12 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     atomic_write(folder / "report.csv", comparison.numbers().csv())
     atomic_write(folder / "report.json", as_json(comparison, origin))
     html = f"{escape(made)}<br><code>{escape(origin['command'])}</code>"
-    atomic_write(folder / "report.html", page(tables, figures(comparison), html))
+    atomic_write(folder / "report.html", render_page(tables, draw_figures(comparison), html))
     log.info("Written to %s, and .md, .csv, .json.", os.path.relpath(folder / "report.html"))
     return {"rows": len(comparison.rows), "runs": finished, "missing": len(comparison.missing)}
 
 
-def named(sweep_dir: str | list[str] | None) -> list[Path]:
+def sweep_folders(sweep_dir: str | list[str] | None) -> list[Path]:
     """The folders that sweep_dir names, or the newest sweep's.
 
     Raises:
@@ -85,7 +84,7 @@ def named(sweep_dir: str | list[str] | None) -> list[Path]:
     return [max(sweeps, key=lambda file: file.stat().st_mtime).parent]
 
 
-def main_score(runs: list[Run]) -> str:
+def main_score(runs: list[RunRecord]) -> str:
     """The first score of the first task of which a run has any; test/top1 if none has."""
     for task in TASKS:
         if any(score in row for run in runs for row in (run.metrics, *run.log) for score in task.SCORES):
@@ -93,7 +92,7 @@ def main_score(runs: list[Run]) -> str:
     return TASKS[0].SCORES[0]
 
 
-def flops(run: Run) -> float | None:
+def flops(run: RunRecord) -> float | None:
     """Of one image's forward pass of the run's network; None where it can't be counted."""
     config = run.config
     key = json.dumps(OmegaConf.to_container(OmegaConf.masked_copy(config, ["model", "mixer", "data"])), sort_keys=True)
@@ -113,7 +112,7 @@ def count_flops(text: str) -> float | None:
     return total(parts).flops
 
 
-def describe_versions(runs: list[Run]) -> str:
+def describe_versions(runs: list[RunRecord]) -> str:
     """The code and packages of the runs, as far as they are the same."""
     found = set()
     for run in runs:
@@ -133,14 +132,14 @@ def as_json(comparison: Comparison, origin: dict[str, object]) -> str:
         "missing": comparison.missing,
         "runs": [
             {
-                "folder": str(run.folder),
+                "folder": str(run.path),
                 "experiment": run.experiment,
                 "seed": run.seed,
                 "metrics": run.metrics,
                 "problem": run.problem,
             }
             for row in comparison.rows
-            for run in row.row.runs.values()
+            for run in row.runs.by_seed.values()
         ],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

@@ -1,44 +1,55 @@
-"""Small copies of runs: what a report reads of them, without checkpoints and logs."""
+"""Archives of runs: one line of JSON per run with all that a report reads, without checkpoints and logs."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from lambdanets.atomic import atomic_write
-from lambdanets.reports.runs import Run
-from lambdanets.runs.folders import COMPOSED, METRICS, RESOLVED
+from lambdanets.reports.runs import ARCHIVE, RunRecord, read_archive
 
-WHOLE = (COMPOSED, RESOLVED, METRICS, "failed.json", ".hydra/overrides.yaml")
-# Of each start, what tells how it was made; not on whose machine it lay.
-ORIGIN = ("command", "date", "git", "python", "platform", "processor", "cores", "packages")
+# Each start keeps its code and hardware, but not its host, its folder and its process.
+START_KEYS = ("command", "date", "git", "python", "platform", "processor", "cores", "packages")
 
 
-def keep(runs: Sequence[Run], folder: Path) -> None:
-    """Copies what a report reads of each run: config, scores, its epochs and where they are from.
+def archive_runs(runs: Sequence[RunRecord], folder: Path) -> None:
+    """Write runs to an archive, each as one line of `runs.jsonl`.
+
+    The line of a run that was archived before is replaced; the lines of other runs stay.
 
     Args:
-        runs: as collected.
-        folder: where each gets a folder of its own name.
+        runs: as `read_runs` returns them.
+        folder: the archive's folder, which may not exist yet.
+
+    Raises:
+        UserError: the folder holds a damaged archive.
     """
-    for run in runs:
-        place = folder / run.folder.name
-        for name in WHOLE:
-            if (run.folder / name).is_file():
-                atomic_write(place / name, (run.folder / name).read_text())
-        if run.log:
-            atomic_write(place / "metrics.csv", epochs(run.log))
-        starts = [{key: start[key] for key in ORIGIN if key in start} for start in run.starts]
-        atomic_write(place / "provenance.json", json.dumps(starts, indent=1) + "\n")
+    file = folder / ARCHIVE
+    earlier = read_archive(file) if file.is_file() else []
+    lines = {identity(run): to_json(run) for run in (*earlier, *runs)}
+    atomic_write(file, "".join(f"{line}\n" for line in lines.values()))
 
 
-def epochs(rows: Sequence[dict[str, float]]) -> str:
-    """The rows of a log that an epoch ended with."""
-    kept = [row for row in rows if any(name.startswith(("val/", "speed/")) for name in row)]
-    columns = list(dict.fromkeys(name for row in kept for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(kept)
-    return text.getvalue()
+def identity(run: RunRecord) -> tuple[str, str]:
+    """Return the run's name and its folder's name; neither alone is unique below outputs/."""
+    return run.config.name, run.path.name
+
+
+def to_json(run: RunRecord) -> str:
+    """Return a run's line; `read_archive` gives the same numbers to the last digit."""
+    stored: dict[str, Any] = {
+        "run": run.path.name,
+        "config": OmegaConf.to_container(run.config),
+        "overrides": run.overrides,
+        "metrics": run.metrics,
+        "log": epoch_rows(run.log),
+        "starts": [{key: start[key] for key in START_KEYS if key in start} for start in run.starts],
+    }
+    return json.dumps(stored | ({} if run.error is None else {"error": run.error}), ensure_ascii=False)
+
+
+def epoch_rows(log: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """Return the rows that end an epoch, which hold its scores and speed."""
+    return [row for row in log if any(name.startswith(("val/", "speed/")) for name in row)]

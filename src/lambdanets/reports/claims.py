@@ -1,51 +1,57 @@
-"""Claims that one row makes of another, and what runs say of them."""
+"""Claims that compare two experiments, judged by runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from lambdanets.reports.comparison import differing, mean
-from lambdanets.reports.published import label, published
-from lambdanets.reports.runs import Row
-from lambdanets.reports.statistics import Difference, paired_difference
+from lambdanets.errors import UserError
+from lambdanets.reports.comparison import format_difference, mean_or_none
+from lambdanets.reports.published import published_value, row_label
+from lambdanets.reports.runs import ExperimentRuns
+from lambdanets.reports.statistics import PairedDifference, paired_difference
 from lambdanets.table import Table
 
-Judged = Literal["more", "little", "smaller", "faster"]
-HOLDS, FAILS, OPEN = "holds", "doesn't hold", "can't tell"
-LITTLE = 1.0  # percent
-FASTER = 1.1  # ratio
+Criterion = Literal["superior", "non_inferior", "fewer_parameters", "faster"]
+SUPPORTED, CONTRADICTED, INCONCLUSIVE = "holds", "doesn't hold", "can't tell"
+MARGIN = 1.0  # of non-inferiority, in percentage points
+MIN_SPEEDUP = 1.1  # ratio
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence on two experiments.
+    """A claim that compares two experiments.
 
     Args:
-        claim: the sentence.
-        a: the experiment that it praises.
-        b: the one that it is compared with.
-        judged: "more", its score is higher; "little", its score is lower by less than a point; "smaller", it has fewer
-            parameters; "faster", it trains more images a second.
+        statement: the claim in words.
+        a: the experiment that it favors.
+        b: the experiment that a is compared with.
+        criterion: "superior", a scores higher; "non_inferior", a scores lower by less than `MARGIN`, or higher;
+            "fewer_parameters", a has fewer of them; "faster", a trains more images per second.
     """
 
-    claim: str
+    statement: str
     a: str
     b: str
-    judged: Judged = "more"
+    criterion: Criterion = "superior"
+
+    def __post_init__(self) -> None:
+        if self.criterion not in get_args(Criterion):
+            choices = ", ".join(get_args(Criterion))
+            raise UserError(f"The claim '{self.statement}' has criterion={self.criterion}: choose one of {choices}.")
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What runs say of a claim; the texts are a table's cells, None without runs.
+class Judgment:
+    """The verdict on a claim with its evidence; texts are cells of a table, None without numbers.
 
     Args:
         claim: the claim.
-        published: the numbers that the paper prints.
-        ours: ours.
-        difference: of ours.
-        verdict: HOLDS, FAILS or OPEN.
-        interval: a difference of scores in percent.
-        printed: the same of the published scores.
+        published: both published numbers.
+        ours: both of our numbers.
+        difference: between ours.
+        verdict: SUPPORTED, CONTRADICTED or INCONCLUSIVE.
+        interval: the difference of our scores, in percent.
+        published_difference: the difference of the published scores, in percent.
     """
 
     claim: Claim
@@ -53,95 +59,113 @@ class Verdict:
     ours: str | None
     difference: str | None
     verdict: str
-    interval: Difference | None = None
-    printed: float | None = None
+    interval: PairedDifference | None = None
+    published_difference: float | None = None
 
 
-def judge(claim: Claim, rows: Mapping[str, Row], *, score: str, throughput: Mapping[str, float]) -> Verdict:
-    """The verdict on a claim.
+def judge(claim: Claim, rows: Mapping[str, ExperimentRuns], *, score: str, throughput: Mapping[str, float]) -> Judgment:
+    """Judge a claim by runs.
 
-    "more" holds if Student's 95 % interval of the differences, paired by seed, lies above 0, and doesn't if it lies
-    below; "little" holds if it lies above −1 percent, and doesn't if it lies below. In between, and with fewer than two
-    pairs, one can't tell. "smaller" compares numbers of parameters, "faster" asks for a ratio of 1.1 or more.
+    Scores are compared by Student's 95 % interval of the differences, paired by seed. A claim of superiority holds if
+    the interval lies above 0 and doesn't hold if it lies below; for non-inferiority the limit is −`MARGIN`. An interval
+    around the limit, or fewer than two pairs, is inconclusive. Numbers of parameters are compared as they are;
+    throughputs must differ by a ratio of `MIN_SPEEDUP`.
 
     Args:
         claim: the claim.
-        rows: by experiment.
-        score: name of the score in metrics.json, a share.
-        throughput: images/s in training, by experiment, measured side by side.
+        rows: runs by experiment.
+        score: name of the score in metrics.json, a fraction.
+        throughput: images/s in training by experiment, measured side by side.
     """
-    match claim.judged:
-        case "more" | "little":
-            return by_score(claim, rows, score)
-        case "smaller":
-            sizes = {name: mean(rows[name].values("parameters")) for name in (claim.a, claim.b) if name in rows}
-            return by_ratio(claim, "params", {n: v / 1e6 for n, v in sizes.items() if v}, " M", 1.0, fewer=True)
+    match claim.criterion:
+        case "superior":
+            return judge_scores(claim, rows, score, limit=0.0)
+        case "non_inferior":
+            return judge_scores(claim, rows, score, limit=-MARGIN)
+        case "fewer_parameters":
+            sizes = {name: mean_or_none(rows[name].values("parameters")) for name in (claim.a, claim.b) if name in rows}
+            millions = {name: size / 1e6 for name, size in sizes.items() if size}
+            return judge_ratio(claim, "params", millions, " M", min_ratio=1.0, lower_is_better=True)
         case "faster":
-            return by_ratio(claim, "throughput", throughput, " images/s", FASTER)
+            return judge_ratio(claim, "throughput", throughput, " images/s", min_ratio=MIN_SPEEDUP)
 
 
-def by_score(claim: Claim, rows: Mapping[str, Row], score: str) -> Verdict:
+def judge_scores(claim: Claim, rows: Mapping[str, ExperimentRuns], score: str, *, limit: float) -> Judgment:
+    """Judge a claim by the interval of its paired differences, which must lie above a limit in percent."""
     quantity = score.rpartition("/")[2]
     scores = [
         {seed: 100 * value for seed, value in rows[name].scores(score).items()} if name in rows else {}
         for name in (claim.a, claim.b)
     ]
-    found = paired_difference(*scores)
-    a, b = (published(name, quantity) for name in (claim.a, claim.b))
-    return Verdict(
+    difference = paired_difference(*scores)
+    means = [f"{sum(by_seed.values()) / len(by_seed):.2f}" for by_seed in scores if by_seed]
+    a, b = (published_value(name, quantity) for name in (claim.a, claim.b))
+    return Judgment(
         claim,
-        printed(claim, quantity),
-        against(*(f"{sum(of.values()) / len(of):.2f}" for of in scores)) if all(scores) else None,
-        differing(found),
-        OPEN if found is None else verdict(found, -LITTLE if claim.judged == "little" else 0.0),
-        found,
-        None if None in (a, b) else a.value - b.value,  # type: ignore[union-attr]
+        format_published_pair(claim, quantity),
+        format_pair(*means) if len(means) == 2 else None,
+        format_difference(difference),
+        interval_verdict(difference, limit),
+        difference,
+        a.value - b.value if a and b else None,
     )
 
 
-def verdict(found: Difference, least: float) -> str:
-    """Does the interval lie above a number, below it, or around it?"""
-    if found.low is None or found.high is None:
-        return OPEN
-    return HOLDS if found.low > least else FAILS if found.high < least else OPEN
+def interval_verdict(difference: PairedDifference | None, limit: float) -> str:
+    """Return whether an interval lies above a limit, below it or around it."""
+    if difference is None or difference.low is None or difference.high is None:
+        return INCONCLUSIVE
+    return SUPPORTED if difference.low > limit else CONTRADICTED if difference.high < limit else INCONCLUSIVE
 
 
-def by_ratio(
-    claim: Claim, quantity: str, values: Mapping[str, float], unit: str, least: float, *, fewer: bool = False
-) -> Verdict:
+def judge_ratio(
+    claim: Claim,
+    quantity: str,
+    values: Mapping[str, float],
+    unit: str,
+    *,
+    min_ratio: float,
+    lower_is_better: bool = False,
+) -> Judgment:
+    """Judge a claim by the ratio of two values without an interval.
+
+    Args:
+        claim: the claim.
+        quantity: name among the published numbers.
+        values: by experiment.
+        unit: with a leading space.
+        min_ratio: the better value must be better by more than this ratio.
+        lower_is_better: whether the smaller value is the better one.
+    """
+    published = format_published_pair(claim, quantity)
     if claim.a not in values or claim.b not in values:
-        return Verdict(claim, printed(claim, quantity), None, None, OPEN)
+        return Judgment(claim, published, None, None, INCONCLUSIVE)
     a, b = values[claim.a], values[claim.b]
-    gain = b / a if fewer else a / b
-    return Verdict(
-        claim,
-        printed(claim, quantity),
-        against(f"{a:.3g}", f"{b:.3g}") + unit,
-        f"× {a / b:.2f}",
-        HOLDS if gain > least else FAILS if gain < 1 / least else OPEN,
-    )
+    gain = b / a if lower_is_better else a / b
+    verdict = SUPPORTED if gain > min_ratio else CONTRADICTED if gain < 1 / min_ratio else INCONCLUSIVE
+    return Judgment(claim, published, format_pair(f"{a:.3g}", f"{b:.3g}") + unit, f"× {a / b:.2f}", verdict)
 
 
-def printed(claim: Claim, quantity: str) -> str | None:
-    """The published numbers of both rows, where there are both."""
-    numbers = [published(name, quantity) for name in (claim.a, claim.b)]
-    if None in numbers:
+def format_published_pair(claim: Claim, quantity: str) -> str | None:
+    """Return the published numbers of both experiments, None unless both are published."""
+    a, b = (published_value(name, quantity) for name in (claim.a, claim.b))
+    if a is None or b is None:
         return None
-    return against(*(str(number).removesuffix(" (unconfirmed)") for number in numbers)) + (
-        " (unconfirmed)" if any(number and number.trust == "R" for number in numbers) else ""
-    )
+    numbers = [str(number).removesuffix(" (unconfirmed)") for number in (a, b)]
+    return format_pair(*numbers) + (" (unconfirmed)" if "R" in (a.trust, b.trust) else "")
 
 
-def against(a: str, b: str) -> str:
+def format_pair(a: str, b: str) -> str:
     return f"{a} against {b}"
 
 
-def table(title: str, verdicts: list[Verdict]) -> Table:
-    """A row a claim."""
+def claims_table(title: str, judgments: list[Judgment]) -> Table:
+    """Return a table with one row per claim."""
     columns = ["claim", "A", "B", "published", "ours", "A − B [95 %]", "verdict"]
-    shown = Table(title, columns)
-    for found in verdicts:
-        sides = label(found.claim.a), label(found.claim.b)
-        cells = (found.claim.claim, *sides, found.published, found.ours, found.difference, found.verdict)
-        shown.rows.append(dict(zip(columns, cells, strict=True)))
-    return shown
+    table = Table(title, columns)
+    for judgment in judgments:
+        claim = judgment.claim
+        labels = row_label(claim.a), row_label(claim.b)
+        cells = (claim.statement, *labels, judgment.published, judgment.ours, judgment.difference, judgment.verdict)
+        table.rows.append(dict(zip(columns, cells, strict=True)))
+    return table

@@ -1,4 +1,4 @@
-"""Runs compared: one row an experiment, the published numbers beside."""
+"""Comparisons of runs: one row per experiment, beside the published numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,46 +6,66 @@ from statistics import fmean
 
 from omegaconf import OmegaConf
 
-from lambdanets.reports.detection_table import AVERAGE_PRECISIONS, Detector, by_size, detected
-from lambdanets.reports.published import label, published
-from lambdanets.reports.runs import Row, Run, grouped, missing
-from lambdanets.reports.statistics import Difference, Summary, paired_difference, summary
+from lambdanets.reports.detection_table import (
+    AVERAGE_PRECISIONS,
+    DetectionRow,
+    detection_table,
+    mean_test_scores,
+)
+from lambdanets.reports.published import published_value, row_label
+from lambdanets.reports.runs import ExperimentRuns, RunRecord, describe_missing, group_runs
+from lambdanets.reports.statistics import PairedDifference, ScoreSummary, paired_difference, summarize
 from lambdanets.table import Table
 
-Flops = Callable[[Run], float | None]
-SHOWN = {"top1": "top-1", "top5": "top-5", "box_ap": "box AP", "mask_ap": "mask AP"}
+QUANTITY_NAMES = {"top1": "top-1", "top5": "top-5", "box_ap": "box AP", "mask_ap": "mask AP"}
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A row's figures; scores in percent, None where no run has them."""
+class ComparedRow:
+    """One row of a comparison; a number is None where no run has it.
 
-    row: Row
+    Args:
+        runs: the row's runs.
+        name: label of the experiment, with the setting where it distinguishes rows.
+        score: over seeds, in percent.
+        average_precisions: a detector's, in percent, by name; empty for other networks.
+        difference: to the baseline, in percent.
+        parameters: of the network.
+        flops: of one image's forward pass.
+        images_per_s: in training, by the runs' own clocks.
+        memory_gib: peak memory of training.
+    """
+
+    runs: ExperimentRuns
     name: str
-    score: Summary | None
-    detected: dict[str, float]  # a detector's average precisions
-    difference: Difference | None
+    score: ScoreSummary | None
+    average_precisions: dict[str, float]
+    difference: PairedDifference | None
     parameters: float | None
     flops: float | None
     images_per_s: float | None
     memory_gib: float | None
 
+    @property
+    def experiment(self) -> str:
+        return self.runs.experiment
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a report shows.
+    """The content of a report.
 
     Args:
         title: one line.
-        score: name of the score that is compared.
+        score: name of the compared score in metrics.json.
         rows: in order.
-        baseline: the experiment that differences are to, if it has runs.
-        missing: failed, unfinished and never started runs, in words.
+        baseline: the experiment that differences refer to, None if it has no runs.
+        missing: descriptions of failed, unfinished and never started runs.
     """
 
     title: str
     score: str
-    rows: list[Compared]
+    rows: list[ComparedRow]
     baseline: str | None
     missing: list[str]
 
@@ -56,13 +76,14 @@ class Comparison:
 
     @property
     def tables(self) -> list[Table]:
-        """For readers; of detectors a second one, by the size of objects."""
-        detectors = [Detector(row.name, row.row.experiment, row.detected) for row in self.rows]
-        return [self.table(), *([by_size(detectors)] if any(row.detected for row in self.rows) else [])]
+        """Tables for readers: the comparison, and for detectors their average precisions."""
+        rows = [DetectionRow(row.name, row.experiment, row.average_precisions) for row in self.rows]
+        return [self.table(), *([detection_table(rows)] if any(row.scores for row in rows) else [])]
 
     def table(self) -> Table:
-        beside = f"published {SHOWN.get(self.quantity, self.quantity)}"
-        columns = ["row", "runs", f"{self.score} %", beside, "difference [95 %]", "M parameters"]
+        """Return the comparison for readers."""
+        published_score = f"published {QUANTITY_NAMES.get(self.quantity, self.quantity)}"
+        columns = ["row", "runs", f"{self.score} %", published_score, "difference [95 %]", "M parameters"]
         columns += ["published M", "GFLOPs", "images/s", "GiB"]
         table = Table(self.title, columns)
         for row in self.rows:
@@ -70,53 +91,54 @@ class Comparison:
                 {
                     "row": row.name,
                     "runs": str(row.score.seeds if row.score else 0),
-                    f"{self.score} %": scored(row.score),
+                    f"{self.score} %": format_score(row.score),
+                    published_score: format_published(row.experiment, self.quantity),
                     "difference [95 %]": self.difference(row),
                     "M parameters": None if row.parameters is None else f"{row.parameters / 1e6:.3f}",
+                    "published M": format_published(row.experiment, "params"),
                     "GFLOPs": None if row.flops is None else row.flops / 1e9,
                     "images/s": row.images_per_s,
                     "GiB": row.memory_gib,
-                    beside: quoted(row, self.quantity),
-                    "published M": quoted(row, "params"),
                 }
             )
         table.notes = self.notes()
         return table
 
-    def difference(self, row: Compared) -> str | None:
-        return "baseline" if row.row.experiment == self.baseline else differing(row.difference)
+    def difference(self, row: ComparedRow) -> str | None:
+        """Return the cell with a row's difference to the baseline."""
+        return "baseline" if row.experiment == self.baseline else format_difference(row.difference)
 
     def notes(self) -> list[str]:
         notes = [f"{self.score}: mean ± standard deviation over seeds."]
         if self.baseline:
             notes.append(
-                f"Difference: to {label(self.baseline)}, paired by seed; Student's 95 % interval from two seeds on."
+                f"Difference: to {row_label(self.baseline)}, paired by seed; Student's 95 % interval from two seeds on."
             )
         notes.append(
             "GFLOPs: of one image's forward pass, two a multiply-add. Images/s and GiB: in training, as the runs "
             "measured them on their machines."
         )
-        if any(published(row.row.experiment, self.quantity) for row in self.rows):
+        if any(published_value(row.experiment, self.quantity) for row in self.rows):
             data = "COCO" if self.quantity in AVERAGE_PRECISIONS else "ImageNet"
             notes.append(f"Published: on {data}, by the papers; unconfirmed: as recalled, not read again. Never ours.")
         return notes + [f"Missing: {sentence}." for sentence in self.missing]
 
     def numbers(self) -> Table:
-        """For programs: one value a cell."""
+        """Return the comparison for programs: one number per cell."""
         columns = ["experiment", "setting", "runs", "mean", "deviation", "difference", "low", "high", "pairs"]
         columns += ["parameters", "flops", "images_per_s", "memory_gib"]
-        scores = AVERAGE_PRECISIONS if any(row.detected for row in self.rows) else ()
+        scores = AVERAGE_PRECISIONS if any(row.average_precisions for row in self.rows) else ()
         columns += scores
         quantities = dict.fromkeys([self.quantity, "params", *scores])
-        columns += [f"published_{name}{trust}" for name in quantities for trust in ("", "_trust")]
+        columns += [f"published_{name}{suffix}" for name in quantities for suffix in ("", "_trust")]
         table = Table(self.title, columns)
         for row in self.rows:
-            printed = {name: published(row.row.experiment, name) for name in quantities}
+            published = {name: published_value(row.experiment, name) for name in quantities}
             score, difference = row.score, row.difference
             table.rows.append(
                 {
-                    "experiment": row.row.experiment,
-                    "setting": " ".join(row.row.setting),
+                    "experiment": row.experiment,
+                    "setting": " ".join(row.runs.setting),
                     "runs": score.seeds if score else 0,
                     "mean": score.mean if score else None,
                     "deviation": score.deviation if score else None,
@@ -128,89 +150,103 @@ class Comparison:
                     "flops": row.flops,
                     "images_per_s": row.images_per_s,
                     "memory_gib": row.memory_gib,
-                    **row.detected,
-                    **{f"published_{name}": found.value for name, found in printed.items() if found},
-                    **{f"published_{name}_trust": found.trust for name, found in printed.items() if found},
+                    **row.average_precisions,
+                    **{f"published_{name}": number.value for name, number in published.items() if number},
+                    **{f"published_{name}_trust": number.trust for name, number in published.items() if number},
                 }
             )
         return table
 
 
-def compare(runs: list[Run], *, score: str, baseline: str | None, flops: Flops) -> Comparison:
-    """Groups runs by experiment and setting, and their scores over seeds.
+def compare(
+    runs: list[RunRecord], *, score: str, baseline: str | None, flops: Callable[[RunRecord], float | None]
+) -> Comparison:
+    """Group runs by experiment and setting and compare their scores over seeds.
 
     Args:
-        runs: as collected.
-        score: a score of metrics.json.
-        baseline: the experiment to which differences are; None takes the sweep's.
-        flops: counts a run's.
+        runs: as `read_runs` returns them.
+        score: name of a score in metrics.json.
+        baseline: the experiment that differences refer to; None takes the sweep's.
+        flops: counts the FLOPs of a run's network, or returns None where they can't be counted.
     """
-    rows = grouped(runs)
+    grouped = group_runs(runs)
     first = runs[0].config
     baseline = baseline or OmegaConf.select(first, "sweep.baseline")
-    compared = []
-    for row in rows:
-        against = baseline_of(row, rows, baseline)
-        scores = percent(row.scores(score))
-        compared.append(
-            Compared(
-                row,
-                name_of(row, rows),
-                summary(list(scores.values())) if scores else None,
-                detected(row),
-                paired_difference(scores, percent(against.scores(score))) if against and against is not row else None,
-                mean(row.values("parameters")),
-                flops(next(iter(row.runs.values()))),
-                mean(row.values("images_per_s")),
-                mean([gib for run in row.runs.values() for gib in peak_memory(run)]),
-            )
-        )
+    rows = [compare_row(row, grouped, score=score, baseline=baseline, flops=flops) for row in grouped]
     title = OmegaConf.select(first, "sweep.title") or "Runs compared"
-    there = baseline if any(row.experiment == baseline for row in rows) else None
-    return Comparison(title, score, compared, there, missing(rows))
+    has_baseline = any(row.experiment == baseline for row in rows)
+    return Comparison(title, score, rows, baseline if has_baseline else None, describe_missing(grouped))
 
 
-def name_of(row: Row, rows: list[Row]) -> str:
-    """A row's label, with what sets it apart from others of the same experiment."""
-    others = [other for other in rows if other.experiment == row.experiment]
-    common = set.intersection(*(set(other.setting) for other in others))
-    return ", ".join([label(row.experiment), *(said for said in row.setting if said not in common)])
+def compare_row(
+    row: ExperimentRuns,
+    rows: list[ExperimentRuns],
+    *,
+    score: str,
+    baseline: str | None,
+    flops: Callable[[RunRecord], float | None],
+) -> ComparedRow:
+    """Compare one row with the baseline among all rows; arguments as for `compare`."""
+    reference = find_baseline(row, rows, baseline)
+    scores = valid_percents(row.scores(score))
+    difference = None
+    if reference is not None and reference is not row:
+        difference = paired_difference(scores, valid_percents(reference.scores(score)))
+    return ComparedRow(
+        row,
+        row_name(row, rows),
+        summarize(list(scores.values())) if scores else None,
+        mean_test_scores(row),
+        difference,
+        mean_or_none(row.values("parameters")),
+        flops(next(iter(row.by_seed.values()))),
+        mean_or_none(row.values("images_per_s")),
+        mean_or_none([memory for run in row.by_seed.values() if (memory := peak_memory_gib(run)) is not None]),
+    )
 
 
-def baseline_of(row: Row, rows: list[Row], baseline: str | None) -> Row | None:
-    """The baseline's row in the same setting, else the only one there is."""
-    found = [other for other in rows if other.experiment == baseline]
-    same = [other for other in found if other.setting == row.setting]
-    return (same or (found if len(found) == 1 else [None]))[0]  # type: ignore[list-item]
+def row_name(row: ExperimentRuns, rows: list[ExperimentRuns]) -> str:
+    """Return a row's label with the settings that set it apart from other rows of its experiment."""
+    settings = [set(other.setting) for other in rows if other.experiment == row.experiment]
+    common = set.intersection(*settings)
+    return ", ".join([row_label(row.experiment), *(override for override in row.setting if override not in common)])
 
 
-def peak_memory(run: Run) -> list[float]:
-    seen = [row["speed/peak_memory_gib"] for row in run.log if "speed/peak_memory_gib" in row]
-    return [max(seen)] if seen else []
+def find_baseline(row: ExperimentRuns, rows: list[ExperimentRuns], baseline: str | None) -> ExperimentRuns | None:
+    """Return the baseline's row in the same setting, or else its only row."""
+    candidates = [other for other in rows if other.experiment == baseline]
+    same_setting = [other for other in candidates if other.setting == row.setting]
+    if same_setting:
+        return same_setting[0]
+    return candidates[0] if len(candidates) == 1 else None
 
 
-def percent(scores: dict[int, float]) -> dict[int, float]:
-    """Of those that there are: an average precision of what isn't in the data is −1."""
+def peak_memory_gib(run: RunRecord) -> float | None:
+    return max((row["speed/peak_memory_gib"] for row in run.log if "speed/peak_memory_gib" in row), default=None)
+
+
+def valid_percents(scores: dict[int, float]) -> dict[int, float]:
+    """Return scores in percent, without the −1 that COCO gives for sizes of objects that the data lack."""
     return {seed: 100 * score for seed, score in scores.items() if score >= 0}
 
 
-def mean(values: list[float]) -> float | None:
+def mean_or_none(values: list[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def scored(found: Summary | None) -> str | None:
-    if found is None:
+def format_score(score: ScoreSummary | None) -> str | None:
+    if score is None:
         return None
-    return f"{found.mean:.2f}" + ("" if found.deviation is None else f" ± {found.deviation:.2f}")
+    return f"{score.mean:.2f}" + ("" if score.deviation is None else f" ± {score.deviation:.2f}")
 
 
-def differing(found: Difference | None) -> str | None:
-    if found is None:
+def format_difference(difference: PairedDifference | None) -> str | None:
+    if difference is None:
         return None
-    interval = "" if found.low is None or found.high is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
-    return f"{found.mean:+.2f}{interval}"
+    low, high = difference.low, difference.high
+    return f"{difference.mean:+.2f}" + ("" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]")
 
 
-def quoted(row: Compared, quantity: str) -> str | None:
-    found = published(row.row.experiment, quantity)
-    return None if found is None else str(found)
+def format_published(experiment: str, quantity: str) -> str | None:
+    number = published_value(experiment, quantity)
+    return None if number is None else str(number)

@@ -1,49 +1,53 @@
-"""Detectors' average precision by overlap and by the size of objects, as the paper lays it out."""
+"""Average precision of detectors by overlap and by the size of objects, in the paper's layout."""
 
 from collections.abc import Iterable
 from statistics import fmean
 from typing import NamedTuple
 
-from lambdanets.reports.published import published
-from lambdanets.reports.runs import Row
+from lambdanets.reports.published import published_value
+from lambdanets.reports.runs import ExperimentRuns
 from lambdanets.table import Table
 
 KINDS = ("box", "mask")
-GROUPS = (("50", "75"), ("_small", "_medium", "_large"))
-AVERAGE_PRECISIONS = tuple(
-    f"{kind}_ap{part}" for kind in KINDS for part in ("", *(part for group in GROUPS for part in group))
-)
+OVERLAPS, SIZES = ("50", "75"), ("_small", "_medium", "_large")
+AVERAGE_PRECISIONS = tuple(f"{kind}_ap{suffix}" for kind in KINDS for suffix in ("", *OVERLAPS, *SIZES))
 
 
-class Detector(NamedTuple):
-    """A row's name and experiment, and its average precisions in percent, by name."""
+class DetectionRow(NamedTuple):
+    """The average precisions of one row of a comparison.
+
+    Args:
+        name: the row's name in the comparison.
+        experiment: as in configs/experiment.
+        scores: average precisions in percent, by name.
+    """
 
     name: str
     experiment: str
-    found: dict[str, float]
+    scores: dict[str, float]
 
 
-def detected(row: Row) -> dict[str, float]:
-    """The mean over seeds of each average precision on the test split, in percent.
+def mean_test_scores(row: ExperimentRuns) -> dict[str, float]:
+    """Return the mean over seeds of each average precision on the test split, in percent.
 
-    Those of objects that the data don't have, −1, are left out.
+    COCO's evaluation gives −1 for sizes of objects that the data lack; these are left out.
     """
-    scores = {name: row.scores(f"test/{name}").values() for name in AVERAGE_PRECISIONS}
-    there = {name: [100 * score for score in found if score >= 0] for name, found in scores.items()}
-    return {name: fmean(found) for name, found in there.items() if found}
+    by_name = {name: row.scores(f"test/{name}").values() for name in AVERAGE_PRECISIONS}
+    percents = {name: [100 * score for score in scores if score >= 0] for name, scores in by_name.items()}
+    return {name: fmean(scores) for name, scores in percents.items() if scores}
 
 
-def by_size(rows: Iterable[Detector]) -> Table:
-    """Ours, and below each what the paper prints for it."""
-    table = Table("Average precision by overlap and by size of objects", ["row", "of", *cells({})])
+def detection_table(rows: Iterable[DetectionRow]) -> Table:
+    """Lay out our average precisions, each row followed by the published ones."""
+    table = Table("Average precision by overlap and by size of objects", ["row", "of", *format_scores({})])
     for row in rows:
-        printed = {name: published(row.experiment, name) for name in AVERAGE_PRECISIONS}
-        theirs = {name: found.value for name, found in printed.items() if found}
-        unconfirmed = any(found.trust == "R" for found in printed.values() if found)
+        published = {name: published_value(row.experiment, name) for name in AVERAGE_PRECISIONS}
+        published_scores = {name: number.value for name, number in published.items() if number}
+        unconfirmed = any(number.trust == "R" for number in published.values() if number)
         source = "published (unconfirmed)" if unconfirmed else "published"
-        for whose, numbers in (("ours", row.found), (source, theirs)):
-            if numbers:
-                table.rows.append({"row": row.name, "of": whose, **cells(numbers)})
+        for origin, scores in (("ours", row.scores), (source, published_scores)):
+            if scores:
+                table.rows.append({"row": row.name, "of": origin, **format_scores(scores)})
     table.notes += [
         "AP: COCO's, in percent, over overlaps of 50 to 95 %; at 50 and 75 %; of small, medium and large objects.",
         "Ours: mean over seeds. Published: on COCO, by the paper; unconfirmed: as recalled, not read again.",
@@ -51,13 +55,13 @@ def by_size(rows: Iterable[Detector]) -> Table:
     return table
 
 
-def cells(numbers: dict[str, float]) -> dict[str, str | None]:
-    """One row's average precisions, as the paper groups them."""
-    found: dict[str, str | None] = {}
+def format_scores(scores: dict[str, float]) -> dict[str, str | None]:
+    """Return the cells of one row, grouped as in the paper; None for a group without scores."""
+    cells: dict[str, str | None] = {}
     for kind in KINDS:
-        groups = {f"{kind} AP": ("",), f"{kind} 50 / 75": GROUPS[0], f"{kind} s / m / l": GROUPS[1]}
-        for heading, parts in groups.items():
-            shown = [numbers.get(f"{kind}_ap{part}") for part in parts]
-            text = " / ".join("–" if number is None else f"{number:.1f}" for number in shown)
-            found[heading] = text if any(number is not None for number in shown) else None
-    return found
+        groups = {f"{kind} AP": ("",), f"{kind} 50 / 75": OVERLAPS, f"{kind} s / m / l": SIZES}
+        for heading, suffixes in groups.items():
+            values = [scores.get(f"{kind}_ap{suffix}") for suffix in suffixes]
+            text = " / ".join("–" if value is None else f"{value:.1f}" for value in values)
+            cells[heading] = text if any(value is not None for value in values) else None
+    return cells

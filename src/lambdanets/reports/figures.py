@@ -1,128 +1,136 @@
-"""The plots of a report, as SVG."""
+"""Figures of a report, as SVG."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from lambdanets.reports.claims import FAILS, HOLDS, Verdict
-from lambdanets.reports.comparison import Compared, Comparison
-from lambdanets.reports.published import label
-from lambdanets.reports.runs import Row
+from lambdanets.reports.claims import CONTRADICTED, SUPPORTED, Judgment
+from lambdanets.reports.comparison import ComparedRow, Comparison
+from lambdanets.reports.published import row_label
+from lambdanets.reports.runs import ExperimentRuns
 
 
-def figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
-    """Titles and pictures; one that no run has figures for is left out."""
-    colours = {row.name: colour for row, colour in zip(comparison.rows, palette(len(comparison.rows)), strict=True)}
-    if any(curves(row.row, comparison.quantity) for row in comparison.rows):
-        yield "Training curves", training_curves(comparison, colours)
-    sized = [row for row in comparison.rows if row.score and row.parameters]
-    if sized:
-        points = [(row.parameters / 1e6, row) for row in sized if row.parameters]
-        yield "Accuracy and parameters", scatter(comparison, points, colours, "M parameters")
-    timed = [row for row in comparison.rows if row.score and row.images_per_s]
-    if timed:
-        points = [(1e3 / row.images_per_s, row) for row in timed if row.images_per_s]
-        yield (
-            "Speed and accuracy",
-            scatter(comparison, points, colours, "ms of training an image, smaller is faster", front=True),
-        )
+def draw_figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Yield titles and SVG elements of the figures that the runs have numbers for."""
+    rows = comparison.rows
+    colors = {row.name: color for row, color in zip(rows, palette(len(rows)), strict=True)}
+    if any(validation_scores(row.runs, comparison.quantity) for row in rows):
+        yield "Training curves", draw_training_curves(comparison, colors)
+    by_size = [(row.parameters / 1e6, row) for row in rows if row.score and row.parameters]
+    if by_size:
+        yield "Accuracy and parameters", draw_scatter(comparison, by_size, colors, "M parameters")
+    by_time = [(1e3 / row.images_per_s, row) for row in rows if row.score and row.images_per_s]
+    if by_time:
+        x = "ms of training an image, smaller is faster"
+        yield "Speed and accuracy", draw_scatter(comparison, by_time, colors, x, front=True)
 
 
-def intervals(verdicts: Sequence[Verdict]) -> str | None:
-    """The differences that verdicts rest on, with their intervals and the published differences; None without any."""
+def draw_intervals(judgments: Sequence[Judgment]) -> str | None:
+    """Draw the differences that verdicts rest on, with their intervals and the published differences.
+
+    Returns:
+        An SVG element, or None if no judgment has an interval.
+    """
     judged = [
-        (found, found.interval) for found in reversed(verdicts) if found.interval and found.interval.low is not None
+        (judgment, judgment.interval)
+        for judgment in reversed(judgments)
+        if judgment.interval and judgment.interval.low is not None
     ]
     if not judged:
         return None
-    figure, axes = canvas(height=1 + 0.42 * len(judged))
-    for place, (found, interval) in enumerate(judged):
-        colour = {HOLDS: "tab:green", FAILS: "tab:red"}.get(found.verdict, "tab:grey")
-        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2)
-        axes.plot(interval.mean, place, "o", color=colour)
-        if found.printed is not None:
-            axes.plot(found.printed, place, "D", color="black", markerfacecolor="none", markersize=6)
+    figure, axes = new_axes(height=1 + 0.42 * len(judged))
+    for y, (judgment, interval) in enumerate(judged):
+        color = {SUPPORTED: "tab:green", CONTRADICTED: "tab:red"}.get(judgment.verdict, "tab:grey")
+        axes.plot([interval.low, interval.high], [y, y], color=color, linewidth=2)
+        axes.plot(interval.mean, y, "o", color=color)
+        if judgment.published_difference is not None:
+            axes.plot(judgment.published_difference, y, "D", color="black", markerfacecolor="none", markersize=6)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(judged)), [f"{label(found.claim.a)} − {label(found.claim.b)}" for found, _ in judged])
+    labels = [f"{row_label(judgment.claim.a)} − {row_label(judgment.claim.b)}" for judgment, _ in judged]
+    axes.set_yticks(range(len(judged)), labels)
     axes.set_xlabel("difference in percent, 95 % interval; ◇ published, in ResNet-50 on ImageNet")
-    return svg(figure)
+    return to_svg(figure)
 
 
 def palette(count: int) -> list[Any]:
     from matplotlib import colormaps
 
     if count <= 10:
-        return [colormaps["tab10"](number) for number in range(count)]
-    return [colormaps["turbo"]((number + 0.5) / count) for number in range(count)]
+        return [colormaps["tab10"](index) for index in range(count)]
+    return [colormaps["turbo"]((index + 0.5) / count) for index in range(count)]
 
 
-def curves(row: Row, quantity: str) -> dict[int, list[float]]:
-    """The validation scores of all seeds, in percent, by epoch."""
+def validation_scores(row: ExperimentRuns, quantity: str) -> dict[int, list[float]]:
+    """Return the validation scores of all seeds by epoch, in percent."""
     by_epoch: dict[int, list[float]] = {}
-    for run in row.runs.values():
+    for run in row.by_seed.values():
         for epoch, score in run.curve(f"val/{quantity}").items():
             by_epoch.setdefault(epoch, []).append(100 * score)
     return dict(sorted(by_epoch.items()))
 
 
-def training_curves(comparison: Comparison, colours: dict[str, Any]) -> str:
-    figure, axes = canvas(height=4.6)
+def draw_training_curves(comparison: Comparison, colors: Mapping[str, Any]) -> str:
+    """Draw each row's validation scores: their mean over seeds and their range."""
+    figure, axes = new_axes(height=4.6)
     for row in comparison.rows:
-        found = curves(row.row, comparison.quantity)
-        if found:
-            epochs = list(found)
-            axes.plot(epochs, [fmean(v) for v in found.values()], marker=".", color=colours[row.name], label=row.name)
-            axes.fill_between(
-                epochs,
-                [min(v) for v in found.values()],
-                [max(v) for v in found.values()],
-                color=colours[row.name],
-                alpha=0.12,
-                linewidth=0,
-            )
+        scores = validation_scores(row.runs, comparison.quantity)
+        if scores:
+            epochs = list(scores)
+            axes.plot(epochs, list(map(fmean, scores.values())), marker=".", color=colors[row.name], label=row.name)
+            low, high = ([limit(values) for values in scores.values()] for limit in (min, max))
+            axes.fill_between(epochs, low, high, color=colors[row.name], alpha=0.12, linewidth=0)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"val/{comparison.quantity} %, mean and range over seeds")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return svg(figure)
+    return to_svg(figure)
 
 
-def scatter(
+def draw_scatter(
     comparison: Comparison,
-    points: Sequence[tuple[float, Compared]],
-    colours: dict[str, Any],
-    x: str,
+    points: Sequence[tuple[float, ComparedRow]],
+    colors: Mapping[str, Any],
+    xlabel: str,
     *,
     front: bool = False,
 ) -> str:
-    figure, axes = canvas(height=4.6)
-    for place, row in points:
+    """Draw each row's score, with its standard deviation, over another quantity.
+
+    Args:
+        comparison: what the rows are from.
+        points: x, and the row.
+        colors: by a row's name.
+        xlabel: quantity and unit.
+        front: draw the Pareto front too.
+    """
+    figure, axes = new_axes(height=4.6)
+    for x, row in points:
         assert row.score is not None
         axes.errorbar(
-            [place],
+            [x],
             [row.score.mean],
             yerr=None if row.score.deviation is None else [row.score.deviation],
             fmt="o",
             capsize=3,
-            color=colours[row.name],
+            color=colors[row.name],
             label=row.name,
         )
     if front:
-        best = pareto([(place, row.score.mean) for place, row in points if row.score])
+        best = pareto_front([(x, row.score.mean) for x, row in points if row.score])
         axes.plot(*zip(*best, strict=True), color="grey", linewidth=1, linestyle="--", label="Pareto front", zorder=0)
-    if len(points) > 1 and max(p for p, _ in points) > 4 * min(p for p, _ in points):
+    if len(points) > 1 and max(x for x, _ in points) > 4 * min(x for x, _ in points):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
-    axes.set_xlabel(x)
+    axes.set_xlabel(xlabel)
     axes.set_ylabel(f"{comparison.score} %")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return svg(figure)
+    return to_svg(figure)
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (cost, score) that no other point beats in both, from the cheapest on."""
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the (cost, score) that no other point beats in both, by increasing cost."""
     front: list[tuple[float, float]] = []
     for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or score > front[-1][1]:
@@ -130,7 +138,12 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return front
 
 
-def canvas(height: float) -> tuple[Any, Any]:
+def new_axes(height: float) -> tuple[Any, Any]:
+    """Return a figure and its axes in the style of all figures.
+
+    Args:
+        height: in inches.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, height), layout="constrained")
@@ -140,12 +153,11 @@ def canvas(height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def svg(figure: Any) -> str:
-    """The picture's element, to stand in an HTML page."""
+def to_svg(figure: Any) -> str:
+    """Return a figure as an SVG element for an HTML page; the same input gives the same bytes."""
     from matplotlib import rc_context
 
     text = io.StringIO()
-    # The same input gives the same bytes: no date, no random ids.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "lambdanets"}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "lambdanets"}):  # no random ids
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else."""
+"""Reports as single HTML pages without external resources."""
 
 from collections.abc import Iterable
 from html import escape
@@ -19,17 +19,19 @@ svg { max-width: 100%; height: auto; }
 """
 
 
-def page(tables: list[Table], pictures: Iterable[tuple[str, str]], origin: str) -> str:
-    """The tables with their notes, and pictures.
+def render_page(tables: list[Table], figures: Iterable[tuple[str, str]], origin: str) -> str:
+    """Render tables with their notes, and figures.
 
     Args:
-        tables: as `Comparison.tables`; the first one's title is the page's.
-        pictures: titles and SVG elements.
+        tables: the first one's title is the page's.
+        figures: titles and SVG elements.
         origin: how the report was made, in HTML.
     """
     first, *others = tables
-    more = "\n".join(f"<section><h2>{escape(table.title)}</h2>\n{element(table)}</section>" for table in others)
-    plots = "\n".join(f"<section><h2>{escape(title)}</h2>{picture}</section>" for title, picture in pictures)
+    sections = "\n".join(
+        f"<section><h2>{escape(table.title)}</h2>\n{render_table(table)}</section>" for table in others
+    )
+    plots = "\n".join(f"<section><h2>{escape(title)}</h2>{svg}</section>" for title, svg in figures)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -41,16 +43,16 @@ def page(tables: list[Table], pictures: Iterable[tuple[str, str]], origin: str) 
 <body>
 <h1>{escape(first.title)}</h1>
 <p>{origin}</p>
-{element(first)}
-{more}
+{render_table(first)}
+{sections}
 {plots}
 </body>
 </html>
 """
 
 
-def element(table: Table) -> str:
-    """A table and its notes in HTML."""
+def render_table(table: Table) -> str:
+    """Render a table and its notes."""
     kinds = ["text" if index == 0 else "number" for index in range(len(table.columns))]
     head = "".join(
         f'<th class="{kind}">{escape(column)}</th>' for kind, column in zip(kinds, table.columns, strict=True)

@@ -1,4 +1,4 @@
-"""What the papers print."""
+"""Numbers that the papers print."""
 
 from functools import cache
 from pathlib import Path
@@ -9,35 +9,43 @@ from omegaconf import OmegaConf
 FILE = Path(__file__).with_name("published.yaml")
 
 
-class Published(NamedTuple):
-    """A printed number and its mark of trust: D derived again here, S read in a text, R recalled."""
+class PublishedValue(NamedTuple):
+    """A printed number and its mark of trust.
+
+    Args:
+        value: the number as printed.
+        trust: "D" derived again by this project, "S" read in a text, "R" recalled and shown as unconfirmed.
+    """
 
     value: float
     trust: str
 
     def __str__(self) -> str:
-        shown = f"{self.value:.1f}" if 1 <= self.value < 100 else f"{self.value:g}"
-        return shown + (" (unconfirmed)" if self.trust == "R" else "")
+        number = f"{self.value:.1f}" if 1 <= self.value < 100 else f"{self.value:g}"
+        return number + (" (unconfirmed)" if self.trust == "R" else "")
 
 
 @cache
-def numbers() -> dict[str, dict[str, Any]]:
+def load_published() -> dict[str, dict[str, Any]]:
+    """Return published.yaml: label, numbers and larger versions by experiment."""
     return OmegaConf.to_container(OmegaConf.load(FILE))  # type: ignore[return-value]
 
 
-def published(experiment: str | None, quantity: str) -> Published | None:
-    """The number printed for an experiment, or for the first of those that it is a small version of.
+def published_value(experiment: str | None, quantity: str) -> PublishedValue | None:
+    """Return the number printed for an experiment, or for the first experiment that it is a small version of.
 
     Args:
         experiment: as in configs/experiment, such as table3/conv.
-        quantity: params (millions), top1 (percent), throughput (images/s), memory (GB).
+        quantity: params (millions), top1 (percent), throughput (images/s), memory (GB), box_ap and the like
+            (percent).
     """
-    row = numbers().get(experiment or "", {})
-    if quantity in row:
-        return Published(*row[quantity])
-    return next((found for other in row.get("of", []) if (found := published(other, quantity))), None)
+    entry = load_published().get(experiment or "", {})
+    if quantity in entry:
+        return PublishedValue(*entry[quantity])
+    values = (published_value(larger, quantity) for larger in entry.get("of", []))
+    return next((value for value in values if value), None)
 
 
-def label(experiment: str) -> str:
-    """What a row is called in a table."""
-    return numbers().get(experiment, {}).get("label", experiment)
+def row_label(experiment: str) -> str:
+    """Return an experiment's name in tables and plots."""
+    return load_published().get(experiment, {}).get("label", experiment)

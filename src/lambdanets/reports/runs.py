@@ -1,10 +1,9 @@
-"""Runs as their folders tell of them."""
+"""Training runs read from their folders or from an archive, and grouped by experiment."""
 
 import csv
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.errors import UserError
+from lambdanets.runs.folders import COMPOSED, METRICS, RESOLVED
+from lambdanets.runs.provenance import PROVENANCE
+from lambdanets.runs.sweeps import FAILED
 
+ARCHIVE = "runs.jsonl"
+FIT = "lambdanets.jobs.fit.run"
 # Keys of a command that say where and when, not what.
 NOT_A_SETTING = ("experiment", "seed", "sweep", "job", "name", "ckpt", "like", "input", "hydra")
 NOT_A_SETTING_EITHER = (
@@ -25,83 +29,76 @@ NOT_A_SETTING_EITHER = (
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training.
+class RunRecord:
+    """The part of a training run that reports use.
 
     Args:
-        folder: its folder.
+        path: its folder; of an archived run, the folder of the archive joined with the run's own name.
         config: resolved.
+        overrides: arguments of the command line that made the config.
+        metrics: final results, empty until the run has finished.
+        log: the rows of metrics.csv without their empty cells.
+        starts: command, date, code and machine of the first start and of each continuation.
+        error: the message that the run failed with, or None.
     """
 
-    folder: Path
+    path: Path
     config: DictConfig
+    overrides: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    log: list[dict[str, float]] = field(default_factory=list)
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
 
     @property
     def experiment(self) -> str:
-        """The row of the paper that it is of, or the run's name."""
+        """The row of the paper that the run belongs to, or else the run's name."""
         return self.config.get("experiment") or self.config.name
 
     @property
     def seed(self) -> int:
         return self.config.seed
 
-    @cached_property
+    @property
     def setting(self) -> tuple[str, ...]:
-        """What the command line said apart from experiment and seed."""
-        file = self.folder / ".hydra" / "overrides.yaml"
-        said = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else []
-        return tuple(sorted(str(override) for override in said if is_setting(str(override))))  # type: ignore[union-attr]
+        """The overrides that set the run apart from others of its experiment and seed."""
+        return tuple(sorted(filter(is_setting, self.overrides)))
 
-    @cached_property
-    def metrics(self) -> dict[str, float]:
-        """What the run ended with; empty while it hasn't."""
-        file = self.folder / "metrics.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
-
-    @cached_property
-    def starts(self) -> list[dict[str, Any]]:
-        """Where, when and with which code it was started, and each time went on."""
-        file = self.folder / "provenance.json"
-        return json.loads(file.read_text()) if file.is_file() else []
-
-    @cached_property
-    def log(self) -> list[dict[str, float]]:
-        """The rows of metrics.csv, without empty cells."""
-        file = self.folder / "metrics.csv"
-        if not file.is_file():
-            return []
-        with file.open(newline="") as rows:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(rows)]
+    @property
+    def last_start(self) -> str:
+        """The date of the newest start in ISO format, empty if it was not recorded."""
+        return str(self.starts[-1].get("date", "")) if self.starts else ""
 
     def curve(self, score: str) -> dict[int, float]:
-        """A score by epoch, counted from 1."""
+        """Return a score by epoch, counted from 1."""
         return {int(row["epoch"]) + 1: row[score] for row in self.log if score in row and "epoch" in row}
 
     @property
     def problem(self) -> str | None:
-        """Why the run has no result, or None."""
+        """The reason why the run has no result, or None."""
         if self.metrics:
             return None
-        file = self.folder / "failed.json"
-        if file.is_file():
-            return f"failed: {json.loads(file.read_text())['error']}"
+        if self.error is not None:
+            return f"failed: {self.error}"
         epochs = len({row["epoch"] for row in self.log if any(name.startswith("val/") for name in row)})
         return f"unfinished, after {epochs} of {self.config.trainer.max_epochs} epochs"
 
 
 @dataclass
-class Row:
+class ExperimentRuns:
     """The runs of one experiment in one setting, by seed."""
 
     experiment: str
     setting: tuple[str, ...]
-    runs: dict[int, Run] = field(default_factory=dict)
+    by_seed: dict[int, RunRecord] = field(default_factory=dict)
 
     def scores(self, score: str) -> dict[int, float]:
-        return {seed: run.metrics[score] for seed, run in sorted(self.runs.items()) if score in run.metrics}
+        """Return a score of the finished runs by seed."""
+        return {seed: run.metrics[score] for seed, run in sorted(self.by_seed.items()) if score in run.metrics}
 
     def values(self, name: str) -> list[float]:
-        return [run.metrics[name] for run in self.runs.values() if name in run.metrics]
+        """Return one of the final results of all runs that have it."""
+        return [run.metrics[name] for run in self.by_seed.values() if name in run.metrics]
 
 
 def is_setting(override: str) -> bool:
@@ -109,36 +106,88 @@ def is_setting(override: str) -> bool:
     return key.split(".", 1)[0] not in NOT_A_SETTING and key not in NOT_A_SETTING_EITHER
 
 
-def collect(folders: Iterable[Path]) -> list[Run]:
-    """All trainings in or below some folders.
+def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
+    """Read all training runs in or below some folders, from run folders and from archives (runs.jsonl).
 
     Raises:
         UserError: a folder doesn't exist, or none of them holds a run.
     """
-    found: dict[Path, Run] = {}
-    places = list(folders)
-    for place in places:
-        if not place.is_dir():
-            raise UserError(f"There is no folder '{place}': sweep_dir must name a folder of runs.")
-        for file in sorted(place.rglob("config.yaml")):
-            if (file.parent / "composed.yaml").is_file():
-                stored: Any = OmegaConf.to_container(OmegaConf.load(file))
-                config = OmegaConf.create(upgrade_config(stored))
-                if config.job._target_ == "lambdanets.jobs.fit.run":
-                    found[file.parent.resolve()] = Run(file.parent, config)
-    if not found:
-        raise UserError(f"No run lies below {', '.join(map(repr, map(str, places)))}: start some, then report on them.")
-    return list(found.values())
+    runs: dict[Path, RunRecord] = {}
+    archived: list[RunRecord] = []
+    folders = list(folders)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"There is no folder '{folder}': sweep_dir must name a folder of runs.")
+        for file in sorted(folder.rglob(RESOLVED)):
+            if (file.parent / COMPOSED).is_file():
+                runs[file.parent.resolve()] = read_run_folder(file.parent)
+        archived += [run for file in sorted(folder.rglob(ARCHIVE)) for run in read_archive(file)]
+    every = [*runs.values(), *(run for run in archived if run.path.resolve() not in runs)]
+    trainings = [run for run in every if run.config.job._target_ == FIT]
+    if not trainings:
+        raise UserError(
+            f"No run lies below {', '.join(map(repr, map(str, folders)))}: start some, then report on them."
+        )
+    return trainings
 
 
-def grouped(runs: Iterable[Run]) -> list[Row]:
-    """The runs as rows; of several with one seed the last finished one counts."""
-    rows: dict[tuple[str, tuple[str, ...]], Row] = {}
-    for run in sorted(runs, key=lambda run: (bool(run.metrics), run.folder.stat().st_mtime)):
+def read_run_folder(folder: Path) -> RunRecord:
+    """Read the files that a run has written so far."""
+    overrides = folder / ".hydra" / "overrides.yaml"
+    stored: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED))
+    return RunRecord(
+        folder,
+        OmegaConf.create(upgrade_config(stored)),
+        tuple(map(str, OmegaConf.load(overrides))) if overrides.is_file() else (),
+        read_json(folder / METRICS, {}),
+        read_log(folder / "metrics.csv"),
+        read_json(folder / PROVENANCE, []),
+        read_json(folder / FAILED, {}).get("error"),
+    )
+
+
+def read_json(file: Path, default: Any) -> Any:
+    return json.loads(file.read_text()) if file.is_file() else default
+
+
+def read_log(file: Path) -> list[dict[str, float]]:
+    """Read a metrics.csv without its empty cells; an absent file gives no rows."""
+    if not file.is_file():
+        return []
+    with file.open(newline="") as rows:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(rows)]
+
+
+def read_archive(file: Path) -> list[RunRecord]:
+    """Read the runs of a runs.jsonl, as `archive_runs` writes it.
+
+    Raises:
+        UserError: a line is damaged or lacks a key.
+    """
+    runs = []
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        try:
+            stored = json.loads(line)
+            path = file.parent / stored["run"]
+            config = OmegaConf.create(upgrade_config(stored["config"]))
+            overrides, metrics, log, starts = (stored[key] for key in ("overrides", "metrics", "log", "starts"))
+        except (json.JSONDecodeError, KeyError) as error:
+            raise UserError(
+                f"Line {number} of '{file}' is not an archived run ({error}): restore the file, or delete the line and "
+                "archive its run again with job=report sweep_dir=<folder> job.archive_to=<folder>."
+            ) from error
+        runs.append(RunRecord(path, config, tuple(overrides), metrics, log, starts, stored.get("error")))
+    return runs
+
+
+def group_runs(runs: Iterable[RunRecord]) -> list[ExperimentRuns]:
+    """Group runs into rows; of several runs with the same seed, the finished one that was started last counts."""
+    rows: dict[tuple[str, tuple[str, ...]], ExperimentRuns] = {}
+    for run in sorted(runs, key=lambda run: (bool(run.metrics), run.last_start)):
         key = run.experiment, run.setting
-        rows.setdefault(key, Row(*key)).runs[run.seed] = run
-    # The order of the longest plan, whenever its runs were started: a part of a sweep may have been run by itself.
-    plans = sorted(map(planned, rows.values()), key=lambda plan: (-len(plan), plan))
+        rows.setdefault(key, ExperimentRuns(*key)).by_seed[run.seed] = run
+    # The longest plan gives the order: parts of a sweep may have been started by themselves.
+    plans = sorted(map(planned_experiments, rows.values()), key=lambda plan: (-len(plan), plan))
     order = [experiment for plan in plans for experiment in plan]
     return sorted(
         rows.values(),
@@ -146,23 +195,23 @@ def grouped(runs: Iterable[Run]) -> list[Row]:
     )
 
 
-def planned(row: Row) -> list[str]:
-    """The experiments of the sweep that a row is of."""
-    run = next(iter(row.runs.values()))
+def planned_experiments(row: ExperimentRuns) -> list[str]:
+    """Return the experiments of the sweep that a row belongs to."""
+    run = next(iter(row.by_seed.values()))
     return list(OmegaConf.select(run.config, "sweep.experiments") or [])
 
 
-def missing(rows: list[Row]) -> list[str]:
-    """What keeps a report from being whole: failed, unfinished and never started runs, in words."""
-    sentences = []
+def describe_missing(rows: list[ExperimentRuns]) -> list[str]:
+    """Describe each failed, unfinished or never started run of a comparison."""
+    descriptions = []
     for setting in dict.fromkeys(row.setting for row in rows):
-        here = [row for row in rows if row.setting == setting]
-        seeds = sorted({seed for row in here for seed in row.runs})
-        there = {row.experiment: row for row in here}
-        for experiment in dict.fromkeys([*(name for row in here for name in planned(row)), *there]):
+        same_setting = {row.experiment: row for row in rows if row.setting == setting}
+        seeds = sorted({seed for row in same_setting.values() for seed in row.by_seed})
+        planned = [experiment for row in same_setting.values() for experiment in planned_experiments(row)]
+        for experiment in dict.fromkeys([*planned, *same_setting]):
             for seed in seeds:
-                run = there[experiment].runs.get(seed) if experiment in there else None
+                run = same_setting[experiment].by_seed.get(seed) if experiment in same_setting else None
                 problem = "never started" if run is None else run.problem
                 if problem:
-                    sentences.append(f"{experiment}, seed {seed}: {problem}")
-    return sentences
+                    descriptions.append(f"{experiment}, seed {seed}: {problem}")
+    return descriptions

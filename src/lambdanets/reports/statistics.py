@@ -1,23 +1,36 @@
-"""Scores over seeds."""
+"""Statistics of scores over seeds."""
 
-import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from scipy.stats import t as student_t
+from scipy.stats import ttest_rel
 
 
-class Summary(NamedTuple):
-    """Mean, and the standard deviation of the sample (None of a single value)."""
+class ScoreSummary(NamedTuple):
+    """Mean and standard deviation of a sample.
+
+    Args:
+        mean: of the sample.
+        deviation: the sample's standard deviation, None for a single value.
+        seeds: number of values.
+    """
 
     mean: float
     deviation: float | None
     seeds: int
 
 
-class Difference(NamedTuple):
-    """A mean of paired differences, and the ends of its confidence interval (None of a single pair)."""
+class PairedDifference(NamedTuple):
+    """A mean difference over pairs with its confidence interval.
+
+    Args:
+        mean: of the differences.
+        low: lower end of the interval, None for a single pair.
+        high: upper end of the interval, None for a single pair.
+        seeds: number of pairs.
+    """
 
     mean: float
     low: float | None
@@ -25,25 +38,29 @@ class Difference(NamedTuple):
     seeds: int
 
 
-def summary(values: Sequence[float]) -> Summary:
-    return Summary(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+def summarize(scores: Sequence[float]) -> ScoreSummary:
+    """Return mean, standard deviation and number of scores."""
+    return ScoreSummary(statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else None, len(scores))
 
 
 def paired_difference(
     scores: Mapping[int, float], baseline: Mapping[int, float], *, confidence: float = 0.95
-) -> Difference | None:
-    """The mean difference over the seeds that both have, with Student's interval; None without a common seed.
+) -> PairedDifference | None:
+    """Return the mean difference over common seeds with Student's interval; None without a common seed.
 
     Args:
         scores: by seed.
         baseline: by seed.
-        confidence: that the interval covers the true mean, if differences are normally distributed.
+        confidence: probability that the interval covers the true mean if differences are normally distributed.
     """
-    differences = [scores[seed] - baseline[seed] for seed in sorted(scores.keys() & baseline.keys())]
-    if not differences:
+    seeds = sorted(scores.keys() & baseline.keys())
+    if not seeds:
         return None
-    mean, deviation, count = summary(differences)
-    if deviation is None:
-        return Difference(mean, None, None, count)
-    margin = float(student_t.ppf((1 + confidence) / 2, count - 1)) * deviation / math.sqrt(count)
-    return Difference(mean, mean - margin, mean + margin, count)
+    mean = statistics.fmean(scores[seed] - baseline[seed] for seed in seeds)
+    if len(seeds) == 1:
+        return PairedDifference(mean, None, None, 1)
+    with warnings.catch_warnings():  # differences that are all equal: the interval is a point
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = ttest_rel([scores[seed] for seed in seeds], [baseline[seed] for seed in seeds])
+        interval = test.confidence_interval(confidence)
+    return PairedDifference(mean, float(interval.low), float(interval.high), len(seeds))
