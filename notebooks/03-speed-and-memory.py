@@ -25,13 +25,13 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import Markdown
 
-from lambdanets.benchmarks import methods
+from lambdanets.benchmarks import compare_methods
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.mixers import Attention, Conv, LambdaLayer
 from lambdanets.ops import Shape, choose
 
 setting = Setting(threads=torch.get_num_threads(), repeats=3, seconds=0.5, memory_gib=1)
-print(torch.__version__, setting.place, torch.get_num_threads(), "threads")
+print(torch.__version__, setting.torch_device, torch.get_num_threads(), "threads")
 
 # %% [markdown]
 # ## Methods
@@ -40,7 +40,7 @@ print(torch.__version__, setting.place, torch.get_num_threads(), "threads")
 # predicted to take more than six times the best one's time nothing is run.
 
 # %%
-result = methods(
+result = compare_methods(
     setting,
     shapes=[(8, 7, 512, "global"), (8, 14, 256, "global"), (4, 28, 128, 7), (2, 28, 128, "global")],
     key_depth=16,
@@ -64,7 +64,7 @@ for side in sides:
         reach = 2 * side - 1 if scope == "global" else scope
         sizes = {"height": side, "width": side, "context": (side, side), "scope": (reach, reach)}
         depths = {"heads": 4, "key_depth": 16, "value_depth": 16 * 56 // side or 1, "intra_depth": 1}
-        chosen.append(choose(Shape(batch=8, device=setting.place.type, **sizes, **depths)))
+        chosen.append(choose(Shape(batch=8, device=setting.torch_device.type, **sizes, **depths)))
     print(f"{side:4}" + "".join(f"{name:>13}" for name in chosen))
 
 # %% [markdown]
@@ -75,17 +75,17 @@ for side in sides:
 
 # %%
 found = {}
-with setting.applied():
+with setting.limit_threads():
     for side in (7, 14, 28, 56):
-        x = torch.randn(1, 64, side, side, device=setting.place, requires_grad=True)
+        x = torch.randn(1, 64, side, side, device=setting.torch_device, requires_grad=True)
         layers = {
             "lambda, global": LambdaLayer(64, scope="global", feature_size=(side, side)),
             "lambda, 23×23": LambdaLayer(64, scope=23),
             "3×3 convolution": Conv(64, stride=1),
             "attention, global": Attention(64, feature_size=(side, side)),
         }
-        steps = {name: setting.training_step(layer.to(setting.place), x) for name, layer in layers.items()}
-        times, peaks = setting.times(steps), setting.peaks(steps)
+        steps = {name: setting.make_training_step(layer.to(setting.torch_device), x) for name, layer in layers.items()}
+        times, peaks = setting.measure_times(steps), setting.measure_peaks(steps)
         for name in layers:
             found.setdefault(name, []).append((side * side, 1e3 * times[name], peaks[name]))
 

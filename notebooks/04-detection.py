@@ -28,8 +28,8 @@ from PIL import Image
 
 import lambdanets
 from lambdanets.data.files import read_image
-from lambdanets.tasks.pictures import drawn
 from lambdanets.tasks.predictions import restored
+from lambdanets.tasks.visualization import draw_objects
 
 ROOT = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
 work = Path(tempfile.mkdtemp())
@@ -110,7 +110,7 @@ for axis, file in zip(axes.flat, sorted((work / "coco" / "val2017").glob("*.png"
     objects = restored(found, size, size, image_id=0)
     sure = int((objects.scores >= 0.5).sum())
     labels, scores = objects.labels[:sure].tolist(), objects.scores[:sure].tolist()
-    picture = drawn(pixels, objects.boxes[:sure], objects.masks[:sure], labels, model.classes)
+    picture = draw_objects(pixels, objects.boxes[:sure], objects.masks[:sure], labels, model.classes)
     axis.imshow(picture.permute(1, 2, 0))
     said = (f"{model.classes[label - 1]} {score:.0%}" for label, score in zip(labels, scores, strict=True))
     axis.set_title(", ".join(said), fontsize=9)

@@ -9,11 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from lambdanets.benchmarks import inputs, layers, methods, networks, rows, scaling
-from lambdanets.benchmarks.detectors import levelled, objects
+from lambdanets.benchmarks import (
+    compare_experiments,
+    compare_layers,
+    compare_methods,
+    compare_networks,
+    measure_input_pipeline,
+    measure_scaling,
+)
+from lambdanets.benchmarks.detectors import objects, saturate_detector
+from lambdanets.benchmarks.experiment_networks import NetworkSpec
 from lambdanets.benchmarks.measure import Setting, matrix_rate
 from lambdanets.benchmarks.plots import draw
-from lambdanets.benchmarks.rows import Network
 from lambdanets.benchmarks.scaling import exponent
 from lambdanets.errors import UserError
 from lambdanets.mixers import Attention, Conv, LambdaLayer
@@ -28,7 +35,7 @@ QUICK = Setting(device="cpu", threads=1, repeats=2, seconds=0.01)
 def test_times_are_medians_of_each_step():
     naps = {"short": 0.01, "long": 0.03}
     steps = {name: (lambda nap=nap: time.sleep(nap)) for name, nap in naps.items()}
-    found = Setting(device="cpu", repeats=3).times(steps)
+    found = Setting(device="cpu", repeats=3).measure_times(steps)
     assert found["short"] == pytest.approx(0.01, rel=0.5)
     assert found["short"] < found["long"]
 
@@ -40,13 +47,13 @@ def test_peak_is_what_a_step_adds():
         extra = torch.ones(16 * 2**20)  # 64 MiB
         return (extra + held[0]).sum()  # and as much again
 
-    peak = QUICK.peaks({"step": step})["step"]
+    peak = QUICK.measure_peaks({"step": step})["step"]
     assert peak == pytest.approx(128, rel=0.01)
 
 
 def test_layers():
     pytest.importorskip("timm")
-    result = layers(QUICK, batch=1, shapes=[(4, 16)], scopes=["global", 3])
+    result = compare_layers(QUICK, batch=1, shapes=[(4, 16)], scopes=["global", 3])
     assert [row["layer"] for row in result.rows] == 2 * [
         "ours",
         "lambda-networks",
@@ -63,12 +70,12 @@ def test_layers():
 def test_what_needs_too_much_memory_is_left_out():
     pytest.importorskip("timm")
     tight = Setting(device="cpu", threads=1, repeats=2, seconds=0.01, memory_gib=1e-4)
-    result = layers(tight, batch=1, shapes=[(8, 16)], scopes=["global"])
+    result = compare_layers(tight, batch=1, shapes=[(8, 16)], scopes=["global"])
     assert [row["layer"] for row in result.rows] == ["ours", "3×3 conv"]
 
 
 def test_methods():
-    result = methods(
+    result = compare_methods(
         QUICK, shapes=[(1, 6, 16, 3), (1, 4, 16, "global")], key_depth=4, heads=2, intra_depth=1, slowest=1e9
     )
     assert len(result.rows) == 2 * (len(METHODS) - (missing_kernel() is not None))
@@ -81,7 +88,7 @@ def test_methods():
 
 def test_scaling(tmp_path):
     pytest.importorskip("timm")
-    result = scaling(QUICK, batch=1, channels=16, sides=[4, 8], scopes=["global", 3], fit=(4, 8))
+    result = measure_scaling(QUICK, batch=1, channels=16, sides=[4, 8], scopes=["global", 3], fit=(4, 8))
     names = {row["layer"] for row in result.rows}
     assert {"ours, global", "ours, 3×3", "3×3 conv"} <= names
     assert any(note.startswith("ours, global: training time grows as n^") for note in result.notes)
@@ -96,7 +103,7 @@ def test_exponent_of_a_power():
 
 def test_networks_with_the_same_weights():
     pytest.importorskip("timm")
-    result = networks(QUICK, batch=1, compare=["lambda_resnet26t"])
+    result = compare_networks(QUICK, batch=1, compare=["lambda_resnet26t"])
     theirs, ours = result.rows
     assert ours["M parameters"] == pytest.approx(theirs["M parameters"])
     assert theirs["train ratio"] == 1
@@ -105,11 +112,11 @@ def test_networks_with_the_same_weights():
 def test_rows_of_a_table_at_the_batch_that_fits():
     options = {"depth": [1], "layout": "L", "strides": [1], "width": 0.25, "stem": "small", "num_classes": 4}
     networks = {
-        "table4/attention": Network(partial(ResNet, Attention, image_size=(24, 24), **options), 3, (24, 24)),
-        "table4/lambda": Network(partial(ResNet, LambdaLayer, image_size=(24, 24), **options), 3, (24, 24)),
+        "table4/attention": NetworkSpec(partial(ResNet, Attention, image_size=(24, 24), **options), 3, (24, 24)),
+        "table4/lambda": NetworkSpec(partial(ResNet, LambdaLayer, image_size=(24, 24), **options), 3, (24, 24)),
     }
     tight = replace(QUICK, memory_gib=0.046)
-    result = rows(
+    result = compare_experiments(
         tight, title="Rows", networks=networks, batch=4, paper_batch=128, reference="table4/lambda",
         pairs=[("table4/lambda", "table4/attention")],
     )  # fmt: skip
@@ -132,10 +139,10 @@ def test_detectors_beside_the_maps_of_attention():
     backbone = partial(ResNet, depth=[1, 1], layout="CL", strides=[1, 2], width=0.25)
     options = {"image_size": (64, 64), "channels": 8, "hidden": 16, "proposals": 40, "detections": 10}
     networks = {
-        name: Network(partial(MaskRCNN, mixer, backbone=backbone, **options), 3, (64, 64))
+        name: NetworkSpec(partial(MaskRCNN, mixer, backbone=backbone, **options), 3, (64, 64))
         for name, mixer in (("conv", Conv), ("lambda", partial(LambdaLayer, scope="global")))
     }
-    result = rows(
+    result = compare_experiments(
         QUICK, title="Detectors", networks=networks, batch=2, paper_batch=None, reference=None, pairs=[],
         attention_heads=8,
     )  # fmt: skip
@@ -150,7 +157,7 @@ def test_detectors_beside_the_maps_of_attention():
 def test_a_levelled_detector_finds_all_that_it_may_whatever_its_backbone_says():
     torch.manual_seed(0)
     backbone = partial(ResNet, depth=[1, 1], layout="CC", strides=[1, 2], width=0.25)
-    model = levelled(
+    model = saturate_detector(
         MaskRCNN(Conv, backbone=backbone, image_size=(64, 64), channels=8, hidden=16, proposals=40, detections=10)
     )
     images = torch.randn(2, 3, 64, 64)
@@ -204,9 +211,9 @@ def test_input_reads_the_same_images_in_three_ways(tmp_path):
         folder = tmp_path / "images" / "train" / ("cat", "dog")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (60, 40), (40 * number, 0, 0)).save(folder / f"{number}.jpg")
-    result = inputs(
+    result = measure_input_pipeline(
         QUICK, root=str(tmp_path / "images"), shards=str(tmp_path / "shards"), image_size=16, batch=4, workers=2,
-        networks={"small": Network(lambda: torch.nn.Conv2d(3, 2, 3), 3, (16, 16))},
+        networks={"small": NetworkSpec(lambda: torch.nn.Conv2d(3, 2, 3), 3, (16, 16))},
     )  # fmt: skip
     assert [row["input"] for row in result.rows[:3]] == ["ImageFolder, transforms an image", *WAYS]
     for row in result.rows:
@@ -214,7 +221,7 @@ def test_input_reads_the_same_images_in_three_ways(tmp_path):
         assert (row["device img/s"] is None) == row["input"].startswith("ImageFolder")
     assert "is the limit" in result.notes[-1]
     with pytest.raises(UserError, match="holds no folders of images"):
-        inputs(QUICK, root=str(tmp_path / "none"), shards="", image_size=16, batch=4, workers=2)
+        measure_input_pipeline(QUICK, root=str(tmp_path / "none"), shards="", image_size=16, batch=4, workers=2)
 
 
 def test_the_loop_beside_a_bare_one(tmp_path):
@@ -229,7 +236,7 @@ def test_the_loop_beside_a_bare_one(tmp_path):
         cwd=tmp_path,
     )
     (row,) = json.loads((tmp_path / "out/loop.json").read_text())["rows"]
-    assert row["bare ms a step"] > 0
+    assert row["bare ms/step"] > 0
     assert "overhead %" in done.stdout
 
 
@@ -247,6 +254,6 @@ def test_what_the_looks_cost(tmp_path):
         cwd=tmp_path,
     )
     (row,) = json.loads((tmp_path / "out/callbacks.json").read_text())["rows"]
-    assert 0 < row["of it in the looks, s"] < row["default, s"]
-    rest = row["default, s"] - row["of it in the looks, s"]
-    assert row["%"] == pytest.approx(100 * row["of it in the looks, s"] / rest, rel=0.02)
+    assert 0 < row["visualizations, s"] < row["default, s"]
+    rest = row["default, s"] - row["visualizations, s"]
+    assert row["visualizations %"] == pytest.approx(100 * row["visualizations, s"] / rest, rel=0.02)

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lambdanets.callbacks import Finite
+from lambdanets.callbacks import NonFiniteGuard
 from lambdanets.errors import UserError
 from lambdanets.runs.tensorboard_logger import ResilientTensorBoardLogger
 
@@ -42,11 +42,11 @@ def fit(folder, callback, logger=False):
 
 def test_the_run_ends_at_the_first_step_that_is_not_finite(tmp_path):
     with pytest.raises(UserError, match=r"not finite at step 2, learning rate 0.5: lower"):
-        fit(tmp_path, Finite())
+        fit(tmp_path, NonFiniteGuard())
 
 
 def test_such_a_step_changes_nothing_and_is_counted(tmp_path):
-    callback = Finite(skip=True)
+    callback = NonFiniteGuard(skip=True)
     task = fit(tmp_path, callback)
     assert callback.skipped == 1
     assert torch.equal(task.seen[3], task.seen[2])
@@ -62,5 +62,5 @@ def test_training_goes_on_without_tensorboard(tmp_path, caplog):
 
     logger.experiment.file_writer.event_writer.writer.add_event = die
     with caplog.at_level(logging.WARNING):
-        fit(tmp_path, Finite(skip=True), logger)
+        fit(tmp_path, NonFiniteGuard(skip=True), logger)
     assert caplog.text.count("TensorBoard's log can't be written (No space left on device)") == 1

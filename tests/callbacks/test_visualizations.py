@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import lambdanets
+from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization, evaluating
 from lambdanets.callbacks.drawing import diverging, matrix, rising, tiles
 from lambdanets.callbacks.gradient_norms import stage_of
-from lambdanets.callbacks.lambda_pictures import inputs, key_entropy, lambda_layers, pictures
-from lambdanets.callbacks.predictions import table
-from lambdanets.callbacks.receptive_field import half_width, receptive_fields
-from lambdanets.callbacks.timed_visualization import Occasional, evaluating
+from lambdanets.callbacks.lambda_visualization import inputs, key_entropy, lambda_layers, pictures
+from lambdanets.callbacks.prediction_visualization import table
+from lambdanets.callbacks.receptive_field_visualization import half_width, receptive_fields
 from lambdanets.mixers import LambdaLayer
 
 
@@ -25,7 +25,9 @@ def network():
 def test_what_a_query_sees_adds_up_to_the_layers_output(monkeypatch):
     """The maps and lambdas that are drawn are those that the layer computes with: their sums are its output."""
     drawn = []
-    monkeypatch.setattr("lambdanets.callbacks.lambda_pictures.diverging", lambda x: drawn.append(x) or diverging(x))
+    monkeypatch.setattr(
+        "lambdanets.callbacks.lambda_visualization.diverging", lambda x: drawn.append(x) or diverging(x)
+    )
     torch.manual_seed(0)
     layer = LambdaLayer(8, scope=5, key_depth=4, heads=2, intra_depth=1).double().eval()
     x = torch.randn(1, 8, 6, 7, dtype=torch.float64)
@@ -108,7 +110,7 @@ def test_looks_are_as_many_as_their_share_of_the_time_allows(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 
-    class Look(Occasional):
+    class Look(BudgetedVisualization):
         looks = 0
 
         def draw(self, writer, trainer, task):
@@ -123,7 +125,7 @@ def test_looks_are_as_many_as_their_share_of_the_time_allows(monkeypatch):
         sanity_checking = False
         global_step = 7
 
-    look = Look(share=0.01)
+    look = Look(time_budget=0.01)
     look.on_train_start(Trainer, None)
     for second in range(0, 1000):
         clock[0] = float(second)

@@ -1,12 +1,21 @@
 """Speed and memory, measured side by side in one process."""
 
-from lambdanets.benchmarks.callbacks import callbacks
-from lambdanets.benchmarks.inputs import inputs
-from lambdanets.benchmarks.layers import layers
-from lambdanets.benchmarks.loop import loop
-from lambdanets.benchmarks.methods import methods
-from lambdanets.benchmarks.networks import networks
-from lambdanets.benchmarks.rows import rows
-from lambdanets.benchmarks.scaling import scaling
+from lambdanets.benchmarks.callback_cost import measure_callback_cost
+from lambdanets.benchmarks.experiment_networks import compare_experiments
+from lambdanets.benchmarks.input_pipeline import measure_input_pipeline
+from lambdanets.benchmarks.layers import compare_layers
+from lambdanets.benchmarks.loop_overhead import measure_loop_overhead
+from lambdanets.benchmarks.methods import compare_methods
+from lambdanets.benchmarks.network_groups import compare_networks
+from lambdanets.benchmarks.scaling import measure_scaling
 
-__all__ = ["callbacks", "inputs", "layers", "loop", "methods", "networks", "rows", "scaling"]
+__all__ = [
+    "compare_experiments",
+    "compare_layers",
+    "compare_methods",
+    "compare_networks",
+    "measure_callback_cost",
+    "measure_input_pipeline",
+    "measure_loop_overhead",
+    "measure_scaling",
+]

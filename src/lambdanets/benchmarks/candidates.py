@@ -29,7 +29,9 @@ def peer(module: str) -> Any:
         ) from error
 
 
-def layers(channels: int, side: int, scope: Scope, batch: int, memory_gib: float) -> dict[str, Callable[[], nn.Module]]:
+def layer_factories(
+    channels: int, side: int, scope: Scope, batch: int, memory_gib: float
+) -> dict[str, Callable[[], nn.Module]]:
     """Makers of the layers of one shape, without those that are known to need more memory."""
     positions = side * side
     makers: dict[str, Callable[[], nn.Module]] = {

@@ -7,10 +7,10 @@ from lambdanets.benchmarks.measure import Setting, Step
 from lambdanets.models import MaskRCNN
 
 OBJECTS = 8  # an image, about COCO's mean
-SURE = 10.0  # logit of the class that is found everywhere
+CONFIDENT_LOGIT = 10.0  # logit of the class that is found everywhere
 
 
-def levelled(model: MaskRCNN) -> MaskRCNN:
+def saturate_detector(model: MaskRCNN) -> MaskRCNN:
     """Makes what an untrained detector finds independent of its backbone.
 
     All anchors score alike and every region is one class, so that the heads see as many regions as they can: 1,000 and
@@ -21,7 +21,7 @@ def levelled(model: MaskRCNN) -> MaskRCNN:
         for layer in (model.rpn.head.cls_logits, model.rpn.head.bbox_pred, predictor.cls_score, predictor.bbox_pred):
             layer.weight.zero_()
             layer.bias.zero_()
-        predictor.cls_score.bias[1] = SURE
+        predictor.cls_score.bias[1] = CONFIDENT_LOGIT
     return model
 
 

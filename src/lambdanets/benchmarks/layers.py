@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 import torch
 
-from lambdanets.benchmarks import candidates as contestants
+from lambdanets.benchmarks import candidates
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.progress import progress_bar
 
 
-def layers(setting: Setting, *, batch: int, shapes: Sequence[tuple[int, int]], scopes: Sequence[Scope]) -> Result:
+def compare_layers(
+    setting: Setting, *, batch: int, shapes: Sequence[tuple[int, int]], scopes: Sequence[Scope]
+) -> Result:
     """Lambda layers of three libraries, the 3×3 convolution and BoTNet's attention.
 
     Args:
@@ -26,16 +28,18 @@ def layers(setting: Setting, *, batch: int, shapes: Sequence[tuple[int, int]], s
     columns = ["map", "context", "layer", "train ms", "infer ms", "peak MiB", "ours faster", "its MiB / ours"]
     plot = {"kind": "bars", "x": "case", "y": "train ms", "line": "layer"}
     result = Result("Layers, forward and backward", columns, setting=setting, plot=plot)
-    with setting.applied():
+    with setting.limit_threads():
         for side, channels in progress_bar(shapes, "shapes"):
             for scope in scopes:
-                x = torch.randn(batch, channels, side, side, device=setting.place, requires_grad=True)
-                made = contestants.layers(channels, side, scope, batch, setting.memory_gib)
-                modules = {name: make().to(setting.place) for name, make in made.items()}
-                training = {name: setting.training_step(module, x) for name, module in modules.items()}
-                train = setting.times(training)
-                infer = setting.times({name: setting.inference_step(module, x) for name, module in modules.items()})
-                peak = setting.peaks(training)
+                x = torch.randn(batch, channels, side, side, device=setting.torch_device, requires_grad=True)
+                made = candidates.layer_factories(channels, side, scope, batch, setting.memory_gib)
+                modules = {name: make().to(setting.torch_device) for name, make in made.items()}
+                training = {name: setting.make_training_step(module, x) for name, module in modules.items()}
+                train = setting.measure_times(training)
+                infer = setting.measure_times(
+                    {name: setting.make_inference_step(module, x) for name, module in modules.items()}
+                )
+                peak = setting.measure_peaks(training)
                 case = f"{side}²×{channels}", str(scope) if scope == "global" else f"{scope}×{scope}"
                 for name in modules:
                     result.rows.append(
@@ -47,19 +51,19 @@ def layers(setting: Setting, *, batch: int, shapes: Sequence[tuple[int, int]], s
                             "train ms": 1e3 * train[name],
                             "infer ms": 1e3 * infer[name],
                             "peak MiB": peak[name],
-                            "ours faster": train[name] / train[contestants.OURS],
-                            "its MiB / ours": peak[name] / peak[contestants.OURS],
+                            "ours faster": train[name] / train[candidates.OURS],
+                            "its MiB / ours": peak[name] / peak[candidates.OURS],
                         }
                     )
                 rivals = [(train[name], name) for name in RIVALS if name in modules]
                 if rivals:
                     seconds, rival = min(rivals)
                     result.notes.append(
-                        f"{case[0]}, {case[1]}: {seconds / train[contestants.OURS]:.2f} times as fast as {rival}, the "
-                        f"fastest other lambda layer, which needs {peak[rival] / peak[contestants.OURS]:.2f} times the "
+                        f"{case[0]}, {case[1]}: {seconds / train[candidates.OURS]:.2f} times as fast as {rival}, the "
+                        f"fastest other lambda layer, which needs {peak[rival] / peak[candidates.OURS]:.2f} times the "
                         f"memory."
                     )
     return result
 
 
-RIVALS = (contestants.TIMM, contestants.LAMBDA_NETWORKS)
+RIVALS = (candidates.TIMM, candidates.LAMBDA_NETWORKS)

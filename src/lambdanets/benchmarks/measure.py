@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +44,12 @@ class Setting:
             raise UserError(f"device={self.device} needs a GPU and torch finds none here: use device=cpu.")
 
     @property
-    def place(self) -> torch.device:
+    def torch_device(self) -> torch.device:
         found = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(found if self.device == "auto" else self.device)
 
     @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
+    def limit_threads(self) -> Iterator[None]:
         """The threads set, and set back."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
@@ -57,7 +58,7 @@ class Setting:
         finally:
             torch.set_num_threads(before)
 
-    def training_step(self, module: nn.Module, x: Tensor) -> Step:
+    def make_training_step(self, module: nn.Module, x: Tensor) -> Step:
         """Forward and backward, gradients of the input included."""
         grads: list[Tensor] = []
 
@@ -72,7 +73,7 @@ class Setting:
 
         return step
 
-    def inference_step(self, module: nn.Module, x: Tensor) -> Step:
+    def make_inference_step(self, module: nn.Module, x: Tensor) -> Step:
         def step() -> None:
             module.eval()
             with (
@@ -83,7 +84,7 @@ class Setting:
 
         return step
 
-    def times(self, steps: Mapping[str, Step]) -> dict[str, float]:
+    def measure_times(self, steps: Mapping[str, Step]) -> dict[str, float]:
         """The median seconds of each step, measured in turn so that a slow moment of the machine hits all alike."""
         rounds = {}
         for name, step in steps.items():
@@ -98,21 +99,21 @@ class Setting:
         return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
     def timed(self, step: Step) -> float:
-        if self.place.type == "cuda":
+        if self.torch_device.type == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
         step()
-        if self.place.type == "cuda":
+        if self.torch_device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    def peaks(self, steps: Mapping[str, Step]) -> dict[str, float]:
+    def measure_peaks(self, steps: Mapping[str, Step]) -> dict[str, float]:
         """The MiB that each step holds at most beyond what is held before it."""
         return {name: self.peak(step) for name, step in steps.items()}
 
     def peak(self, step: Step) -> float:
         gc.collect()
-        if self.place.type == "cuda":
+        if self.torch_device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
@@ -120,6 +121,23 @@ class Setting:
             torch.cuda.synchronize()
             return (torch.cuda.max_memory_allocated() - before) / 2**20
         return allocated_peak(step)
+
+
+class TimedTraining(Protocol):
+    """Training of one config, whose parts can be timed."""
+
+    @property
+    def steps(self) -> int:
+        """Training steps per epoch."""
+
+    def epoch_seconds(self) -> float:
+        """Return the seconds of an epoch of job=fit, with its validation."""
+
+    def bare_loop_epoch_seconds(self) -> float:
+        """Return the seconds of the same epoch in a bare PyTorch loop."""
+
+    def training_seconds(self, callbacks: str) -> tuple[float, float]:
+        """Return the seconds of a whole training with these callbacks, and those inside of visualizations."""
 
 
 def allocated_peak(step: Step) -> float:
@@ -137,7 +155,7 @@ def allocated_peak(step: Step) -> float:
 
 def matrix_rate(setting: Setting) -> float:
     """Multiply-adds a second in a large matrix product."""
-    size = 8192 if setting.place.type == "cuda" else 2048
-    kind = torch.bfloat16 if setting.precision == "bfloat16" and setting.place.type == "cuda" else torch.float32
-    a = torch.randn(size, size, device=setting.place, dtype=kind)
-    return size**3 / setting.times({"product": lambda: a @ a})["product"]
+    size = 8192 if setting.torch_device.type == "cuda" else 2048
+    kind = torch.bfloat16 if setting.precision == "bfloat16" and setting.torch_device.type == "cuda" else torch.float32
+    a = torch.randn(size, size, device=setting.torch_device, dtype=kind)
+    return size**3 / setting.measure_times({"product": lambda: a @ a})["product"]

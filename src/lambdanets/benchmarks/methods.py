@@ -13,7 +13,7 @@ from lambdanets.ops.cost import Shape, costs
 from lambdanets.progress import progress_bar
 
 
-def methods(
+def compare_methods(
     setting: Setting,
     *,
     shapes: Sequence[tuple[int, int, int, Scope]],
@@ -36,7 +36,7 @@ def methods(
     columns += ["train: measured ms", "G multiply-adds", "of the matrix rate", "chosen"]
     result = Result("Exact methods", columns, setting=setting)
     kind = torch.bfloat16 if setting.precision == "bfloat16" else torch.float32
-    with setting.applied():
+    with setting.limit_threads():
         rate = matrix_rate(setting)
         for batch, side, channels, scope in progress_bar(shapes, "shapes"):
             reach = 2 * side - 1 if scope == "global" else int(scope)  # type: ignore[arg-type]
@@ -46,16 +46,16 @@ def methods(
                 (batch, side, side, intra_depth, depth),
             ]
             sizes += [(key_depth, intra_depth, reach, reach), (batch, key_depth, depth)]
-            inputs = [torch.randn(size, device=setting.place, dtype=kind).requires_grad_() for size in sizes]
-            grad = torch.randn(batch, side, side, heads, depth, device=setting.place, dtype=kind)
+            inputs = [torch.randn(size, device=setting.torch_device, dtype=kind).requires_grad_() for size in sizes]
+            grad = torch.randn(batch, side, side, heads, depth, device=setting.torch_device, dtype=kind)
             shape = Shape.of(*inputs[:3])
             training, inference = costs(shape), costs(replace(shape, training=False))
             best = {key: min(found, key=lambda name: found[name].seconds) for key, found in
                     (("train", training), ("infer", inference))}  # fmt: skip
             limit = slowest * training[best["train"]].seconds
             names = [name for name in METHODS if name in training and training[name].seconds <= limit]
-            train = setting.times({name: training_step(name, inputs, grad) for name in names})
-            infer = setting.times({name: inference_step(name, inputs) for name in names})
+            train = setting.measure_times({name: training_step(name, inputs, grad) for name in names})
+            infer = setting.measure_times({name: inference_step(name, inputs) for name in names})
             for name, cost in training.items():
                 multiply_adds = cost.work.products + cost.work.kernel + cost.work.taps + cost.work.butterflies
                 measured = train.get(name)

@@ -48,6 +48,6 @@ class Result(Table):
 
 def machine(setting: Setting) -> str:
     """The processor and how it is used, in words."""
-    if setting.place.type == "cuda":
+    if setting.torch_device.type == "cuda":
         return f"{torch.cuda.get_device_name()}, {setting.precision}"
     return f"{processor_name()}, {setting.threads} threads of {os.cpu_count()}, {setting.precision}"

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import torch
 
-from lambdanets.benchmarks import candidates as contestants
+from lambdanets.benchmarks import candidates
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.progress import progress_bar
 
 
-def scaling(
+def measure_scaling(
     setting: Setting,
     *,
     batch: int,
@@ -34,21 +34,23 @@ def scaling(
     columns = ["layer", "side", "n", "train ms", "infer ms", "peak MiB"]
     plot = {"kind": "lines", "x": "n", "y": "train ms", "line": "layer"}
     result = Result(f"Scaling, {channels} channels, batch {batch}", columns, setting=setting, plot=plot)
-    with setting.applied():
+    with setting.limit_threads():
         for side in progress_bar(sides, "sides"):
-            x = torch.randn(batch, channels, side, side, device=setting.place, requires_grad=True)
+            x = torch.randn(batch, channels, side, side, device=setting.torch_device, requires_grad=True)
             modules = {}
             for scope in scopes:
-                makers = contestants.layers(channels, side, scope, batch, setting.memory_gib)
+                makers = candidates.layer_factories(channels, side, scope, batch, setting.memory_gib)
                 shown = str(scope) if scope == "global" else f"{scope}×{scope}"
-                modules[f"ours, {shown}"] = makers.pop(contestants.OURS)()
+                modules[f"ours, {shown}"] = makers.pop(candidates.OURS)()
                 if scope == "global":
                     modules |= {name if name in BASE else f"{name}, global": make() for name, make in makers.items()}
-            modules = {name: module.to(setting.place) for name, module in modules.items()}
-            training = {name: setting.training_step(module, x) for name, module in modules.items()}
-            train = setting.times(training)
-            infer = setting.times({name: setting.inference_step(module, x) for name, module in modules.items()})
-            peak = setting.peaks(training)
+            modules = {name: module.to(setting.torch_device) for name, module in modules.items()}
+            training = {name: setting.make_training_step(module, x) for name, module in modules.items()}
+            train = setting.measure_times(training)
+            infer = setting.measure_times(
+                {name: setting.make_inference_step(module, x) for name, module in modules.items()}
+            )
+            peak = setting.measure_peaks(training)
             for name in modules:
                 result.rows.append(
                     {
@@ -68,7 +70,7 @@ def scaling(
     return result
 
 
-BASE = (contestants.CONV, contestants.ATTENTION)
+BASE = (candidates.CONV, candidates.ATTENTION)
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:

@@ -1,29 +1,29 @@
 """Lightning callbacks: what is watched and kept during training."""
 
-from lambdanets.callbacks.checkpoints import Checkpoints, DurableIO
-from lambdanets.callbacks.epoch_line import EpochLine
-from lambdanets.callbacks.finite import Finite
+from lambdanets.callbacks.checkpoint_writer import AtomicCheckpointIO, CheckpointWriter
+from lambdanets.callbacks.epoch_logger import EpochLogger
 from lambdanets.callbacks.gradient_norms import GradientNorms
 from lambdanets.callbacks.hparams import HParams
-from lambdanets.callbacks.lambda_pictures import LambdaPictures
+from lambdanets.callbacks.lambda_visualization import LambdaVisualization
 from lambdanets.callbacks.monitors import data_monitor, gradient_check, module_monitor
-from lambdanets.callbacks.predictions import Predictions
+from lambdanets.callbacks.non_finite_guard import NonFiniteGuard
+from lambdanets.callbacks.prediction_visualization import PredictionVisualization
 from lambdanets.callbacks.profiler import Profiler
-from lambdanets.callbacks.receptive_field import ReceptiveField
-from lambdanets.callbacks.signals import StopOnSignal
+from lambdanets.callbacks.receptive_field_visualization import ReceptiveFieldVisualization
 from lambdanets.callbacks.speed import Speed
+from lambdanets.callbacks.stop_on_signal import StopOnSignal
 
 __all__ = [
-    "Checkpoints",
-    "DurableIO",
-    "EpochLine",
-    "Finite",
+    "AtomicCheckpointIO",
+    "CheckpointWriter",
+    "EpochLogger",
     "GradientNorms",
     "HParams",
-    "LambdaPictures",
-    "Predictions",
+    "LambdaVisualization",
+    "NonFiniteGuard",
+    "PredictionVisualization",
     "Profiler",
-    "ReceptiveField",
+    "ReceptiveFieldVisualization",
     "Speed",
     "StopOnSignal",
     "data_monitor",

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from lambdanets.callbacks.timed_visualization import writer_of
+from lambdanets.callbacks.budgeted_visualization import writer_of
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +23,13 @@ class Profiler(pl.Callback):
     Args:
         wait: steps before it begins, in which memory is allocated and what is compiled is compiled.
         steps: that are recorded.
-        rows: of the table.
+        table_rows: rows of the table.
     """
 
-    def __init__(self, wait: int = 10, steps: int = 5, rows: int = 40) -> None:
+    def __init__(self, wait: int = 10, steps: int = 5, table_rows: int = 40) -> None:
         self.wait = wait
         self.steps = steps
-        self.rows = rows
+        self.table_rows = table_rows
         self.profile: profile | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -66,7 +66,7 @@ class Profiler(pl.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         done.export_chrome_trace(str(folder / "trace.json"))
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        table = done.key_averages().table(sort_by=order, row_limit=self.rows)
+        table = done.key_averages().table(sort_by=order, row_limit=self.table_rows)
         (folder / "operators.txt").write_text(table)
         if (writer := writer_of(trainer)) is not None:
             writer.add_text("profile", "```\n" + table + "\n```", trainer.global_step)

@@ -12,7 +12,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.nn import Module
 from typing_extensions import override
 
-from lambdanets.callbacks import DurableIO
+from lambdanets.callbacks import AtomicCheckpointIO
 from lambdanets.distributed.devices import count_local_processes
 from lambdanets.distributed.launcher import detect_launcher, slurm_environment
 from lambdanets.distributed.rendezvous import init_process_group
@@ -39,7 +39,7 @@ def distribution(config: DictConfig) -> dict[str, Any]:
         UserError: FSDP together with averaged weights, which Lightning can't shard.
     """
     trainer = config.trainer
-    plugins: list[Any] = [environment(), DurableIO()]
+    plugins: list[Any] = [environment(), AtomicCheckpointIO()]
     if trainer.sync_batchnorm:
         plugins.append(SyncBatchNorm())
     found: dict[str, Any] = {"plugins": plugins, "sync_batchnorm": False}

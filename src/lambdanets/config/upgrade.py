@@ -8,12 +8,31 @@ from typing import Any
 # Where classes and functions were: old `_target_`, new one.
 TARGETS = {
     "lambdanets.jobs.tensorboard_log.TensorBoardLog": "lambdanets.runs.tensorboard_logger.ResilientTensorBoardLogger",
+    "lambdanets.callbacks.EpochLine": "lambdanets.callbacks.EpochLogger",
+    "lambdanets.callbacks.LambdaPictures": "lambdanets.callbacks.LambdaVisualization",
+    "lambdanets.callbacks.Predictions": "lambdanets.callbacks.PredictionVisualization",
+    "lambdanets.callbacks.ReceptiveField": "lambdanets.callbacks.ReceptiveFieldVisualization",
+    "lambdanets.benchmarks.callbacks": "lambdanets.benchmarks.measure_callback_cost",
+    "lambdanets.benchmarks.inputs": "lambdanets.benchmarks.measure_input_pipeline",
+    "lambdanets.benchmarks.layers": "lambdanets.benchmarks.compare_layers",
+    "lambdanets.benchmarks.loop": "lambdanets.benchmarks.measure_loop_overhead",
+    "lambdanets.benchmarks.methods": "lambdanets.benchmarks.compare_methods",
+    "lambdanets.benchmarks.networks": "lambdanets.benchmarks.compare_networks",
+    "lambdanets.benchmarks.rows": "lambdanets.benchmarks.compare_experiments",
+    "lambdanets.benchmarks.scaling": "lambdanets.benchmarks.measure_scaling",
 }
-# Keys of the whole config: old name, new one.
-KEYS: dict[str, str] = {}
+# Keys of the whole config: the old one with those above it, joined by dots; its new name.
+KEYS: dict[str, str] = {
+    "callbacks.epoch_line": "epoch_logger",
+    "callbacks.lambda_pictures": "lambdas",
+}
 # Options of a class or function: today's `_target_`, then old name and new one.
 OPTIONS: dict[str, dict[str, str]] = {
     "lambdanets.jobs.find_batch_size.run": {"start": "initial_batch_size", "most": "max_batch_size"},
+    "lambdanets.callbacks.LambdaVisualization": {"share": "time_budget"},
+    "lambdanets.callbacks.PredictionVisualization": {"share": "time_budget"},
+    "lambdanets.callbacks.Profiler": {"rows": "table_rows"},
+    "lambdanets.callbacks.ReceptiveFieldVisualization": {"share": "time_budget"},
 }
 # Values of options: today's `_target_` and option, then old value and new one.
 VALUES: dict[tuple[str, str], dict[Any, Any]] = {}
@@ -25,11 +44,16 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     Args:
         config: a nested config of plain values and interpolations, of this version or an earlier one.
     """
-    return upgrade_node({KEYS.get(key, key): value for key, value in config.items()})
+    return upgrade_node(config)
 
 
-def upgrade_node(node: Any) -> Any:
-    """Return one node of a config with its targets, options and their values renamed."""
+def upgrade_node(node: Any, path: str = "") -> Any:
+    """Return one node of a config with its keys, targets, options and their values renamed.
+
+    Args:
+        node: a plain value, a list or a mapping.
+        path: old keys that lead to the node, each with a dot behind it.
+    """
     if isinstance(node, list):
         return [upgrade_node(item) for item in node]
     if not isinstance(node, dict):
@@ -38,7 +62,8 @@ def upgrade_node(node: Any) -> Any:
     options = OPTIONS.get(str(target), {})
     upgraded = {}
     for key, value in node.items():
-        key = options.get(key, key)
+        below = f"{path}{key}."
+        key = options.get(key, KEYS.get(f"{path}{key}", key))
         values = VALUES.get((str(target), str(key)), {})
-        upgraded[key] = values[value] if isinstance(value, str) and value in values else upgrade_node(value)
+        upgraded[key] = values[value] if isinstance(value, str) and value in values else upgrade_node(value, below)
     return upgraded | ({"_target_": target} if "_target_" in node else {})

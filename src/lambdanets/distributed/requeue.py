@@ -23,7 +23,7 @@ def exit_after_signal(stop: StopOnSignal) -> NoReturn:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
         if done.returncode:
             log.warning("SLURM's job %s can't be put back into the queue: %s", job, done.stderr.strip())
-    before = stop.replaced.get(caught)
+    before = stop.previous_handlers.get(caught)
     if caught is signal.SIGUSR2 and callable(before):
         before(caught, None)
     raise SystemExit(128 + caught)

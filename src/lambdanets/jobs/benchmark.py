@@ -9,13 +9,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lambdanets.benchmarks import plots
+from lambdanets.benchmarks.experiment_networks import NetworkSpec
 from lambdanets.benchmarks.result import Result
-from lambdanets.benchmarks.rows import Network
 from lambdanets.config import experiments
 from lambdanets.config.build import build_model, images_of
 from lambdanets.console import silence_lightning
 from lambdanets.errors import UserError
-from lambdanets.jobs.benchmark_training import Loop
+from lambdanets.jobs.benchmark_training import TrainingTimer
 from lambdanets.runs import provenance
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         configs[name] = experiments.variant([*said, *experiments.overrides()])
     networks = {"networks": {name: network(found) for name, found in configs.items()}} if configs else {}
     trained = settings.pop("train", [])
-    trainings = {"trainings": {" ".join(said): Loop(list(said)) for said in trained}} if trained else {}
+    trainings = {"trainings": {" ".join(said): TrainingTimer(list(said)) for said in trained}} if trained else {}
     result: Result = instantiate(settings, _convert_="all", _partial_=True)(**networks, **trainings)
     name = HydraConfig.get().runtime.choices["benchmark"]
     origin = {key: value for key, value in provenance.origin().items() if key not in ("folder", "host", "process")}
@@ -60,7 +60,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     return {"rows": len(result.rows)}
 
 
-def network(config: DictConfig) -> Network:
+def network(config: DictConfig) -> NetworkSpec:
     """A config's network."""
     images = images_of(config)
-    return Network(lambda: build_model(config, images), images.channels, images.size)
+    return NetworkSpec(lambda: build_model(config, images), images.channels, images.size)

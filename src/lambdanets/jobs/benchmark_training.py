@@ -1,19 +1,20 @@
-"""A training in two ways: as job=fit runs it, and in a bare PyTorch loop."""
+"""One training, timed as job=fit runs it and in a bare PyTorch loop."""
 
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 from torch.nn import functional as F
 
 from lambdanets.callbacks import GradientNorms
-from lambdanets.callbacks.timed_visualization import Occasional
+from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization
 from lambdanets.config import experiments
 from lambdanets.config.build import build_data, build_task
 from lambdanets.data import ImageData
@@ -23,19 +24,21 @@ from lambdanets.tasks.optimizers import parameter_groups
 from lambdanets.tasks.schedule import warmup_cosine
 
 
-class Loop:
-    """Epochs of one config.
+class TrainingTimer:
+    """Timer of the training of one config.
 
     Args:
-        overrides: the config's, beyond the defaults.
+        overrides: the config's overrides of the defaults.
     """
 
+    EPOCHS = 2  # the first one warms up caches and allocators
+
     def __init__(self, overrides: list[str]) -> None:
-        self.overrides = overrides
+        self.overrides = [*overrides, "trainer.enable_progress_bar=false"]
 
     @cached_property
     def config(self) -> DictConfig:
-        return experiments.variant([*self.overrides, "trainer.max_epochs=2", "trainer.enable_progress_bar=false"])
+        return experiments.variant([*self.overrides, f"trainer.max_epochs={self.EPOCHS}"])
 
     @cached_property
     def data(self) -> ImageData:
@@ -48,90 +51,150 @@ class Loop:
     def steps(self) -> int:
         return len(self.data.train_dataloader())
 
-    def ours(self) -> float:
-        """Seconds of the second epoch of a run."""
-        with tempfile.TemporaryDirectory() as folder:
-            provenance.record(Path(folder), self.config)
-            training = prepare(self.config, Path(folder))
-            clock = Clock()
-            training.trainer.callbacks.append(clock)  # type: ignore[attr-defined]
-            training.trainer.fit(training.task, datamodule=training.data)
+    def epoch_seconds(self) -> float:
+        """Return the seconds of the last epoch of a run, with its validation."""
+        clock = EpochClock()
+        train(self.config, lambda trainer: trainer.callbacks.append(clock))
         return clock.times[-1] - clock.times[-2]
 
-    def whole(self, callbacks: str) -> tuple[float, float]:
-        """Seconds of a training with these callbacks, from its start to its end, and those in the looks among them."""
-        config = experiments.variant([*self.overrides, f"callbacks={callbacks}", "trainer.enable_progress_bar=false"])
-        with tempfile.TemporaryDirectory() as folder:
-            provenance.record(Path(folder), config)
-            training = prepare(config, Path(folder))
-            looks = [found for found in training.trainer.callbacks if isinstance(found, Occasional | GradientNorms)]  # type: ignore[attr-defined]
-            watch = Stopwatch(looks)
-            start = time.perf_counter()
-            training.trainer.fit(training.task, datamodule=training.data)
-            return time.perf_counter() - start, watch.seconds
+    def bare_loop_epoch_seconds(self) -> float:
+        """Return the seconds of one epoch, with its validation, in a bare PyTorch loop."""
+        accelerated = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
+        task = build_task(self.config, self.data, self.data.classes)
+        device = torch.device("cuda" if accelerated else "cpu")
+        return train_bare_epoch(task, self.data, device, epochs=self.EPOCHS).seconds
 
-    def bare(self) -> float:
-        """Seconds of one epoch."""
-        data, config = self.data, self.config
-        task: Any = build_task(config, data, data.classes)
-        device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
-        model = task.model.to(device).train()
-        optimizer = task.optimizer(parameter_groups(model, decay_norm_and_bias=task.decay_norm_and_bias))
-        loader, smoothing = data.train_dataloader(), task.label_smoothing
-        schedule = warmup_cosine(optimizer, warmup_steps=1, total_steps=2 * len(loader))
+    def training_seconds(self, callbacks: str) -> tuple[float, float]:
+        """Time a whole training, with its validations and checkpoints.
+
+        Args:
+            callbacks: choice of the config group `callbacks`.
+
+        Returns:
+            The seconds of the training, and the seconds of them inside of visualizations and `GradientNorms`.
+        """
+        config = experiments.variant([*self.overrides, f"callbacks={callbacks}"])
+        timer = HookTimer()
+
+        def watch(trainer: Any) -> None:
+            timer.watch([c for c in trainer.callbacks if isinstance(c, BudgetedVisualization | GradientNorms)])
+
+        return train(config, watch), timer.seconds
+
+
+def train(config: DictConfig, prepare_trainer: Callable[[Any], None]) -> float:
+    """Train in a temporary folder.
+
+    Args:
+        config: resolved.
+        prepare_trainer: called with the trainer before training starts.
+
+    Returns:
+        The seconds of the training, without the time to prepare it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        provenance.record(Path(folder), config)
+        training = prepare(config, Path(folder))
+        prepare_trainer(training.trainer)
         start = time.perf_counter()
-        for images, labels in loader:
-            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            images, labels = data.augment.normalised(
-                data.normalise(data.augment.batch(images)), labels, classes=len(data.classes)
-            )
-            loss = F.cross_entropy(model(images), labels, label_smoothing=smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        model.eval()
-        right = torch.zeros((), dtype=torch.long, device=device)
-        with torch.no_grad():
-            for images, labels in data.val_dataloader():
-                logits = model(data.normalise(images.to(device, non_blocking=True)))
-                right += (logits.argmax(-1) == labels.to(device)).sum()
-        right.item()
+        training.trainer.fit(training.task, datamodule=training.data)
         return time.perf_counter() - start
 
 
-class Clock(pl.Callback):
-    """The times at which epochs begin, and the last one ends."""
+class BareEpoch(NamedTuple):
+    """Results of an epoch in a bare PyTorch loop.
+
+    Args:
+        seconds: of training and validation.
+        losses: (steps,), the training loss of each step.
+        val_top1: accuracy on the validation split, from 0 to 1.
+    """
+
+    seconds: float
+    losses: Tensor
+    val_top1: float
+
+
+def train_bare_epoch(task: Any, data: ImageData, device: torch.device, *, epochs: int) -> BareEpoch:
+    """Train a classifier for its first epoch without Lightning, and validate it.
+
+    The loop does the work of the task: the same batches, augmentation, loss, optimizer and schedule. It logs and saves
+    nothing.
+
+    Args:
+        task: a `Classification`, whose model is trained in place.
+        data: set up, with its splits in memory.
+        device: where the model is trained.
+        epochs: length of the learning-rate schedule.
+    """
+    model = task.model.to(device).train()
+    optimizer = task.optimizer(parameter_groups(model, decay_norm_and_bias=task.decay_norm_and_bias))
+    if task.lr_batch is not None:
+        for group in optimizer.param_groups:
+            group["lr"] *= task.batch_size / task.lr_batch
+    loader = data.train_dataloader()
+    warmup_steps = round(min(task.warmup_epochs, epochs / 2) * len(loader))
+    schedule = warmup_cosine(optimizer, warmup_steps=warmup_steps, total_steps=epochs * len(loader))
+    losses = []
+    start = time.perf_counter()
+    for images, labels in loader:
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        images, labels = data.augment.normalised(
+            data.normalise(data.augment.batch(images)), labels, classes=len(data.classes)
+        )
+        loss = F.cross_entropy(model(images), labels, label_smoothing=task.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
+    model.eval()
+    correct = torch.zeros((), dtype=torch.long, device=device)
+    count = 0
+    with torch.no_grad():
+        for images, labels in data.val_dataloader():
+            logits = model(data.normalise(images.to(device, non_blocking=True)))
+            correct += (logits.argmax(-1) == labels.to(device)).sum()
+            count += len(labels)
+    val_top1 = correct.item() / count  # waits for the device
+    return BareEpoch(time.perf_counter() - start, torch.stack(losses).cpu(), val_top1)
+
+
+class EpochClock(pl.Callback):
+    """Times at which the epochs begin and the last one ends."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.now(pl_module)
+        self.record(pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.now(pl_module)
+        self.record(pl_module)
 
-    def now(self, pl_module: pl.LightningModule) -> None:
+    def record(self, pl_module: pl.LightningModule) -> None:
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         self.times.append(time.perf_counter())
 
 
-class Stopwatch:
-    """The seconds that some callbacks take, in all of their hooks together."""
+class HookTimer:
+    """Sum of the seconds that callbacks take in all their hooks."""
 
-    def __init__(self, callbacks: Sequence[pl.Callback]) -> None:
+    def __init__(self) -> None:
         self.seconds = 0.0
+
+    def watch(self, callbacks: Sequence[pl.Callback]) -> None:
+        """Wrap the hooks that these callbacks define."""
         for callback in callbacks:
             for name in dir(type(callback)):
                 if name.startswith("on_") and getattr(type(callback), name) is not getattr(pl.Callback, name, None):
-                    setattr(callback, name, self.timed(getattr(callback, name)))
+                    setattr(callback, name, self.time_hook(getattr(callback, name)))
 
-    def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
-        def measured(*args: Any, **kwargs: Any) -> None:
+    def time_hook(self, hook: Callable[..., None]) -> Callable[..., None]:
+        def timed_hook(*args: Any, **kwargs: Any) -> None:
             start = time.perf_counter()
             hook(*args, **kwargs)
             self.seconds += time.perf_counter() - start
 
-        return measured
+        return timed_hook

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lambdanets.callbacks import Checkpoints, Finite, HParams, StopOnSignal
+from lambdanets.callbacks import CheckpointWriter, HParams, NonFiniteGuard, StopOnSignal
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import print_metrics, print_next_steps, silence_lightning
 from lambdanets.data import ImageData
@@ -54,7 +54,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     try:
         trainer.fit(task, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
     except SIGTERMException:
-        stopped = training.stop.name
+        stopped = training.stop.signal_name
         log.info("Stopped by %s after step %d; go on with ckpt=%s", stopped, trainer.global_step, shown)
         exit_after_signal(training.stop)
     seconds = time.perf_counter() - start
@@ -97,7 +97,7 @@ class Training(NamedTuple):
     trainer: pl.Trainer
     task: Task
     data: ImageData
-    kept: Checkpoints
+    kept: CheckpointWriter
     stop: StopOnSignal
 
 
@@ -117,7 +117,7 @@ def prepare(config: DictConfig, folder: Path) -> Training:
     if config.ckpt is None:
         start_from(config, task)
     stop = StopOnSignal()
-    kept = Checkpoints(folder / CHECKPOINTS, task.MONITOR, **config.checkpoint)
+    kept = CheckpointWriter(folder / CHECKPOINTS, task.MONITOR, **config.checkpoint)
     # An averaging callback is the last: at the end it replaces the weights that were trained.
     trainer = build_trainer(
         config,
@@ -175,7 +175,7 @@ def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Tas
     callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}, task.SCORES))
     composed: Any = OmegaConf.to_container(load_config(folder))
     callbacks.append(RunInCheckpoint(composed, data.labels()))
-    callbacks.append(Finite(skip=config.recipe.skip_nonfinite))
+    callbacks.append(NonFiniteGuard(skip=config.recipe.skip_nonfinite))
     return callbacks
 
 

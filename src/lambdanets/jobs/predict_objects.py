@@ -18,8 +18,8 @@ from lambdanets.config.build import build_trainer
 from lambdanets.data.files import ImageFiles, Photo, read_image
 from lambdanets.jobs.trained import Trained
 from lambdanets.tasks.detection import write_results
-from lambdanets.tasks.pictures import drawn
 from lambdanets.tasks.predictions import ImagePrediction
+from lambdanets.tasks.visualization import draw_objects
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def predict_objects(config: DictConfig, trained: Trained, files: list[Path], fol
     for file, name, (objects,) in zip(files, picture_names(files), batches, strict=True):
         sure = int((objects.scores >= config.job.threshold).sum())
         labels = objects.labels[:sure].tolist()
-        picture = drawn(
+        picture = draw_objects(
             read_image(file),
             objects.boxes[:sure],
             objects.masks[:sure],

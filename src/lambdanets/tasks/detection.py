@@ -14,9 +14,9 @@ from lambdanets.atomic import atomic_write
 from lambdanets.errors import UserError
 from lambdanets.models import MaskRCNN
 from lambdanets.tasks.average_precision import AveragePrecision
-from lambdanets.tasks.pictures import drawn
 from lambdanets.tasks.predictions import ImagePrediction, coco_results, rescale_predictions
 from lambdanets.tasks.task import Task
+from lambdanets.tasks.visualization import draw_objects
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
@@ -136,9 +136,9 @@ class Detection(Task):
         if not loggers:
             return
         picture = F.resize(data.picture(image), list(objects.size), antialias=True)
-        there = drawn(picture, truth["boxes"].cpu(), truth["masks"], truth["labels"].tolist(), data.classes)
+        there = draw_objects(picture, truth["boxes"].cpu(), truth["masks"], truth["labels"].tolist(), data.classes)
         sure = int((objects.scores >= self.picture_score).sum())
-        seen = drawn(
+        seen = draw_objects(
             picture,
             objects.boxes[:sure],
             objects.masks[:sure],

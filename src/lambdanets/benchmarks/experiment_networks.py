@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from lambdanets.benchmarks.detectors import detection_step, levelled
+from lambdanets.benchmarks.detectors import detection_step, saturate_detector
 from lambdanets.benchmarks.measure import Setting, Step
 from lambdanets.benchmarks.result import Result
 from lambdanets.costs.closed_forms import memory_gib
@@ -23,7 +23,7 @@ MARGIN = 1.6
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkSpec:
     """One row.
 
     Args:
@@ -37,11 +37,11 @@ class Network:
     size: tuple[int, int]
 
 
-def rows(
+def compare_experiments(
     setting: Setting,
     *,
     title: str,
-    networks: dict[str, Network],
+    networks: dict[str, NetworkSpec],
     batch: int,
     paper_batch: int | None,
     reference: str | None,
@@ -71,12 +71,12 @@ def rows(
     columns += ["published img/s"] if any(published_value(name, "throughput") for name in networks) else []
     result = Result(title, columns, setting=setting)
     pieces = {
-        name: count(network.make, channels=network.channels, image_size=network.size, device=setting.place.type)
+        name: count(network.make, channels=network.channels, image_size=network.size, device=setting.torch_device.type)
         for name, network in networks.items()
     }
     counted = {name: total(parts) for name, parts in pieces.items()}
     batches = {name: fitting(cost, batch, setting.memory_gib) for name, cost in counted.items()}
-    with setting.applied():
+    with setting.limit_threads():
         train, infer, peak = measure(setting, networks, batches)
     needs = {name: Need.of(counted[name], peak[name], batches[name]) for name in networks}
     for name, network in networks.items():
@@ -159,21 +159,21 @@ def fitting(cost: Count, batch: int, memory_gib: float) -> int:
 
 
 def measure(
-    setting: Setting, networks: dict[str, Network], batches: dict[str, int]
+    setting: Setting, networks: dict[str, NetworkSpec], batches: dict[str, int]
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
     """Seconds of training and of inference, and the training's peak MiB."""
     training: dict[str, Step] = {}
     inference: dict[str, Step] = {}
     for name, network in networks.items():
-        model = network.make().to(setting.place)
-        x = torch.randn(batches[name], network.channels, *network.size, device=setting.place)
+        model = network.make().to(setting.torch_device)
+        x = torch.randn(batches[name], network.channels, *network.size, device=setting.torch_device)
         if isinstance(model, MaskRCNN):
-            training[name] = freed(detection_step(setting, levelled(model), x), model)
+            training[name] = freed(detection_step(setting, saturate_detector(model), x), model)
         else:
-            training[name] = freed(setting.training_step(model, x), model)
-        inference[name] = setting.inference_step(model, x)
-    peak = setting.peaks(training)
-    return setting.times(training), setting.times(inference), peak
+            training[name] = freed(setting.make_training_step(model, x), model)
+        inference[name] = setting.make_inference_step(model, x)
+    peak = setting.measure_peaks(training)
+    return setting.measure_times(training), setting.measure_times(inference), peak
 
 
 def freed(step: Step, model: nn.Module) -> Step:
@@ -186,7 +186,7 @@ def freed(step: Step, model: nn.Module) -> Step:
     return run
 
 
-def maps(network: Network, heads: int, batch: int) -> float | None:
+def maps(network: NetworkSpec, heads: int, batch: int) -> float | None:
     """MiB of the maps of attention with so many heads in the places of a network's lambda layers, if it has any."""
     with torch.device("meta"):
         kind, layers = relations(network.make(), network.size) or ("", [])

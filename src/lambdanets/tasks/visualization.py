@@ -9,7 +9,7 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 from lambdanets.data.masks import Rle, decode
 
 
-def drawn(
+def draw_objects(
     image: Tensor,
     boxes: Tensor,
     masks: list[Rle],

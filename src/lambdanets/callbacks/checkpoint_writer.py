@@ -16,7 +16,7 @@ from lambdanets.atomic import atomic_link, remove_temporary_files, sync_folder, 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 
 
-class DurableIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's writer of checkpoints, whose files are whole or not there, and carry their checksum."""
 
     @override
@@ -24,7 +24,7 @@ class DurableIO(TorchCheckpointIO):
         write_archive(Path(path), lambda file: torch.save(checkpoint, file))
 
 
-class Checkpoints(pl.Callback):
+class CheckpointWriter(pl.Callback):
     """Keeps last.ckpt, previous.ckpt, the one before it, and best.ckpt; of epochs with an equal score, the later one.
 
     On a small validation split many epochs share the highest score, and the first of them was reached by chance, long
@@ -55,6 +55,10 @@ class Checkpoints(pl.Callback):
         self.saved_step = -1
         self.saved_at = time.monotonic()
         self.begun: str | None = None
+
+    @property
+    def state_key(self) -> str:
+        return "Checkpoints"  # this class's name in the checkpoints of version 0.1.0
 
     @property
     def best(self) -> Path:

@@ -15,7 +15,7 @@ from lambdanets.errors import UserError
 log = logging.getLogger(__name__)
 
 
-class Finite(pl.Callback):
+class NonFiniteGuard(pl.Callback):
     """Logs train/grad_norm, the norm of all gradients before clipping, and ends the run when it is not finite.
 
     A loss that isn't finite has gradients that aren't. On a GPU the norm is looked at a little later, so that no step
@@ -33,6 +33,10 @@ class Finite(pl.Callback):
         self.skip = skip
         self.skipped = 0
         self.open: list[tuple[int, float, Tensor]] = []
+
+    @property
+    def state_key(self) -> str:
+        return "Finite"  # this class's name in the checkpoints of version 0.1.0
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer

@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lambdanets.models import ResNet
 
 
-class Occasional(pl.Callback, ABC):
+class BudgetedVisualization(pl.Callback, ABC):
     """Writes into TensorBoard at the end of training, and at the end of a validation whenever time allows.
 
     Time allows where what this callback has taken so far, and will take now, is less than a share of the time since
@@ -27,14 +27,14 @@ class Occasional(pl.Callback, ABC):
     A look of its own defines `draw`.
 
     Args:
-        share: of the training's time that may be spent.
+        time_budget: of the training's time that may be spent.
     """
 
     # Seconds that the first look is expected to take.
     GUESS = 0.1
 
-    def __init__(self, share: float = 0.005) -> None:
-        self.share = share
+    def __init__(self, time_budget: float = 0.005) -> None:
+        self.time_budget = time_budget
         self.start = 0.0
         self.spent = 0.0
         self.last = self.GUESS
@@ -55,7 +55,9 @@ class Occasional(pl.Callback, ABC):
             self.batch = batch
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and self.spent + self.last <= self.share * (time.perf_counter() - self.start):
+        if not trainer.sanity_checking and self.spent + self.last <= self.time_budget * (
+            time.perf_counter() - self.start
+        ):
             self.look(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

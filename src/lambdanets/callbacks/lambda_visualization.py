@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization, skeleton
 from lambdanets.callbacks.drawing import diverging, enlarged, tiles
-from lambdanets.callbacks.timed_visualization import Occasional, skeleton
 from lambdanets.mixers import LambdaLayer
 from lambdanets.ops import normalised, scope_to_offsets
 from lambdanets.ops.table import dilated
@@ -16,7 +16,7 @@ from lambdanets.ops.table import dilated
 SIDE = 72  # pixels of a map
 
 
-class LambdaPictures(Occasional):
+class LambdaVisualization(BudgetedVisualization):
     """Of each lambda layer, for one validation image:
 
     - lambdas/<layer>/content: above, what each head's query in the middle sees by content, q · K̄_m over the positions
@@ -27,12 +27,12 @@ class LambdaPictures(Occasional):
       distribution: 1 where all positions count alike, 0 where one does.
 
     Args:
-        share: as in `Occasional`.
+        time_budget: as in `BudgetedVisualization`.
         count: images that the entropies are of.
     """
 
-    def __init__(self, share: float = 0.005, count: int = 8) -> None:
-        super().__init__(share)
+    def __init__(self, time_budget: float = 0.005, count: int = 8) -> None:
+        super().__init__(time_budget)
         self.count = count
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:

@@ -10,9 +10,9 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import make_dataset
 
+from lambdanets.benchmarks.experiment_networks import NetworkSpec
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
-from lambdanets.benchmarks.rows import Network
 from lambdanets.data.augmentation import Augmentation
 from lambdanets.data.files import EXTENSIONS, ImageFiles, collate
 from lambdanets.data.packed import PackedFiles
@@ -31,7 +31,7 @@ AUGMENTATIONS: Mapping[str, dict[str, Any]] = {
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def inputs(
+def measure_input_pipeline(
     setting: Setting,
     *,
     root: str,
@@ -39,7 +39,7 @@ def inputs(
     image_size: int,
     batch: int,
     workers: int,
-    networks: Mapping[str, Network] | None = None,
+    networks: Mapping[str, NetworkSpec] | None = None,
 ) -> Result:
     """One core reads and augments a folder of images in three ways; ratios are to torchvision's ImageFolder.
 
@@ -68,7 +68,7 @@ def inputs(
     columns = ["augmentation", "input", "worker img/s", "ratio", "device img/s", "one core img/s", "one core ratio"]
     result = Result(f"Input: {len(samples)} images to {image_size}²", columns, setting=setting)
     rates = {}
-    with setting.applied():
+    with setting.limit_threads():
         for augmentation, options in progress_bar(AUGMENTATIONS.items(), "augmentations"):
             augment = Augmentation(**options)
             crop = augment.crop((image_size, image_size))
@@ -82,8 +82,8 @@ def inputs(
                 "data=packed": (PackedFiles(Path(shards), members, crop), collate, augment),
             }
             reading = {name: Reading(way, batch, len(samples)) for name, way in ways.items()}
-            taken = setting.times({name: read.worker for name, read in reading.items()})
-            device = setting.times({name: read.device for name, read in reading.items() if read.augment})
+            taken = setting.measure_times({name: read.worker for name, read in reading.items()})
+            device = setting.measure_times({name: read.device for name, read in reading.items() if read.augment})
             plain = len(samples) / next(iter(taken.values()))
             for name, read in reading.items():
                 worker = read.images / taken[name]
@@ -108,9 +108,9 @@ def inputs(
         )
         least = min(rate for (_, name), rate in rates.items() if name == "data=imagefolder")
         for name, network in (networks or {}).items():
-            x = torch.randn(batch, 3, image_size, image_size, device=setting.place)
-            step = setting.training_step(network.make().to(setting.place), x)
-            rate = batch / setting.times({name: step})[name]
+            x = torch.randn(batch, 3, image_size, image_size, device=setting.torch_device)
+            step = setting.make_training_step(network.make().to(setting.torch_device), x)
+            rate = batch / setting.measure_times({name: step})[name]
             limit = "the model" if rate < least * workers else "the input"
             result.notes.append(
                 f"{name} trains {rate:,.3g} images/s here at {setting.threads} thread, {workers} workers with "

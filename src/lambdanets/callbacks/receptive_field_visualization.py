@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization, skeleton
 from lambdanets.callbacks.drawing import enlarged, rising, tiles
-from lambdanets.callbacks.timed_visualization import Occasional, skeleton
 from lambdanets.models import ResNet
 
 
-class ReceptiveField(Occasional):
+class ReceptiveFieldVisualization(BudgetedVisualization):
     """The effective receptive field of each stage's middle feature (Luo et al. 2016), as receptive_field.
 
     It is the gradient of the feature's sum over channels with respect to the image, in absolute value, the mean over
@@ -18,12 +18,12 @@ class ReceptiveField(Occasional):
     feature that holds half of it, as a share of the image's.
 
     Args:
-        share: as in `Occasional`.
+        time_budget: as in `BudgetedVisualization`.
         count: images.
     """
 
-    def __init__(self, share: float = 0.005, count: int = 4) -> None:
-        super().__init__(share)
+    def __init__(self, time_budget: float = 0.005, count: int = 4) -> None:
+        super().__init__(time_budget)
         self.count = count
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:

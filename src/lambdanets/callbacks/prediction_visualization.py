@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization
 from lambdanets.callbacks.drawing import GREEN, RED, captioned, enlarged, matrix, tiles
-from lambdanets.callbacks.timed_visualization import Occasional
 from lambdanets.tasks import Classification
 
 FEW = 20  # classes that get a curve each, and rows of a table
 
 
-class Predictions(Occasional):
+class PredictionVisualization(BudgetedVisualization):
     """Of a classifier's validation:
 
     - predictions: images with what they were taken for, in red what they are not.
@@ -23,12 +23,12 @@ class Predictions(Occasional):
     - class_top1/<class>: a curve for each where there are not more than 20.
 
     Args:
-        share: as in `Occasional`.
+        time_budget: as in `BudgetedVisualization`.
         count: images that are shown.
     """
 
-    def __init__(self, share: float = 0.005, count: int = 16) -> None:
-        super().__init__(share)
+    def __init__(self, time_budget: float = 0.005, count: int = 16) -> None:
+        super().__init__(time_budget)
         self.count = count
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:

@@ -10,7 +10,7 @@ from lambdanets.progress import format_duration
 log = logging.getLogger(__name__)
 
 
-class EpochLine(pl.Callback):
+class EpochLogger(pl.Callback):
     """Logs one line an epoch, so that a run without a terminal leaves a readable log."""
 
     NAMES = ("train/loss", "train/top1", "val/loss", "val/top1", "val/box_ap", "val/mask_ap", "speed/images_per_s")

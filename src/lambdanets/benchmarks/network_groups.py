@@ -16,7 +16,7 @@ from lambdanets.peers import timm_network
 from lambdanets.progress import progress_bar
 
 
-def networks(setting: Setting, *, batch: int, compare: list[str]) -> Result:
+def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Result:
     """Groups of networks that compute the same or the like; ratios are to the first of a group.
 
     Args:
@@ -28,15 +28,17 @@ def networks(setting: Setting, *, batch: int, compare: list[str]) -> Result:
     columns += ["train ratio", "infer ratio"]
     plot = {"kind": "bars", "x": "group", "y": "train img/s", "line": "network"}
     result = Result("Whole networks", columns, setting=setting, plot=plot)
-    with setting.applied():
+    with setting.limit_threads():
         for group in progress_bar(compare, "groups"):
             side, makers = GROUPS[group]
-            x = torch.randn(batch, 3, side, side, device=setting.place)
-            models = {name: make().to(setting.place) for name, make in makers(side).items()}
-            training = {name: setting.training_step(model, x) for name, model in models.items()}
-            train = setting.times(training)
-            infer = setting.times({name: setting.inference_step(model, x) for name, model in models.items()})
-            peak = setting.peaks(training)
+            x = torch.randn(batch, 3, side, side, device=setting.torch_device)
+            models = {name: make().to(setting.torch_device) for name, make in makers(side).items()}
+            training = {name: setting.make_training_step(model, x) for name, model in models.items()}
+            train = setting.measure_times(training)
+            infer = setting.measure_times(
+                {name: setting.make_inference_step(model, x) for name, model in models.items()}
+            )
+            peak = setting.measure_peaks(training)
             first = next(iter(models))
             for name, model in models.items():
                 result.rows.append(

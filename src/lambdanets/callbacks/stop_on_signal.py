@@ -1,0 +1,72 @@
+"""Orderly stop of a training on a signal."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class StopOnSignal(pl.Callback):
+    """End training after the current step on SIGTERM and Ctrl-C, in a SLURM job also on SIGUSR1 and SIGUSR2.
+
+    During validation, the epoch is completed first. All processes stop at the same step with Lightning's
+    SIGTERMException; `CheckpointWriter` then writes the checkpoint. A second signal ends the process at once.
+    """
+
+    # Batches between two exchanges between the processes of a job, which cost a collective operation each.
+    SYNC_EVERY_BATCHES = 4
+
+    def __init__(self) -> None:
+        self.caught: signal.Signals | None = None
+        self.previous_handlers: dict[signal.Signals, Any] = {}
+
+    @property
+    def signal_name(self) -> str:
+        """Name of the signal that this process received; another process may have received it instead."""
+        return "a signal" if self.caught is None else self.caught.name
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if "SLURM_JOB_ID" in os.environ:
+            signals += [signal.SIGUSR1, signal.SIGUSR2]
+        # Lightning has installed its own handlers before this hook, and restores the earlier ones at the end.
+        self.previous_handlers = {signum: signal.signal(signum, self.catch) for signum in signals}
+
+    def catch(self, signum: int, frame: FrameType | None) -> None:
+        """Record the signal; a second one gets the system's default action."""
+        if self.caught is not None:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        self.caught = signal.Signals(signum)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Validation follows an epoch's last batch; Lightning would abort it with nothing saved.
+        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
+        synced = trainer.world_size == 1 or batch_idx % self.SYNC_EVERY_BATCHES == 0
+        if synced and self.stop_requested(trainer) and between_steps:
+            self.stop(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.stop_requested(trainer):
+            self.stop(trainer)
+
+    def stop_requested(self, trainer: pl.Trainer) -> bool:
+        """Return whether any process has received a signal; all processes must call this together."""
+        caught = self.caught is not None
+        return trainer.strategy.reduce_boolean_decision(caught, all=False) if trainer.world_size > 1 else caught
+
+    def stop(self, trainer: pl.Trainer) -> None:
+        """Make Lightning raise its SIGTERMException after the step is logged, or after the epoch."""
+        trainer._signal_connector.received_sigterm = True
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for signum, handler in self.previous_handlers.items():
+            if signal.getsignal(signum) == self.catch:
+                signal.signal(signum, handler)
