@@ -41,7 +41,7 @@ def measure_callback_cost(setting: Setting, *, trainings: Mapping[str, TimedTrai
             )
     result.notes.append(
         "Trainings with validation and checkpoints, as job=fit runs them, without their test. Visualizations: seconds "
-        "inside of the callbacks that draw lambdas, embeddings, entropies, receptive fields, predictions and confusion, "
+        "inside of the callbacks that draw lambdas, embeddings, entropies, receptive fields, predictions, confusion, "
         "and that log gradient norms by stage; their % of the other time. Slower than scalars: increase of the time "
         "over a training with callbacks=scalars, the median of ratios measured in turn. The range of the ratios shows "
         "how far such a measurement can be trusted on this machine."
