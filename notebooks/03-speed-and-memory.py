@@ -28,7 +28,7 @@ from IPython.display import Markdown
 from lambdanets.benchmarks import compare_methods
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.mixers import Attention, Conv, LambdaLayer
-from lambdanets.ops import Shape, choose
+from lambdanets.ops import Shape, choose_method
 
 setting = Setting(threads=torch.get_num_threads(), repeats=3, seconds=0.5, memory_gib=1)
 print(torch.__version__, setting.torch_device, torch.get_num_threads(), "threads")
@@ -64,7 +64,7 @@ for side in sides:
         reach = 2 * side - 1 if scope == "global" else scope
         sizes = {"height": side, "width": side, "context": (side, side), "scope": (reach, reach)}
         depths = {"heads": 4, "key_depth": 16, "value_depth": 16 * 56 // side or 1, "intra_depth": 1}
-        chosen.append(choose(Shape(batch=8, device=setting.torch_device.type, **sizes, **depths)))
+        chosen.append(choose_method(Shape(batch=8, device=setting.torch_device.type, **sizes, **depths)))
     print(f"{side:4}" + "".join(f"{name:>13}" for name in chosen))
 
 # %% [markdown]

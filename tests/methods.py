@@ -2,7 +2,7 @@
 
 import pytest
 
-from lambdanets.ops import METHODS, missing_kernel
+from lambdanets.ops import METHODS, kernel_error
 
-needs_compiler = pytest.mark.skipif(missing_kernel() is not None, reason=f"the C kernel is missing: {missing_kernel()}")
+needs_compiler = pytest.mark.skipif(kernel_error() is not None, reason=f"the C kernel is missing: {kernel_error()}")
 EVERY_METHOD = [pytest.param(name, marks=needs_compiler) if name == "kernel" else name for name in METHODS]

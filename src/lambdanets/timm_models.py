@@ -16,7 +16,7 @@ NAMES = tuple(f"lambda_resnet{depth}" for depth in (50, 101, 152, 200, 270, 350,
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def network(
+def create_network(
     name: str,
     *,
     pretrained: bool = False,
@@ -61,17 +61,17 @@ def network(
     return made
 
 
-def entry(name: str) -> Any:
+def make_entry_point(name: str) -> Any:
     """Timm's entry point of that name."""
 
     def make(pretrained: bool = False, **options: Any) -> nn.Module:
-        return network(name, pretrained=pretrained, **options)
+        return create_network(name, pretrained=pretrained, **options)
 
     make.__name__ = name
     make.__module__ = __name__
-    make.__doc__ = f"{name} (Bello 2021, section 5); arguments as `lambdanets.timm_models.network`."
+    make.__doc__ = f"{name} (Bello 2021, section 5); arguments as `lambdanets.timm_models.create_network`."
     return make
 
 
 for registered in NAMES:
-    globals()[registered] = register_model(entry(registered))
+    globals()[registered] = register_model(make_entry_point(registered))

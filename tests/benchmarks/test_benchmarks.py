@@ -25,7 +25,7 @@ from lambdanets.benchmarks.scaling import exponent
 from lambdanets.errors import UserError
 from lambdanets.mixers import Attention, Conv, LambdaLayer
 from lambdanets.models import MaskRCNN, ResNet
-from lambdanets.ops import METHODS, missing_kernel
+from lambdanets.ops import METHODS, kernel_error
 from tests.command import run
 
 WAYS = ["data=imagefolder", "data=packed"]
@@ -78,7 +78,7 @@ def test_methods():
     result = compare_methods(
         QUICK, shapes=[(1, 6, 16, 3), (1, 4, 16, "global")], key_depth=4, heads=2, intra_depth=1, slowest=1e9
     )
-    assert len(result.rows) == 2 * (len(METHODS) - (missing_kernel() is not None))
+    assert len(result.rows) == 2 * (len(METHODS) - (kernel_error() is not None))
     assert all(row["train: measured ms"] > 0 and row["train: predicted ms"] > 0 for row in result.rows)
     chosen = [row["chosen"] for row in result.rows]
     assert sum("train" in choice for choice in chosen) == 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lambdanets.costs.closed_forms import FORMS, Layer, memory_gib, multiply_adds
+from lambdanets.costs.closed_forms import FORMS, LayerSizes, total_memory_gib, total_multiply_adds
 from lambdanets.reports.published import published_value
 
 BLOCKS = {56: (3, 64), 28: (4, 128), 14: (6, 256), 7: (3, 512)}
@@ -10,7 +10,7 @@ BLOCKS = {56: (3, 64), 28: (4, 128), 14: (6, 256), 7: (3, 512)}
 
 def layers(*, heads=8, key_depth=16, scope=None):
     return [
-        Layer(side, channels, heads, key_depth, scope=scope)
+        LayerSizes(side, channels, heads, key_depth, scope=scope)
         for side, (count, channels) in BLOCKS.items()
         for _ in range(count)
     ]
@@ -27,7 +27,7 @@ def layers(*, heads=8, key_depth=16, scope=None):
     ],
 )
 def test_the_memory_column_of_table_4(kind, options, digits, row):
-    found = memory_gib(kind, layers(**options), 128)
+    found = total_memory_gib(kind, layers(**options), 128)
     decimals = len(digits.split(".")[1])
     assert f"{found:.{decimals}f}" == digits
     printed = published_value(row, "memory")
@@ -37,17 +37,21 @@ def test_the_memory_column_of_table_4(kind, options, digits, row):
 
 def test_sums_written_out():
     n = [side**2 for side, (count, _) in BLOCKS.items() for _ in range(count)]
-    assert memory_gib("local", layers(scope=7), 128) == pytest.approx(sum(128 * 8 * 49 * m * 4 for m in n) / 2**30)
-    assert memory_gib("convolution", layers(scope=7), 128) == pytest.approx(sum(16 * 49 * m * 4 for m in n) / 2**30)
+    assert total_memory_gib("local", layers(scope=7), 128) == pytest.approx(
+        sum(128 * 8 * 49 * m * 4 for m in n) / 2**30
+    )
+    assert total_memory_gib("convolution", layers(scope=7), 128) == pytest.approx(
+        sum(16 * 49 * m * 4 for m in n) / 2**30
+    )
     # Attention with d channels and h·k = d: b·n²·2d. Lambdas: b·n²·k·d/h.
     wide = [(side**2, channels) for side, (count, channels) in BLOCKS.items() for _ in range(count)]
-    every = [Layer(int(m**0.5), d, 8, d // 8) for m, d in wide]
-    assert multiply_adds("attention", every, 2) == sum(2 * m * m * 2 * d for m, d in wide)
-    assert multiply_adds("lambda", layers(heads=4), 2) == sum(2 * m * m * 16 * d / 4 for m, d in wide)
-    assert multiply_adds("axial", every) == sum(2 * m**1.5 * 2 * d for m, d in wide)
+    every = [LayerSizes(int(m**0.5), d, 8, d // 8) for m, d in wide]
+    assert total_multiply_adds("attention", every, 2) == sum(2 * m * m * 2 * d for m, d in wide)
+    assert total_multiply_adds("lambda", layers(heads=4), 2) == sum(2 * m * m * 16 * d / 4 for m, d in wide)
+    assert total_multiply_adds("axial", every) == sum(2 * m**1.5 * 2 * d for m, d in wide)
 
 
 def test_embeddings_do_not_grow_with_the_batch_and_maps_do():
     for kind in FORMS:
-        grows = memory_gib(kind, layers(), 64) / memory_gib(kind, layers(), 32)
+        grows = total_memory_gib(kind, layers(), 64) / total_memory_gib(kind, layers(), 32)
         assert grows == (1 if kind in ("lambda", "shared", "convolution") else 2)

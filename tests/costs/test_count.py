@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from lambdanets.costs.count import count, total
+from lambdanets.costs.count import count_costs, sum_costs
 from lambdanets.mixers import SE, Attention, Conv, LambdaLayer, LocalAttention, SharedLambda
 from lambdanets.models import EfficientNet, ResNet
 
@@ -23,7 +23,7 @@ SMALL = {"depth": [1, 2, 1, 1], "width": 0.25, "stem": "small", "image_size": (1
     ],
 )
 def test_torchvisions_published_counts(make, weights, side):
-    found = total(count(make, channels=3, image_size=(side, side)))
+    found = sum_costs(count_costs(make, channels=3, image_size=(side, side)))
     assert found.parameters == weights.meta["num_params"]
     assert found.flops / 2e9 == pytest.approx(weights.meta["_ops"], abs=2e-3)  # in billions of multiply-adds
 
@@ -44,11 +44,11 @@ def test_what_is_counted_is_what_a_run_computes_and_keeps(mixer):
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         y = model(images)
     assert y.shape == (3, 7)
-    found = count(make, channels=1, image_size=(16, 12), batch=3)
-    assert total(found).parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert total(found).flops * 3 == counter.get_total_flops()
+    found = count_costs(make, channels=1, image_size=(16, 12), batch=3)
+    assert sum_costs(found).parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert sum_costs(found).flops * 3 == counter.get_total_flops()
     measured = sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in own)
-    assert total(found).activations * 3 == pytest.approx(measured, rel=0.02)
+    assert sum_costs(found).activations * 3 == pytest.approx(measured, rel=0.02)
 
 
 def test_the_papers_order_is_counted_from_its_formula():
@@ -58,7 +58,7 @@ def test_the_papers_order_is_counted_from_its_formula():
         layer = partial(LambdaLayer, scope="global", key_depth=k, heads=h, position=position)
         make = partial(ResNet, layer, depth=[1], layout="L", strides=[1], width=0.25, stem="small", in_channels=1,
                        image_size=(side, side), num_classes=2)  # fmt: skip
-        return total(count(make, channels=1, image_size=(side, side), batch=2)).paper_flops
+        return sum_costs(count_costs(make, channels=1, image_size=(side, side), batch=2)).paper_flops
 
     # A position lambda for each query: n·m·k·v multiply-adds, whatever the heads.
     found = flops(True) - flops(False)
@@ -67,7 +67,7 @@ def test_the_papers_order_is_counted_from_its_formula():
 
 def test_parts_add_up_and_shared_parameters_count_once():
     make = partial(ResNet, SharedLambda(scope="global"), **SMALL)
-    found = count(make, channels=3, image_size=(16, 12))
+    found = count_costs(make, channels=3, image_size=(16, 12))
     assert list(found)[:5] == ["stem", "stage 1", "stage 2", "stage 3", "stage 4"]
-    assert total(found).parameters == sum(parameter.numel() for parameter in make().parameters())
+    assert sum_costs(found).parameters == sum(parameter.numel() for parameter in make().parameters())
     assert found["(shared)"].parameters < 0

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from lambdanets.costs.count import count, total
+from lambdanets.costs.count import count_costs, sum_costs
 from lambdanets.jobs import doctor
 from lambdanets.models import ResNet
-from lambdanets.ops import missing_kernel
+from lambdanets.ops import kernel_error
 from tests.command import run
 
 
@@ -16,7 +16,7 @@ def test_it_says_what_there_is_and_which_batch_fits(tmp_path):
     done = run("job=doctor", "sweep=hybrids", "hydra.run.dir=out", cwd=tmp_path)
     found = json.loads((tmp_path / "out" / "doctor.json").read_text())
     tried = {row["what"]: row for row in found["What was tried"]}
-    assert tried["the lambda layer's kernel"]["here"] == ("no" if missing_kernel() else "yes")
+    assert tried["the lambda layer's kernel"]["here"] == ("no" if kernel_error() else "yes")
     assert tried["trainer.precision=16-mixed"]["here"] == "no"
     assert "there is no GPU" in tried["trainer.precision=16-mixed"]["otherwise"]
     assert tried["decoding JPEG and PNG"]["here"] == "yes"
@@ -46,7 +46,7 @@ def test_what_fails_is_said_and_ends_nothing():
 def test_batches_grow_with_memory_and_are_none_where_weights_alone_fill_it():
     from lambdanets.mixers import Conv
 
-    cost = total(count(lambda: ResNet(Conv, depth=[1, 1, 1, 1]), channels=3, image_size=(64, 64), batch=2))
+    cost = sum_costs(count_costs(lambda: ResNet(Conv, depth=[1, 1, 1, 1]), channels=3, image_size=(64, 64), batch=2))
     small, large = (int(doctor.needs(cost, free)["batch"]) for free in (1e9, 2e9))
     assert 2 * small < large + 1
     assert large > small > 0

@@ -268,4 +268,4 @@ def test_timm_creates_ours():
     with pytest.raises(UserError, match="no published weights of lambda_resnet50"):
         timm.create_model("lambda_resnet50", pretrained=True)
     with pytest.raises(UserError, match="has no features_only"):
-        lambdanets.timm_models.network("lambda_resnet50", features_only=True)
+        lambdanets.timm_models.create_network("lambda_resnet50", features_only=True)

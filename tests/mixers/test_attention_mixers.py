@@ -18,10 +18,10 @@ from lambdanets.mixers import (
 )
 from tests.reference.attention import attention
 from tests.reference.linear_attention import double_attention, efficient_attention
-from tests.reference.neighbourhood import local_attention, local_relation, patchwise
+from tests.reference.neighborhood import local_attention, local_relation, patchwise
 from tests.reference.pooling import average_pool
 
-# One tile, several with rest, tiles in one direction only, less than a neighbourhood.
+# One tile, several with rest, tiles in one direction only, less than a neighborhood.
 SIZES = [(4, 4), (9, 11), (3, 18), (1, 2)]
 
 
@@ -71,7 +71,7 @@ def test_local_attention_over_the_whole_map_is_global_attention():
 @pytest.mark.parametrize("stride", [1, 2])
 def test_local_relation(size, stride):
     torch.manual_seed(0)
-    layer = LocalRelation(12, stride=stride, scope=5, share=4).double()
+    layer = LocalRelation(12, stride=stride, scope=5, group_channels=4).double()
 
     def prior(offset):
         return array(layer.prior(torch.from_numpy(offset)))
@@ -79,20 +79,21 @@ def test_local_relation(size, stride):
     prior.scope = 5
     x = images(12, size)
     query, key = np.split(matrix(layer.query_key), 2)
-    compare(layer, x, [local_relation(image, query, key, prior, share=4) for image in x.numpy()], stride)
+    compare(layer, x, [local_relation(image, query, key, prior, group_channels=4) for image in x.numpy()], stride)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 7)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_patchwise_attention(size, stride):
     torch.manual_seed(0)
-    layer = PatchwiseAttention(8, stride=stride, scope=3, share=4, reduction=2).double()
+    layer = PatchwiseAttention(8, stride=stride, scope=3, group_channels=4, reduction=2).double()
     patch = array(layer.from_patch.weight).transpose(0, 2, 3, 1).reshape(4, -1)
     first = np.concatenate([matrix(layer.from_query), patch], 1)
     weights = first, array(layer.from_query.bias), matrix(layer.weigh), array(layer.weigh.bias)
     x = images(8, size)
     expected = [
-        patchwise(image, matrix(layer.phi), matrix(layer.psi), *weights, scope=3, share=4) for image in x.numpy()
+        patchwise(image, matrix(layer.phi), matrix(layer.psi), *weights, scope=3, group_channels=4)
+        for image in x.numpy()
     ]
     compare(layer, x, expected, stride)
 
@@ -121,7 +122,7 @@ def test_axial_attention_is_attention_in_each_column_then_in_each_row(size, stri
 def test_augmented_convolution_is_the_two_side_by_side(stride):
     torch.manual_seed(0)
     layer = Augmented(
-        16, stride=stride, feature_size=(6, 5), heads=2, value_share=0.5, key_share=0.5, least_key_depth=1
+        16, stride=stride, feature_size=(6, 5), heads=2, value_ratio=0.5, key_ratio=0.5, min_key_depth=1
     ).double()
     assert layer.depths == [4, 4, 4]
     x = images(16, (6, 5))
@@ -211,12 +212,12 @@ def test_memory_of_local_attention_grows_with_the_positions():
 def test_mistakes():
     with pytest.raises(UserError, match="scope=4 has no middle"):
         LocalAttention(16, scope=4)
-    with pytest.raises(UserError, match="share=5 does not divide the 16 channels"):
-        LocalRelation(16, share=5)
+    with pytest.raises(UserError, match="group_channels=5 does not divide the 16 channels"):
+        LocalRelation(16, group_channels=5)
     with pytest.raises(UserError, match="reduction=32 must be from 1 to the 16 channels"):
         PatchwiseAttention(16, reduction=32)
     with pytest.raises(UserError, match="leave the convolution none"):
-        Augmented(16, feature_size=(4, 4), value_share=1.0)
+        Augmented(16, feature_size=(4, 4), value_ratio=1.0)
     with pytest.raises(UserError, match="form=triple of linear attention is not known; choose one of double"):
         LinearAttention("triple")
     with pytest.raises(UserError, match="heads=3 does not divide the 16 channels"):

@@ -276,7 +276,7 @@ def test_empty_batch_and_single_position(scope):
     assert layer.eval()(torch.randn(0, 8, 4, 4)).shape == (0, 8, 4, 4)
 
 
-@pytest.mark.parametrize("method", ["auto", "scores", "tiles", "rows", "fourier"])
+@pytest.mark.parametrize("method", ["auto", "scores", "tiles", "row_fft", "fourier"])
 def test_compiled_without_graph_breaks(method):
     torch.manual_seed(0)
     torch._dynamo.reset()

@@ -8,7 +8,7 @@ import torch
 from lambdanets.errors import UserError
 from lambdanets.mixers import SE, Attention, Conv, LambdaLayer
 from lambdanets.models import MaskRCNN, ResNet
-from lambdanets.models.sync_batch_norm import synchronised
+from lambdanets.models.sync_batch_norm import synchronize_batch_norms
 
 SMALL = partial(ResNet, depth=[1, 1, 1, 1], width=0.25)
 
@@ -65,7 +65,7 @@ def test_a_smaller_map_takes_the_middle_of_a_global_table():
 
 
 def test_frozen_norms_stay_as_they_are_and_are_not_synchronised():
-    model = synchronised(detector(partial(LambdaLayer, heads=2), norm="frozen")).train()
+    model = synchronize_batch_norms(detector(partial(LambdaLayer, heads=2), norm="frozen")).train()
     before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name or "norm" in name}
     target = {"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1]), "masks": torch.ones(1, 64, 64)}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)

@@ -20,7 +20,7 @@ from lambdanets.mixers import (
     squeeze_excitation,
 )
 from lambdanets.models import ResNet
-from lambdanets.models.resnet import DEPTHS, mixer_blocks
+from lambdanets.models.resnet import DEPTHS, parse_layout
 
 NAMES = {
     "conv1": "stem.0",
@@ -129,8 +129,8 @@ def test_features_have_the_sizes_that_mixers_were_told(mixer, stem, size):
 
 
 def test_layout_says_which_blocks_mix():
-    assert mixer_blocks("CCLL", (1, 2, 1, 2)) == [[False], [False, False], [True], [True, True]]
-    assert mixer_blocks(["C", [2, 4], "L"], (1, 4, 1)) == [[False], [False, True, False, True], [True]]
+    assert parse_layout("CCLL", (1, 2, 1, 2)) == [[False], [False, False], [True], [True, True]]
+    assert parse_layout(["C", [2, 4], "L"], (1, 4, 1)) == [[False], [False, True, False, True], [True]]
     model = small(depth=[1, 1, 3, 1], layout=["C", "C", [2], "L"])
     kinds = [[type(block.mixer).__name__ for block in stage] for stage in model.stages]
     assert kinds == [["Conv"], ["Conv"], ["Conv", "LambdaLayer", "Conv"], ["LambdaLayer"]]

@@ -35,13 +35,11 @@ def tensors(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(
-    ("name", "module"), [("scores_first", scores), ("tiled_scores", tiles), ("row_transform", rows)]
-)
+@pytest.mark.parametrize(("name", "module"), [("scores_first", scores), ("tiled_scores", tiles), ("row_fft", rows)])
 def test_counts_are_those_of_the_matrix_products(name, module, case):
     inputs = tensors(case)
     query, values, table, _ = inputs
-    kept = torch.empty(module.keeps(query, values, table) if module is rows else 0)
+    kept = torch.empty(module.saved_size(query, values, table) if module is rows else 0)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         y = module.forward(*inputs, kept)
     sizes = query.shape, values.shape, table.shape
@@ -66,7 +64,7 @@ def test_the_kernel_counts_the_pairs_within_the_scope(case):
     assert counter.get_total_flops() == 2 * batch * (pairs * heads * intra_depth * (key_depth + value_depth) + content)
 
 
-@pytest.mark.parametrize("method", ["scores", "tiles", "rows", "fourier"])
+@pytest.mark.parametrize("method", ["scores", "tiles", "row_fft", "fourier"])
 def test_the_counter_meets_forward_and_backward(method):
     inputs = [tensor.requires_grad_() for tensor in tensors(CASES[0])]
     with FlopCounterMode(display=False) as counter:

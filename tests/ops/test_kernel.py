@@ -12,7 +12,7 @@ import torch
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaLayer
 from lambdanets.ops import kernel, lambda_map
-from lambdanets.ops.compiler import CompilerError, compiled
+from lambdanets.ops.compiler import CompilerError, compile_library
 from tests.methods import needs_compiler
 from tests.ops.test_lambda_map import inputs, output_and_gradients, relative_errors
 from tests.reference.lambda_map import lambda_map as by_definition
@@ -58,12 +58,12 @@ def test_a_context_much_smaller_than_the_map(scope):
 @needs_compiler
 def test_the_library_is_kept_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compiled(kernel.SOURCE, REAL="float")
+    compile_library(kernel.SOURCE, REAL="float")
     (library,) = (tmp_path / "lambdanets").iterdir()
     written = library.stat().st_mtime_ns
-    compiled(kernel.SOURCE, REAL="float")
+    compile_library(kernel.SOURCE, REAL="float")
     assert library.stat().st_mtime_ns == written
-    compiled(kernel.SOURCE, REAL="double")
+    compile_library(kernel.SOURCE, REAL="double")
     assert len(list((tmp_path / "lambdanets").iterdir())) == 2
 
 
@@ -71,11 +71,11 @@ def test_what_no_compiler_can_do_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "no-such-compiler")
     with pytest.raises(CompilerError, match="no-such-compiler can't be used"):
-        compiled(kernel.SOURCE, REAL="float")
+        compile_library(kernel.SOURCE, REAL="float")
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CompilerError, match="no C compiler"):
-        compiled(kernel.SOURCE, REAL="float")
+        compile_library(kernel.SOURCE, REAL="float")
 
 
 @needs_compiler
@@ -83,7 +83,7 @@ def test_the_compiler_may_have_arguments(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")))
     monkeypatch.setenv("CC", f"env {compiler}")
-    assert compiled(kernel.SOURCE, REAL="float").lanes() > 1
+    assert compile_library(kernel.SOURCE, REAL="float").lanes() > 1
 
 
 @needs_compiler
@@ -92,7 +92,7 @@ def test_a_source_that_does_not_compile_is_said_and_leaves_nothing(tmp_path, mon
     wrong = tmp_path / "wrong.c"
     wrong.write_text("int forward(void) { return }")
     with pytest.raises(CompilerError, match=r"fails: .*wrong\.c"):
-        compiled(wrong)
+        compile_library(wrong)
     assert not list((tmp_path / "lambdanets").iterdir())
 
 

@@ -5,7 +5,7 @@ import torch
 
 from lambdanets.errors import UserError
 from lambdanets.ops import METHODS, kernel, lambda_map
-from lambdanets.ops.cost import Shape, costs
+from lambdanets.ops.cost import Shape, predict_costs
 from tests.methods import EVERY_METHOD, needs_compiler
 from tests.reference.lambda_map import lambda_map as by_definition
 
@@ -151,7 +151,7 @@ def test_strides_in_memory_and_empty_batches_make_no_difference(method):
     assert grads[2].count_nonzero() == 0
 
 
-@pytest.mark.parametrize("method", ["scores", "tiles", "rows", "fourier"])
+@pytest.mark.parametrize("method", ["scores", "tiles", "row_fft", "fourier"])
 def test_chunks_make_no_difference(method, monkeypatch):
     from lambdanets.ops import fourier, scores, tiles
     from lambdanets.ops import row_fft as rows
@@ -164,7 +164,7 @@ def test_chunks_make_no_difference(method, monkeypatch):
     assert max(relative_errors(output_and_gradients(lambda_map, tensors, method=method), expected)) < 1e-13
 
 
-OPERATORS = ["scores_first", "tiled_scores", "row_transform", "fourier"]
+OPERATORS = ["scores_first", "tiled_scores", "row_fft", "fourier"]
 
 
 @pytest.mark.parametrize("name", [*OPERATORS, pytest.param("scores_kernel", marks=needs_compiler)])
@@ -180,7 +180,7 @@ def shape(side, channels, scope, *, batch=8, training=True):
 
 
 def fastest(*args, **options):
-    found = costs.__wrapped__(shape(*args, **options))
+    found = predict_costs.__wrapped__(shape(*args, **options))
     return min(found, key=lambda name: found[name].seconds)
 
 
@@ -189,7 +189,7 @@ def test_the_choice_follows_the_shape(monkeypatch):
     monkeypatch.setattr(kernel, "tried", ["there is no C compiler"])
     assert fastest(14, 256, "global") == "scores"
     assert fastest(56, 64, 7) == "tiles"
-    assert fastest(28, 128, 23) == "rows"
+    assert fastest(28, 128, 23) == "row_fft"
     assert fastest(112, 64, "global", batch=1) == "fourier"
 
 
@@ -200,8 +200,8 @@ def test_a_kernel_does_small_contexts(monkeypatch):
 
 
 def test_a_larger_map_costs_more_and_training_more_than_inference():
-    small, large = costs(shape(14, 64, 7)), costs(shape(28, 64, 7))
-    inference = costs(shape(14, 64, 7, training=False))
+    small, large = predict_costs(shape(14, 64, 7)), predict_costs(shape(28, 64, 7))
+    inference = predict_costs(shape(14, 64, 7, training=False))
     assert all(small[name].seconds < large[name].seconds for name in small)
     assert all(inference[name].seconds < small[name].seconds for name in small)
 

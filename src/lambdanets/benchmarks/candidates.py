@@ -8,7 +8,7 @@ from torch import nn
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import Attention, Conv, LambdaLayer
-from lambdanets.mixers.interface import downsample
+from lambdanets.mixers.interface import stride_pool
 from lambdanets.mixers.lambda_layer import Scope
 
 OURS, TIMM, LAMBDA_NETWORKS = "ours", "timm", "lambda-networks"
@@ -63,4 +63,4 @@ class LambdaNetworksMixer(nn.Sequential):
     """lambda-networks' layer as a mixer of our skeleton, with the paper's pooling for a stride."""
 
     def __init__(self, channels: int, *, stride: int, feature_size: tuple[int, int], scope: Scope = 23) -> None:
-        super().__init__(lambda_networks(channels, feature_size[0], scope), downsample(stride))
+        super().__init__(lambda_networks(channels, feature_size[0], scope), stride_pool(stride))

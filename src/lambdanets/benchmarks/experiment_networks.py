@@ -9,9 +9,9 @@ from torch import nn
 from lambdanets.benchmarks.detectors import detection_step, saturate_detector
 from lambdanets.benchmarks.measure import Setting, Step
 from lambdanets.benchmarks.result import Result
-from lambdanets.costs.closed_forms import memory_gib
-from lambdanets.costs.count import Count, count, total
-from lambdanets.costs.layer_sizes import relations
+from lambdanets.costs.closed_forms import total_memory_gib
+from lambdanets.costs.count import ModelCost, count_costs, sum_costs
+from lambdanets.costs.layer_sizes import mixing_layers
 from lambdanets.models import MaskRCNN
 from lambdanets.reports.published import published_value, row_label
 from lambdanets.table import Row
@@ -71,10 +71,12 @@ def compare_experiments(
     columns += ["published img/s"] if any(published_value(name, "throughput") for name in networks) else []
     result = Result(title, columns, setting=setting)
     pieces = {
-        name: count(network.make, channels=network.channels, image_size=network.size, device=setting.torch_device.type)
+        name: count_costs(
+            network.make, channels=network.channels, image_size=network.size, device=setting.torch_device.type
+        )
         for name, network in networks.items()
     }
-    counted = {name: total(parts) for name, parts in pieces.items()}
+    counted = {name: sum_costs(parts) for name, parts in pieces.items()}
     batches = {name: fitting(cost, batch, setting.memory_gib) for name, cost in counted.items()}
     with setting.limit_threads():
         train, infer, peak = measure(setting, networks, batches)
@@ -139,7 +141,7 @@ class Need:
     fixed: float
 
     @staticmethod
-    def of(cost: Count, peak: float, batch: int) -> "Need":
+    def of(cost: ModelCost, peak: float, batch: int) -> "Need":
         weights = FLOAT * cost.parameters
         return Need(max(peak * MIB - weights, 0) / batch, 2 * weights)  # the peak is beyond the weights
 
@@ -147,12 +149,12 @@ class Need:
         return batch * self.image + self.fixed
 
 
-def most_bytes(cost: Count, batch: int) -> float:
+def most_bytes(cost: ModelCost, batch: int) -> float:
     """What a training step needs at most, as counted before it is run."""
     return batch * MARGIN * cost.activations + 2 * FLOAT * cost.parameters
 
 
-def fitting(cost: Count, batch: int, memory_gib: float) -> int:
+def fitting(cost: ModelCost, batch: int, memory_gib: float) -> int:
     """The largest batch, from 1 to the given one, whose training is sure to fit."""
     fit = (number for number in range(batch, 1, -1) if most_bytes(cost, number) <= memory_gib * GIB)
     return next(fit, 1)
@@ -189,10 +191,10 @@ def freed(step: Step, model: nn.Module) -> Step:
 def maps(network: NetworkSpec, heads: int, batch: int) -> float | None:
     """MiB of the maps of attention with so many heads in the places of a network's lambda layers, if it has any."""
     with torch.device("meta"):
-        kind, layers = relations(network.make(), network.size) or ("", [])
+        kind, layers = mixing_layers(network.make(), network.size) or ("", [])
     if kind not in ("lambda", "shared", "convolution"):
         return None
-    return GIB / MIB * memory_gib("attention", [replace(layer, heads=heads) for layer in layers], batch)
+    return GIB / MIB * total_memory_gib("attention", [replace(layer, heads=heads) for layer in layers], batch)
 
 
 def ratio(ours: str, theirs: str, seconds: dict[str, float], batches: dict[str, int]) -> float:

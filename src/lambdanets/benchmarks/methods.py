@@ -9,7 +9,7 @@ from lambdanets.benchmarks.measure import Setting, Step, matrix_rate
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.ops import METHODS
-from lambdanets.ops.cost import Shape, costs
+from lambdanets.ops.cost import Shape, predict_costs
 from lambdanets.progress import progress_bar
 
 
@@ -49,7 +49,7 @@ def compare_methods(
             inputs = [torch.randn(size, device=setting.torch_device, dtype=kind).requires_grad_() for size in sizes]
             grad = torch.randn(batch, side, side, heads, depth, device=setting.torch_device, dtype=kind)
             shape = Shape.of(*inputs[:3])
-            training, inference = costs(shape), costs(replace(shape, training=False))
+            training, inference = predict_costs(shape), predict_costs(replace(shape, training=False))
             best = {key: min(found, key=lambda name: found[name].seconds) for key, found in
                     (("train", training), ("infer", inference))}  # fmt: skip
             limit = slowest * training[best["train"]].seconds

@@ -10,8 +10,8 @@ from torch.utils.tensorboard import SummaryWriter
 from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization, skeleton
 from lambdanets.callbacks.drawing import diverging, enlarged, tiles
 from lambdanets.mixers import LambdaLayer
-from lambdanets.ops import normalised, scope_to_offsets
-from lambdanets.ops.table import dilated
+from lambdanets.ops import normalize_keys, scope_to_offsets
+from lambdanets.ops.table import dilate_table
 
 SIDE = 72  # pixels of a map
 
@@ -84,10 +84,10 @@ def pictures(layer: LambdaLayer, x: Tensor) -> dict[str, Tensor]:
     values = value[0].float()  # (H, W, u, v)
     seen: dict[str, Tensor] = {}  # (u, k, H, W), zero where the query may not look
     if key is not None:
-        normal = normalised(key.flatten(1, 2), layer.key_norm, 1)[0].float()
+        normal = normalize_keys(key.flatten(1, 2), layer.key_norm, 1)[0].float()
         seen["content"] = normal.unflatten(0, (height, width)).permute(2, 3, 0, 1)
     if (table := layer.embeddings(query)) is not None:
-        offsets = scope_to_offsets(dilated(table.float(), layer.dilation), (height, width))
+        offsets = scope_to_offsets(dilate_table(table.float(), layer.dilation), (height, width))
         rows, columns = (slice(n - 1 - at, 2 * n - 1 - at) for n, at in ((height, row), (width, column)))
         seen["position"] = offsets[:, :, rows, columns].transpose(0, 1)
     found = {}
@@ -112,6 +112,6 @@ def key_entropy(layer: LambdaLayer, x: Tensor) -> float | None:
     _, _, key = layer.project(x, x, torch.channels_last)
     if key is None:
         return None
-    shares = normalised(key.flatten(1, 2), "softmax", 1).float()
+    shares = normalize_keys(key.flatten(1, 2), "softmax", 1).float()
     most = torch.tensor(float(shares.shape[1])).log()
     return float(torch.special.entr(shares).sum(1).mean().cpu() / most)

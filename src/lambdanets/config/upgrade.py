@@ -33,9 +33,20 @@ OPTIONS: dict[str, dict[str, str]] = {
     "lambdanets.callbacks.PredictionVisualization": {"share": "time_budget"},
     "lambdanets.callbacks.Profiler": {"rows": "table_rows"},
     "lambdanets.callbacks.ReceptiveFieldVisualization": {"share": "time_budget"},
+    "lambdanets.mixers.Augmented": {
+        "value_share": "value_ratio",
+        "key_share": "key_ratio",
+        "least_key_depth": "min_key_depth",
+    },
+    "lambdanets.mixers.LocalRelation": {"share": "group_channels"},
+    "lambdanets.mixers.PatchwiseAttention": {"share": "group_channels"},
 }
 # Values of options: today's `_target_` and option, then old value and new one.
-VALUES: dict[tuple[str, str], dict[Any, Any]] = {}
+VALUES: dict[tuple[str, str], dict[Any, Any]] = {
+    ("lambdanets.mixers.LambdaConv", "method"): {"rows": "row_fft"},
+    ("lambdanets.mixers.LambdaLayer", "method"): {"rows": "row_fft"},
+    ("lambdanets.mixers.SharedLambda", "method"): {"rows": "row_fft"},
+}
 
 
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSizes:
     """One layer's sizes, in the names above; `side` is that of its square map, `scope` r of an r × r context."""
 
     side: int
@@ -40,21 +40,21 @@ class Form:
     name: str
     time: str
     space: str
-    multiply_adds: Callable[[Layer, int], float]
-    elements: Callable[[Layer, int], float]
+    multiply_adds: Callable[[LayerSizes, int], float]
+    elements: Callable[[LayerSizes, int], float]
     shared: bool = False  # one set of embeddings for all layers of a feature size
 
 
-def attention_time(layer: Layer, batch: int, context: float) -> float:
+def attention_time(layer: LayerSizes, batch: int, context: float) -> float:
     return batch * layer.positions * context * (layer.heads * layer.key_depth + layer.channels)
 
 
-def lambda_time(layer: Layer, batch: int) -> float:
+def lambda_time(layer: LayerSizes, batch: int) -> float:
     lambdas = layer.key_depth * layer.channels / layer.heads
     return batch * layer.positions * layer.context * layer.intra_depth * lambdas
 
 
-def embeddings(layer: Layer, batch: int) -> float:
+def embeddings(layer: LayerSizes, batch: int) -> float:
     return layer.key_depth * layer.intra_depth * layer.positions * layer.context
 
 
@@ -93,12 +93,12 @@ FORMS = {
 }
 
 
-def multiply_adds(kind: str, layers: list[Layer], batch: int = 1) -> float:
+def total_multiply_adds(kind: str, layers: list[LayerSizes], batch: int = 1) -> float:
     """Of all layers in one forward pass of a batch."""
     return sum(FORMS[kind].multiply_adds(layer, batch) for layer in layers)
 
 
-def memory_gib(kind: str, layers: list[Layer], batch: int) -> float:
+def total_memory_gib(kind: str, layers: list[LayerSizes], batch: int) -> float:
     """GiB in float32 of the attention maps or embeddings of all layers, as Table 4 counts them."""
     form = FORMS[kind]
     counted = list({layer.side: layer for layer in layers}.values()) if form.shared else layers

@@ -14,7 +14,7 @@ from lambdanets.models import MaskRCNN
 
 
 @dataclass(frozen=True)
-class Count:
+class ModelCost:
     """What a network, or a part of it, costs.
 
     Args:
@@ -29,8 +29,8 @@ class Count:
     paper_flops: float = 0
     activations: float = 0
 
-    def __add__(self, other: "Count") -> "Count":
-        return Count(
+    def __add__(self, other: "ModelCost") -> "ModelCost":
+        return ModelCost(
             self.parameters + other.parameters,
             self.flops + other.flops,
             self.paper_flops + other.paper_flops,
@@ -38,9 +38,9 @@ class Count:
         )
 
 
-def count(
+def count_costs(
     make: Callable[[], nn.Module], *, channels: int, image_size: tuple[int, int], batch: int = 8, device: str = "cpu"
-) -> dict[str, Count]:
+) -> dict[str, ModelCost]:
     """The cost of each part of a network, in order; their sum is the network's.
 
     Nothing is allocated or computed: tensors are fakes that know their sizes only. A detector's heads count with as
@@ -77,8 +77,8 @@ def fake(model: nn.Module) -> None:
             setattr(module, name, made[id(tensor)])
 
 
-def total(parts: dict[str, Count]) -> Count:
-    return sum(parts.values(), start=Count())
+def sum_costs(parts: dict[str, ModelCost]) -> ModelCost:
+    return sum(parts.values(), start=ModelCost())
 
 
 def parts_of(model: nn.Module) -> dict[str, list[nn.Module]]:
@@ -95,12 +95,12 @@ def parts_of(model: nn.Module) -> dict[str, list[nn.Module]]:
     return found
 
 
-def run_parts(model: nn.Module, images: Tensor) -> dict[str, Count]:
+def run_parts(model: nn.Module, images: Tensor) -> dict[str, ModelCost]:
     """One forward pass, what it computes and keeps assigned to the part in which it happens."""
     batch = len(images)
     made_of = parts_of(model)
     parts = {
-        name: Count(sum(p.numel() for module in modules for p in module.parameters()))
+        name: ModelCost(sum(p.numel() for module in modules for p in module.parameters()))
         for name, modules in made_of.items()
     }
     shared = sum(part.parameters for part in parts.values()) - sum(p.numel() for p in model.parameters())
@@ -112,11 +112,11 @@ def run_parts(model: nn.Module, images: Tensor) -> dict[str, Count]:
         storage = tensor.untyped_storage()
         if storage._cdata not in owned and storage._cdata not in kept:
             kept[storage._cdata] = tensor  # held, so that no other storage gets its address
-            add(Count(activations=storage.nbytes() / batch))
+            add(ModelCost(activations=storage.nbytes() / batch))
         return tensor
 
-    def add(cost: Count) -> None:
-        parts[inside[-1]] = parts.get(inside[-1], Count()) + cost
+    def add(cost: ModelCost) -> None:
+        parts[inside[-1]] = parts.get(inside[-1], ModelCost()) + cost
 
     with ExitStack() as stack:
         counter = stack.enter_context(FlopCounterMode(display=False))
@@ -130,7 +130,7 @@ def run_parts(model: nn.Module, images: Tensor) -> dict[str, Count]:
             return hook
 
         def leave(*_: object) -> None:
-            add(Count(flops=(counter.get_total_flops() - start[0]) / batch))
+            add(ModelCost(flops=(counter.get_total_flops() - start[0]) / batch))
             inside.pop()
 
         for name, module in ((name, module) for name, modules in made_of.items() for module in modules):
@@ -140,5 +140,5 @@ def run_parts(model: nn.Module, images: Tensor) -> dict[str, Count]:
         output = model.dense(images) if isinstance(model, MaskRCNN) else model(images)
     del output
     if shared:
-        parts["(shared)"] = Count(-shared)
+        parts["(shared)"] = ModelCost(-shared)
     return parts

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from lambdanets.costs.closed_forms import Layer
+from lambdanets.costs.closed_forms import LayerSizes
 from lambdanets.mixers import (
     Attention,
     Augmented,
@@ -20,7 +20,7 @@ from lambdanets.models import MaskRCNN, ResNet
 from lambdanets.models.resnet import EXPANSION, Bottleneck
 
 
-def relations(model: nn.Module, image_size: tuple[int, int]) -> tuple[str, list[Layer]] | None:
+def mixing_layers(model: nn.Module, image_size: tuple[int, int]) -> tuple[str, list[LayerSizes]] | None:
     """The kind of the layers that relate positions, a key of FORMS, and their sizes; None for a network without any.
 
     As in the paper's Table 4, a block with a stride counts at the size of its output.
@@ -29,12 +29,12 @@ def relations(model: nn.Module, image_size: tuple[int, int]) -> tuple[str, list[
         model = model.backbone.body
     if not isinstance(model, ResNet):
         return None
-    found: list[tuple[str, Layer]] = []
+    found: list[tuple[str, LayerSizes]] = []
     for stage, stride, channels in zip(model.stages, model.feature_strides, model.feature_channels, strict=True):
         side = -(-image_size[0] // stride)
         for block in stage.children():
             assert isinstance(block, Bottleneck)
-            found += [*relation(block, side, channels // EXPANSION)]
+            found += [*block_layers(block, side, channels // EXPANSION)]
     if not found:
         return None
     tables = [module.table for module in model.modules() if isinstance(module, LambdaLayer)]
@@ -42,32 +42,32 @@ def relations(model: nn.Module, image_size: tuple[int, int]) -> tuple[str, list[
     return "shared" if shared else found[0][0], [layer for _, layer in found]
 
 
-def relation(block: Bottleneck, side: int, channels: int) -> Iterator[tuple[str, Layer]]:
+def block_layers(block: Bottleneck, side: int, channels: int) -> Iterator[tuple[str, LayerSizes]]:
     match block.mixer:
         case Attention() as mixer:
-            yield "attention", Layer(side, channels, mixer.heads, mixer.head_depth)
+            yield "attention", LayerSizes(side, channels, mixer.heads, mixer.head_depth)
         case Augmented() as mixer:
-            yield "attention", Layer(side, mixer.heads * mixer.depths[2], mixer.heads, mixer.depths[0])
+            yield "attention", LayerSizes(side, mixer.heads * mixer.depths[2], mixer.heads, mixer.depths[0])
         case Axial() as mixer:
-            yield "axial", Layer(side, channels, mixer.heads, channels // mixer.heads)
+            yield "axial", LayerSizes(side, channels, mixer.heads, channels // mixer.heads)
         case LocalAttention() as mixer:
-            yield "local", Layer(side, channels, mixer.heads, mixer.head_depth, scope=mixer.scope)
+            yield "local", LayerSizes(side, channels, mixer.heads, mixer.head_depth, scope=mixer.scope)
         case LocalRelation() as mixer:
-            yield "local", Layer(side, channels, mixer.groups, 1, scope=mixer.scope)
+            yield "local", LayerSizes(side, channels, mixer.groups, 1, scope=mixer.scope)
         case PatchwiseAttention() as mixer:
-            yield "local", Layer(side, channels, mixer.groups, 1, scope=mixer.scope)
+            yield "local", LayerSizes(side, channels, mixer.groups, 1, scope=mixer.scope)
         case LambdaLayer() as mixer if mixer.table is not None:
-            scope = None if mixer.scope == "global" else min(side, longest(mixer.scope))
+            scope = None if mixer.scope == "global" else min(side, longest_side(mixer.scope))
             kind = "lambda" if scope is None else "convolution"
-            yield kind, Layer(side, channels, mixer.heads, mixer.key_depth, mixer.intra_depth, scope)
+            yield kind, LayerSizes(side, channels, mixer.heads, mixer.key_depth, mixer.intra_depth, scope)
     match block.gate:
         case DoubleAttention() as gate:
             narrow = gate.out.in_channels
-            yield "linear", Layer(side, narrow, 1, narrow)
+            yield "linear", LayerSizes(side, narrow, 1, narrow)
         case EfficientAttention() as gate:
             narrow = gate.out.in_channels
-            yield "linear", Layer(side, narrow, gate.heads, narrow // gate.heads)
+            yield "linear", LayerSizes(side, narrow, gate.heads, narrow // gate.heads)
 
 
-def longest(scope: int | str | Sequence[int]) -> int:
+def longest_side(scope: int | str | Sequence[int]) -> int:
     return scope if isinstance(scope, int) else max(int(side) for side in scope)

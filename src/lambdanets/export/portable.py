@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.mixers import LambdaLayer
-from lambdanets.ops import MethodName, costs
+from lambdanets.ops import MethodName, predict_costs
 
 # The methods of the lambda layer without an operator of our own.
 METHODS: tuple[MethodName, ...] = ("lambdas", "convolution")
@@ -25,7 +25,7 @@ def portable(network: nn.Module, images: Tensor) -> nn.Module:
     with recorded(network) as inputs, torch.no_grad():
         network(images)
     for layer, x in inputs.items():
-        found = costs(layer.shape_of(x[:, :, :: layer.step, :: layer.step], x))
+        found = predict_costs(layer.cost_shape(x[:, :, :: layer.step, :: layer.step], x))
         known = [name for name in METHODS if name in found]
         layer.method = min(known, key=lambda name: found[name].seconds)
     return network

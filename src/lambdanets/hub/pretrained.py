@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lambdanets.errors import UserError
 from lambdanets.hub.download import HUB, download_from_hub
 from lambdanets.hub.load import model_file
-from lambdanets.peers import TIMM_NETWORKS, renamed
+from lambdanets.peers import TIMM_NETWORKS, rename_weights
 from lambdanets.runs.checkpoints import read_checkpoint, stretches
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def timm_weights(network: nn.Module, source: str, key: str) -> tuple[dict[str, T
         raise UserError(f"{key}={source} is no lambda network of timm's; choose among {', '.join(TIMM_NETWORKS)}.")
     weights = load_file(download_from_hub(source, "model.safetensors"))
     try:
-        return renamed(weights, network), f"model={name}"
+        return rename_weights(weights, network), f"model={name}"
     except (AttributeError, AssertionError) as error:
         raise UserError(f"{key}={source} are weights of another network than this one: choose model={name}.") from error
 

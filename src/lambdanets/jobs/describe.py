@@ -11,9 +11,9 @@ from lambdanets.atomic import atomic_write
 from lambdanets.config import experiments
 from lambdanets.config.build import Images, build_model, check_numbers, images_of
 from lambdanets.console import silence_lightning
-from lambdanets.costs.closed_forms import FORMS, memory_gib, multiply_adds
-from lambdanets.costs.count import Count, count, total
-from lambdanets.costs.layer_sizes import relations
+from lambdanets.costs.closed_forms import FORMS, total_memory_gib, total_multiply_adds
+from lambdanets.costs.count import ModelCost, count_costs, sum_costs
+from lambdanets.costs.layer_sizes import mixing_layers
 from lambdanets.progress import progress_bar
 from lambdanets.reports.published import published_value, row_label
 from lambdanets.runs import provenance
@@ -40,12 +40,12 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     forms = Table(f"Closed forms, batch {batch}", ["row", "layers", "time", "space", "G multiply-adds", "GiB"])
     forms.columns += ["published GB"]
     parts = Table("Part by part", ["row", "part", "M parameters", "GFLOPs", "GFLOPs, paper's order", "MiB / image"])
-    costs: dict[str, Count] = {}
-    pieces: list[dict[str, Count]] = []
+    costs: dict[str, ModelCost] = {}
+    pieces: list[dict[str, ModelCost]] = []
     for name, row in progress_bar(experiments.rows(config).items(), "rows"):
         check_numbers(row)
         images = images_of(row)
-        counted = count(
+        counted = count_costs(
             lambda row=row, images=images: build_model(row, images),  # type: ignore[misc]
             channels=images.channels,
             image_size=images.size,
@@ -53,7 +53,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
             device=device,
         )
         pieces.append(counted)
-        costs[name] = total(counted)
+        costs[name] = sum_costs(counted)
         shown = row_label(name)
         networks.rows.append(
             {
@@ -93,7 +93,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     return {"parameters": cost.parameters, "flops": cost.flops, "activations": cost.activations}
 
 
-def cells(cost: Count) -> Row:
+def cells(cost: ModelCost) -> Row:
     return {
         "M parameters": f"{cost.parameters / 1e6:.3f}",
         "GFLOPs": cost.flops / 1e9,
@@ -109,18 +109,18 @@ def text(experiment: str, quantity: str) -> str | None:
 
 def closed_form(config: DictConfig, images: Images, batch: int) -> Row | None:
     with torch.device("meta"):
-        found = relations(build_model(config, images), images.size)
+        found = mixing_layers(build_model(config, images), images.size)
     if found is None:
         return None
     kind, layers = found
     form = FORMS[kind]
-    gib = memory_gib(kind, layers, batch)
+    gib = total_memory_gib(kind, layers, batch)
     digits = 3 if gib < 1 else 2 if gib < 100 else 1
     return {
         "layers": f"{len(layers)} × {form.name}",
         "time": form.time,
         "space": form.space,
-        "G multiply-adds": multiply_adds(kind, layers) / 1e9,
+        "G multiply-adds": total_multiply_adds(kind, layers) / 1e9,
         "GiB": f"{gib:.{digits}f}".rstrip("0"),
     }
 

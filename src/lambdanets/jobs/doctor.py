@@ -19,11 +19,11 @@ from lambdanets.bolts import import_bolts
 from lambdanets.config import experiments
 from lambdanets.config.build import build_model, images_of
 from lambdanets.console import silence_lightning
-from lambdanets.costs.count import Count, count, total
+from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.errors import UserError
 from lambdanets.jobs.find_batch_size import free_memory
 from lambdanets.machine import processor_name
-from lambdanets.ops import missing_kernel
+from lambdanets.ops import kernel_error
 from lambdanets.progress import progress_bar
 from lambdanets.reports.published import row_label
 from lambdanets.runs import provenance
@@ -89,7 +89,7 @@ def attempts() -> Table:
     """What was tried, and what to do where it failed."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tries: dict[str, tuple[Callable[[], str | None], str]] = {
-        "the lambda layer's kernel": (missing_kernel, "a C compiler: apt-get install gcc; other methods stand in"),
+        "the lambda layer's kernel": (kernel_error, "a C compiler: apt-get install gcc; other methods stand in"),
         f"trainer.precision=bf16-mixed on {device}": (lambda: trains(device, torch.bfloat16), "use 32-true"),
         "trainer.precision=16-mixed": (lambda: trains(device, torch.float16, gpu=True), "use bf16-mixed, or a GPU"),
         "compile=true": (compilers, "a C++ compiler: apt-get install g++"),
@@ -166,7 +166,7 @@ def batches(config: DictConfig) -> Table:
     for name, row in progress_bar(rows.items(), "rows"):
         try:
             images = images_of(row)
-            parts = count(
+            parts = count_costs(
                 lambda row=row, images=images: build_model(row, images),  # type: ignore[misc]
                 channels=images.channels,
                 image_size=images.size,
@@ -176,7 +176,7 @@ def batches(config: DictConfig) -> Table:
         except UserError as error:
             table.notes.append(f"{name}: {error}")
             continue
-        table.rows.append({"row": row_label(name), "image": f"{images.size[0]}²", **needs(total(parts), free)})
+        table.rows.append({"row": row_label(name), "image": f"{images.size[0]}²", **needs(sum_costs(parts), free)})
     table.notes.append(
         "Counted: what a training step keeps of an image in float32, and weights, gradients and two optimiser states; "
         f"{USABLE:.0%} of the memory is used. job=find_batch_size tries it."
@@ -184,7 +184,7 @@ def batches(config: DictConfig) -> Table:
     return table
 
 
-def needs(cost: Count, free: float) -> Row:
+def needs(cost: ModelCost, free: float) -> Row:
     fixed = 4 * 4 * cost.parameters
     batch = int(max(0.0, USABLE * free - fixed) // cost.activations)
     return {"MiB / image": cost.activations / 2**20, "fixed MiB": fixed / 2**20, "batch": str(batch)}

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lambdanets.atomic import atomic_write
 from lambdanets.config.build import build_model, images_of
 from lambdanets.console import silence_lightning
-from lambdanets.costs.count import count, total
+from lambdanets.costs.count import count_costs, sum_costs
 from lambdanets.errors import UserError
 from lambdanets.jobs.report_claims import write_claims_page
 from lambdanets.reports.archive import archive_runs
@@ -105,11 +105,11 @@ def count_flops(text: str) -> float | None:
     assert isinstance(config, DictConfig)
     try:
         images = images_of(config)
-        parts = count(lambda: build_model(config, images), channels=images.channels, image_size=images.size)
+        parts = count_costs(lambda: build_model(config, images), channels=images.channels, image_size=images.size)
     except Exception as error:  # a mixer that has since been removed, or that doesn't trace: the report goes on
         log.info("FLOPs can't be counted: %s", " ".join(str(error).split())[:200])
         return None
-    return total(parts).flops
+    return sum_costs(parts).flops
 
 
 def describe_versions(runs: list[RunRecord]) -> str:

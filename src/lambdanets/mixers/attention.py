@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lambdanets.mixers.interface import downsample, split_heads
+from lambdanets.mixers.interface import channels_per_head, stride_pool
 
 
 class Attention(nn.Module):
@@ -28,12 +28,12 @@ class Attention(nn.Module):
     def __init__(self, channels: int, *, stride: int = 1, feature_size: tuple[int, int], heads: int = 8) -> None:
         super().__init__()
         self.heads = heads
-        self.head_depth = split_heads(channels, heads)
+        self.head_depth = channels_per_head(channels, heads)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         height, width = feature_size
         self.row_table = nn.Parameter(torch.empty(2 * height - 1, self.head_depth))
         self.column_table = nn.Parameter(torch.empty(2 * width - 1, self.head_depth))
-        self.pool = downsample(stride)
+        self.pool = stride_pool(stride)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lambdanets.errors import UserError
 from lambdanets.mixers.attention import relative_attention
-from lambdanets.mixers.interface import downsample, split_heads
+from lambdanets.mixers.interface import channels_per_head, stride_pool
 
 
 class Augmented(nn.Module):
@@ -21,9 +21,9 @@ class Augmented(nn.Module):
         stride: of the convolution.
         feature_size: (H, W) of the input.
         heads: number of heads.
-        value_share: share of the output channels from attention (υ), rounded to a multiple of the heads.
-        key_share: depth of all keys as a share of C (κ), likewise rounded.
-        least_key_depth: of one head.
+        value_ratio: share of the output channels from attention (υ), rounded to a multiple of the heads.
+        key_ratio: depth of all keys as a share of C (κ), likewise rounded.
+        min_key_depth: of one head.
 
     Raises:
         UserError: the share leaves the convolution no channels.
@@ -36,23 +36,23 @@ class Augmented(nn.Module):
         stride: int = 1,
         feature_size: tuple[int, int],
         heads: int = 8,
-        value_share: float = 0.1,
-        key_share: float = 0.2,
-        least_key_depth: int = 20,
+        value_ratio: float = 0.1,
+        key_ratio: float = 0.2,
+        min_key_depth: int = 20,
     ) -> None:
         super().__init__()
-        split_heads(channels, heads)
-        value_depth = max(1, round(value_share * channels / heads))
+        channels_per_head(channels, heads)
+        value_depth = max(1, round(value_ratio * channels / heads))
         self.heads = heads
-        self.depths = [max(least_key_depth, round(key_share * channels / heads))] * 2 + [value_depth]
+        self.depths = [max(min_key_depth, round(key_ratio * channels / heads))] * 2 + [value_depth]
         attended = heads * value_depth
         if attended >= channels:
             raise UserError(
-                f"heads={heads} and value_share={value_share} give attention {attended} of {channels} channels and "
+                f"heads={heads} and value_ratio={value_ratio} give attention {attended} of {channels} channels and "
                 "leave the convolution none: lower one of them."
             )
         self.conv = nn.Conv2d(channels, channels - attended, 3, stride, padding=1, bias=False)
-        self.pool = downsample(stride)
+        self.pool = stride_pool(stride)
         self.qkv = nn.Conv2d(channels, heads * sum(self.depths), 1, bias=False)
         self.out = nn.Conv2d(attended, attended, 1, bias=False)
         height, width = (-(-side // stride) for side in feature_size)

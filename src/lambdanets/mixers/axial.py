@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lambdanets.mixers.attention import axis_embeddings
-from lambdanets.mixers.interface import downsample, split_heads
+from lambdanets.mixers.interface import channels_per_head, stride_pool
 
 
 class Axial(nn.Sequential):
@@ -27,7 +27,7 @@ class Axial(nn.Sequential):
         super().__init__(
             AxisAttention(channels, axis=2, length=feature_size[0], heads=heads),
             AxisAttention(channels, axis=3, length=feature_size[1], heads=heads),
-            downsample(stride),
+            stride_pool(stride),
         )
         self.heads = heads
 
@@ -51,7 +51,7 @@ class AxisAttention(nn.Module):
         super().__init__()
         self.axis = axis
         self.heads = heads
-        self.head_depth = split_heads(channels, heads)
+        self.head_depth = channels_per_head(channels, heads)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         self.table = nn.Parameter(torch.empty(2 * length - 1, self.head_depth))
         nn.init.normal_(self.qkv.weight, std=channels**-0.5)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from lambdanets.mixers.interface import split_heads
+from lambdanets.mixers.interface import channels_per_head
 
 
 class EfficientAttention(nn.Module):
@@ -23,7 +23,7 @@ class EfficientAttention(nn.Module):
     def __init__(self, channels: int, *, ratio: int = 4, heads: int = 8) -> None:
         super().__init__()
         narrow = max(1, channels // ratio)
-        split_heads(narrow, heads)
+        channels_per_head(narrow, heads)
         self.heads = heads
         self.qkv = nn.Conv2d(channels, 3 * narrow, 1, bias=False)
         self.out = nn.Conv2d(narrow, channels, 1, bias=False)

@@ -28,13 +28,13 @@ class Gate(Protocol):
     def __call__(self, channels: int) -> nn.Module: ...
 
 
-def layout_of(x: Tensor) -> torch.memory_format:
+def memory_format_of(x: Tensor) -> torch.memory_format:
     """How (B, C, H, W) lies in memory."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
 
-def downsample(stride: int) -> nn.Module:
+def stride_pool(stride: int) -> nn.Module:
     """The 3×3 average pooling that gives a mixer without a stride of its own the stride of the convolution it replaces.
 
     Border windows average over the positions that exist.
@@ -44,7 +44,7 @@ def downsample(stride: int) -> nn.Module:
     return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
 
 
-def split_heads(channels: int, heads: int) -> int:
+def channels_per_head(channels: int, heads: int) -> int:
     """The channels of one head.
 
     Raises:

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
-from lambdanets.mixers.interface import downsample, layout_of, split_heads
+from lambdanets.mixers.interface import channels_per_head, memory_format_of, stride_pool
 from lambdanets.ops import (
     CHANNELS_FIRST,
     KeyNorm,
     MethodName,
     Shape,
     causal_mask,
-    choose,
+    choose_method,
     content_lambda,
+    kernel_error,
     lambda_map,
     masked_lambda_map,
-    missing_kernel,
     resize_table,
 )
 
@@ -85,7 +85,7 @@ class LambdaLayer(nn.Module):
         self.key_depth = key_depth
         self.heads = heads
         self.intra_depth = intra_depth
-        self.value_depth = split_heads(channels, heads)
+        self.value_depth = channels_per_head(channels, heads)
         self.key_norm = key_norm
         self.query_softmax = query_softmax
         self.causal = causal
@@ -106,8 +106,8 @@ class LambdaLayer(nn.Module):
         self.table: nn.Parameter | None = None
         if position:
             self.table = nn.Parameter(torch.empty(key_depth, intra_depth, *table_size(scope, feature_size)))
-        self.pool = downsample(stride)
-        missing_kernel()  # before a compiler traces the layer, so that it knows whether there is a kernel
+        self.pool = stride_pool(stride)
+        kernel_error()  # before a compiler traces the layer, so that it knows whether there is a kernel
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -139,8 +139,8 @@ class LambdaLayer(nn.Module):
         if self.causal:
             ahead = causal_mask(x.shape[2] * x.shape[3], x.device)
             mask = ahead if mask is None else mask & ahead
-        given = layout_of(x)
-        method = self.choose(x, context) if mask is None and self.table is not None else None
+        given = memory_format_of(x)
+        method = self.choose_method(x, context) if mask is None and self.table is not None else None
         inner = torch.channels_last if method not in CHANNELS_FIRST else torch.contiguous_format
         query, value, key = self.project(x, context, inner)
         if mask is None:
@@ -150,11 +150,11 @@ class LambdaLayer(nn.Module):
         y = self.pool(y.permute(0, 3, 4, 1, 2).flatten(1, 2))
         return y.contiguous(memory_format=given)
 
-    def choose(self, x: Tensor, context: Tensor) -> str:
+    def choose_method(self, x: Tensor, context: Tensor) -> str:
         """The method for maps of these sizes."""
-        return choose(self.shape_of(x, context), self.method)
+        return choose_method(self.cost_shape(x, context), self.method)
 
-    def shape_of(self, x: Tensor, context: Tensor) -> Shape:
+    def cost_shape(self, x: Tensor, context: Tensor) -> Shape:
         """The sizes that the cost of a method depends on; x has the queries' own positions only."""
         assert self.table is not None
         return Shape(
@@ -257,7 +257,8 @@ def projected(x: Tensor, weight: Tensor, layout: torch.memory_format) -> Tensor:
     """A 1×1 convolution: (B, C, H, W) and (out, C) → (B, out, H, W), lying in memory as asked."""
     batch, _, height, width = x.shape
     if layout == torch.channels_last:
-        if layout_of(x) == layout or height * width < 256:  # a product for each image would be too small to be fast
+        if memory_format_of(x) == layout or height * width < 256:
+            # One product per image would be too small to be fast.
             return nn.functional.linear(x.permute(0, 2, 3, 1).contiguous(), weight).permute(0, 3, 1, 2)
         rows = torch.bmm(x.flatten(2).mT, weight.T.expand(batch, -1, -1))  # without a copy of x
         return rows.unflatten(1, (height, width)).permute(0, 3, 1, 2)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from lambdanets.mixers.interface import downsample, split_heads
-from lambdanets.mixers.neighbourhood import check_scope, neighbourhood_attention, window_embeddings
+from lambdanets.mixers.interface import channels_per_head, stride_pool
+from lambdanets.mixers.neighborhood import check_scope, neighborhood_attention, window_embeddings
 
 
 class LocalAttention(nn.Module):
@@ -39,19 +39,19 @@ class LocalAttention(nn.Module):
         check_scope(scope)
         self.scope = scope
         self.heads = heads
-        self.head_depth = split_heads(channels, heads)
+        self.head_depth = channels_per_head(channels, heads)
         self.halves = [self.head_depth // 2, self.head_depth - self.head_depth // 2]
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         self.row_table = nn.Parameter(torch.empty(scope, heads, self.halves[0]))
         self.column_table = nn.Parameter(torch.empty(scope, heads, self.halves[1]))
-        self.pool = downsample(stride)
+        self.pool = stride_pool(stride)
         nn.init.normal_(self.qkv.weight, std=channels**-0.5)
         for table in (self.row_table, self.column_table):
             nn.init.normal_(table, std=self.head_depth**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.qkv(x).unflatten(1, (3, self.heads, self.head_depth)).unbind(1)
-        y = neighbourhood_attention(
+        y = neighborhood_attention(
             query, key, value, self.position_logits, scope=self.scope, scale=self.head_depth**-0.5
         )
         return self.pool(y.flatten(1, 2))

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
-from lambdanets.mixers.interface import downsample
-from lambdanets.mixers.neighbourhood import check_scope, neighbourhood_attention, window_embeddings
+from lambdanets.mixers.interface import stride_pool
+from lambdanets.mixers.neighborhood import check_scope, neighborhood_attention, window_embeddings
 
 
 class LocalRelation(nn.Module):
@@ -22,10 +22,10 @@ class LocalRelation(nn.Module):
         stride: 2 appends a 3×3 average pooling.
         feature_size: ignored.
         scope: r, odd.
-        share: channels of a group.
+        group_channels: channels of a group.
 
     Raises:
-        UserError: the share doesn't divide the channels, the scope is even.
+        UserError: group_channels doesn't divide the channels, the scope is even.
     """
 
     def __init__(
@@ -35,16 +35,16 @@ class LocalRelation(nn.Module):
         stride: int = 1,
         feature_size: tuple[int, int] | None = None,
         scope: int = 7,
-        share: int = 8,
+        group_channels: int = 8,
     ) -> None:
         super().__init__()
         check_scope(scope)
-        check_share(share, channels)
+        check_groups(group_channels, channels)
         self.scope = scope
-        self.groups = channels // share
+        self.groups = channels // group_channels
         self.query_key = nn.Conv2d(channels, 2 * self.groups, 1, bias=False)
         self.prior = nn.Sequential(nn.Linear(2, self.groups), nn.ReLU(), nn.Linear(self.groups, self.groups))
-        self.pool = downsample(stride)
+        self.pool = stride_pool(stride)
         nn.init.normal_(self.query_key.weight, std=channels**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class LocalRelation(nn.Module):
         # −(q − k)² = 2·q·k − k², up to what all keys of a query share; as one product of two vectors of depth two:
         query, key = torch.cat([2 * query, torch.ones_like(query)], 2), torch.cat([key, -key.square()], 2)
         value = x.unflatten(1, (self.groups, -1))
-        y = neighbourhood_attention(query, key, value, self.position_logits, scope=self.scope, scale=1.0)
+        y = neighborhood_attention(query, key, value, self.position_logits, scope=self.scope, scale=1.0)
         return self.pool(y.flatten(1, 2))
 
     def position_logits(self, query: Tensor, window: tuple[int, int]) -> Tensor:
@@ -63,13 +63,15 @@ class LocalRelation(nn.Module):
         return both.permute(4, 2, 0, 3, 1)[None]
 
     def offsets(self) -> Tensor:
-        """(r, r, 2), rows and columns from −1 to 1 over the neighbourhood."""
+        """(r, r, 2), rows and columns from −1 to 1 over the neighborhood."""
         side = torch.arange(self.scope, device=self.query_key.weight.device) - self.scope // 2
         side = side.to(self.query_key.weight.dtype) / max(self.scope // 2, 1)
         return torch.stack(torch.meshgrid(side, side, indexing="ij"), -1)
 
 
-def check_share(share: int, channels: int) -> None:
-    """Raises UserError: the share doesn't divide the channels."""
-    if share < 1 or channels % share:
-        raise UserError(f"share={share} does not divide the {channels} channels of a layer; choose one that does.")
+def check_groups(group_channels: int, channels: int) -> None:
+    """Raises UserError: group_channels doesn't divide the channels."""
+    if group_channels < 1 or channels % group_channels:
+        raise UserError(
+            f"group_channels={group_channels} does not divide the {channels} channels of a layer; choose one that does."
+        )

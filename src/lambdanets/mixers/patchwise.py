@@ -4,9 +4,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lambdanets.errors import UserError
-from lambdanets.mixers.interface import downsample
-from lambdanets.mixers.local_relation import check_share
-from lambdanets.mixers.neighbourhood import check_scope
+from lambdanets.mixers.interface import stride_pool
+from lambdanets.mixers.local_relation import check_groups
+from lambdanets.mixers.neighborhood import check_scope
 
 
 class PatchwiseAttention(nn.Module):
@@ -23,11 +23,11 @@ class PatchwiseAttention(nn.Module):
         stride: 2 appends a 3×3 average pooling.
         feature_size: ignored.
         scope: r, odd.
-        share: channels of a group.
+        group_channels: channels of a group.
         reduction: how many times narrower than C φ, ψ and γ are.
 
     Raises:
-        UserError: the share doesn't divide the channels, the reduction leaves none, the scope is even.
+        UserError: group_channels doesn't divide the channels, the reduction leaves none, the scope is even.
     """
 
     def __init__(
@@ -37,23 +37,23 @@ class PatchwiseAttention(nn.Module):
         stride: int = 1,
         feature_size: tuple[int, int] | None = None,
         scope: int = 7,
-        share: int = 8,
+        group_channels: int = 8,
         reduction: int = 4,
     ) -> None:
         super().__init__()
         check_scope(scope)
-        check_share(share, channels)
+        check_groups(group_channels, channels)
         if not 1 <= reduction <= channels:
             raise UserError(f"reduction={reduction} must be from 1 to the {channels} channels of a layer.")
         self.scope = scope
-        self.groups = channels // share
+        self.groups = channels // group_channels
         narrow = channels // reduction
         self.phi = nn.Conv2d(channels, narrow, 1, bias=False)
         self.psi = nn.Conv2d(channels, narrow, 1, bias=False)
         self.from_query = nn.Conv2d(narrow, narrow, 1)
         self.from_patch = nn.Conv2d(narrow, narrow, scope, padding=scope // 2, bias=False)
         self.weigh = nn.Conv2d(narrow, self.groups * scope**2, 1)
-        self.pool = downsample(stride)
+        self.pool = stride_pool(stride)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.relu(self.from_query(self.phi(x)) + self.from_patch(self.psi(x)))

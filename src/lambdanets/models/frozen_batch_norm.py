@@ -12,7 +12,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return super().train(False)
 
 
-def frozen(model: nn.Module) -> nn.Module:
+def freeze_batch_norms(model: nn.Module) -> nn.Module:
     """The model with its batch norms frozen; parameters and names stay."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

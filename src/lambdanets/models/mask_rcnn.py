@@ -17,7 +17,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaLayer, Mixer
-from lambdanets.models.frozen_batch_norm import frozen
+from lambdanets.models.frozen_batch_norm import freeze_batch_norms
 from lambdanets.models.resnet import ResNet
 
 # Sides of the maps that RoIAlign cuts out for the two heads (He et al. 2017).
@@ -92,12 +92,14 @@ class MaskRCNN(detection.MaskRCNN):
         detections: int = 100,
         score_threshold: float = 0.05,
     ) -> None:
-        body = backbone(mixer, image_size=padded_size(image_size, LAST_STRIDE), in_channels=in_channels, num_classes=1)
+        body = backbone(
+            mixer, image_size=round_up_size(image_size, LAST_STRIDE), in_channels=in_channels, num_classes=1
+        )
         strides = check_strides(body)
         if norm not in ("frozen", "batch", "sync"):
             raise UserError(f"norm={norm} is not known; choose one of frozen, batch, sync.")
         if norm == "frozen":
-            frozen(body)
+            freeze_batch_norms(body)
         for layer in body.modules():
             if isinstance(layer, LambdaLayer):
                 layer.crops = True
@@ -204,6 +206,6 @@ def pooler(levels: list[str], strides: list[int], side: int) -> MultiScaleRoIAli
     return pool
 
 
-def padded_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:
+def round_up_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:
     height, width = size
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor

@@ -9,7 +9,7 @@ from torchvision.ops import StochasticDepth
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, Mixer
-from lambdanets.mixers.interface import layout_of
+from lambdanets.mixers.interface import memory_format_of
 
 # 26 to 152 as He et al. (2016) and Wightman et al. (2021), the deeper ones as ResNet-RS (Bello et al. 2021).
 DEPTHS: dict[int, tuple[int, ...]] = {
@@ -79,9 +79,9 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        blocks = blocks_per_stage(depth)
+        blocks = parse_depth(depth)
         mixer = copy.deepcopy(mixer)  # what a factory shares between its layers, it shares within this model only
-        uses_mixer = mixer_blocks(layout, blocks)
+        uses_mixer = parse_layout(layout, blocks)
         if len(strides) != len(blocks) or not set(strides) <= {1, 2}:
             raise UserError(f"strides={list(strides)} must give 1 or 2 for each of the model's {len(blocks)} stages.")
         if act not in ACTIVATIONS:
@@ -89,10 +89,10 @@ class ResNet(nn.Module):
         if shortcut not in ("conv", "pool"):
             raise UserError(f"shortcut={shortcut} is not known; choose one of conv, pool.")
 
-        channels = scaled(64, width)
+        channels = scale_width(64, width)
         self.stem = make_stem(stem, in_channels, channels, ACTIVATIONS[act])
         reduction = STEM_STRIDES[stem]
-        feature_size = divided(image_size, reduction)
+        feature_size = strided_size(image_size, reduction)
         total = sum(blocks)
         drop_paths = iter(drop_path * number / max(total - 1, 1) for number in range(total))
 
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
         self.feature_channels: list[int] = []
         self.feature_strides: list[int] = []
         for index, stage_mixers in enumerate(uses_mixer):
-            inner = scaled(64 * 2**index, width)
+            inner = scale_width(64 * 2**index, width)
             stage = nn.Sequential()
             for number, use_mixer in enumerate(stage_mixers):
                 stride = strides[index] if number == 0 else 1
@@ -118,7 +118,7 @@ class ResNet(nn.Module):
                     )
                 )
                 channels = EXPANSION * inner
-                feature_size = divided(feature_size, stride)
+                feature_size = strided_size(feature_size, stride)
                 reduction *= stride
             self.stages.append(stage)
             self.feature_channels.append(channels)
@@ -197,7 +197,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.norm1(self.conv1(x)))
-        y = self.mixer(y).contiguous(memory_format=layout_of(y))
+        y = self.mixer(y).contiguous(memory_format=memory_format_of(y))
         y = self.act(self.norm2(y))
         y = self.drop_path(self.gate(self.norm3(self.conv3(y))))
         # No norm needs its output for its gradient; a gate may.
@@ -270,7 +270,7 @@ def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module] =
     return nn.Sequential(*layers)
 
 
-def blocks_per_stage(depth: int | Sequence[int]) -> tuple[int, ...]:
+def parse_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
     """A named depth such as 50, or the blocks per stage themselves.
 
     Raises:
@@ -288,7 +288,7 @@ def blocks_per_stage(depth: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(depth)
 
 
-def mixer_blocks(layout: str | Sequence[str | Sequence[int]], blocks: Sequence[int]) -> list[list[bool]]:
+def parse_layout(layout: str | Sequence[str | Sequence[int]], blocks: Sequence[int]) -> list[list[bool]]:
     """For each stage and block: does it use the mixer?
 
     Args:
@@ -303,10 +303,10 @@ def mixer_blocks(layout: str | Sequence[str | Sequence[int]], blocks: Sequence[i
         raise UserError(
             f"layout={layout} speaks of {len(layout)} stages, the model has {len(blocks)}: give one entry for each."
         )
-    return [stage_blocks(entry, count) for entry, count in zip(layout, blocks, strict=True)]
+    return [parse_stage(entry, count) for entry, count in zip(layout, blocks, strict=True)]
 
 
-def stage_blocks(entry: str | Sequence[int], count: int) -> list[bool]:
+def parse_stage(entry: str | Sequence[int], count: int) -> list[bool]:
     if isinstance(entry, str):
         if entry not in ("C", "L"):
             raise UserError(
@@ -318,13 +318,13 @@ def stage_blocks(entry: str | Sequence[int], count: int) -> list[bool]:
     return [number in entry for number in range(1, count + 1)]
 
 
-def divided(size: tuple[int, int], stride: int) -> tuple[int, int]:
+def strided_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """The feature size behind a layer of that stride: every strided layer here rounds up."""
     height, width = size
     return -(-height // stride), -(-width // stride)
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_width(channels: int, width: float) -> int:
     """Channels times the width multiplier, as the nearest multiple of 8."""
     return max(8, round(channels * width / 8) * 8)
 

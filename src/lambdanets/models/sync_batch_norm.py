@@ -38,7 +38,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         return out.to(x.dtype)
 
 
-def synchronised(model: nn.Module) -> nn.Module:
+def synchronize_batch_norms(model: nn.Module) -> nn.Module:
     """The model with its batch norms synchronised, on a GPU by torch's own layer; parameters and names stay.
 
     Frozen ones stay frozen.
@@ -47,7 +47,7 @@ def synchronised(model: nn.Module) -> nn.Module:
         if isinstance(module, FrozenBatchNorm2d):
             continue
         if not isinstance(module, nn.BatchNorm2d):
-            synchronised(module)
+            synchronize_batch_norms(module)
         elif next(iter([*module.parameters(), *module.buffers()])).device.type == "cuda":
             setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
         else:

@@ -1,10 +1,10 @@
 """Pure functions on tensors that the mixers are made of."""
 
 import lambdanets.ops.flops  # noqa: F401, registers the formulas
-from lambdanets.ops.content import KeyNorm, content_lambda, normalised
-from lambdanets.ops.cost import Shape, costs
-from lambdanets.ops.kernel import missing_kernel
-from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose, lambda_map
+from lambdanets.ops.content import KeyNorm, content_lambda, normalize_keys
+from lambdanets.ops.cost import Shape, predict_costs
+from lambdanets.ops.kernel import kernel_error
+from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose_method, lambda_map
 from lambdanets.ops.masked import causal_mask, masked_lambda_map
 from lambdanets.ops.table import resize_table, scope_to_offsets
 
@@ -15,13 +15,13 @@ __all__ = [
     "MethodName",
     "Shape",
     "causal_mask",
-    "choose",
+    "choose_method",
     "content_lambda",
-    "costs",
+    "kernel_error",
     "lambda_map",
     "masked_lambda_map",
-    "missing_kernel",
-    "normalised",
+    "normalize_keys",
+    "predict_costs",
     "resize_table",
     "scope_to_offsets",
 ]

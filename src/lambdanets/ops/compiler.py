@@ -16,7 +16,7 @@ class CompilerError(Exception):
     """There is no compiler, or it refused: the message says which, in one sentence."""
 
 
-def compiled(source: Path, **definitions: str) -> ctypes.CDLL:
+def compile_library(source: Path, **definitions: str) -> ctypes.CDLL:
     """The source as a library. It is kept in ~/.cache/lambdanets, or $XDG_CACHE_HOME/lambdanets.
 
     OpenMP is PyTorch's where both use the same library, as on Linux: then they share its threads.

@@ -14,15 +14,15 @@ def content_lambda(keys: Tensor, values: Tensor, norm: KeyNorm = "softmax") -> T
     Args:
         keys: (B, m, u, k), not yet normalised.
         values: (B, m, u, v).
-        norm: see `normalised`.
+        norm: see `normalize_keys`.
 
     Returns:
         (B, k, v), summed over the intra-depth u.
     """
-    return torch.bmm(normalised(keys, norm, 1).flatten(1, 2).mT, values.flatten(1, 2))
+    return torch.bmm(normalize_keys(keys, norm, 1).flatten(1, 2).mT, values.flatten(1, 2))
 
 
-def normalised(keys: Tensor, norm: KeyNorm, dim: int) -> Tensor:
+def normalize_keys(keys: Tensor, norm: KeyNorm, dim: int) -> Tensor:
     """Keys normalised over the context's positions, each key channel by itself; in float32 at least (section 5.1).
 
     Args:

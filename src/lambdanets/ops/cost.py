@@ -20,7 +20,7 @@ from lambdanets.ops import row_fft as rows
 
 
 @dataclass(frozen=True)
-class Work:
+class OpCounts:
     """Multiply-adds in matrix products, elements moved, butterflies of transforms, taps of convolutions, calls,
     multiply-adds in our kernel.
     """
@@ -32,18 +32,18 @@ class Work:
     calls: float = 0
     kernel: float = 0
 
-    def __add__(self, other: Work) -> Work:
-        return Work(*(a + b for a, b in zip(self.counts(), other.counts(), strict=True)))
+    def __add__(self, other: OpCounts) -> OpCounts:
+        return OpCounts(*(a + b for a, b in zip(self.counts(), other.counts(), strict=True)))
 
-    def __mul__(self, times: float) -> Work:
-        return Work(*(times * count for count in self.counts()))
+    def __mul__(self, times: float) -> OpCounts:
+        return OpCounts(*(times * count for count in self.counts()))
 
     def counts(self) -> tuple[float, ...]:
         return self.products, self.moved, self.butterflies, self.taps, self.calls, self.kernel
 
 
-# Seconds for one of each, in the order of Work. CPU: least squares over the measurements of benchmark=methods on two
-# cores with AVX2. CUDA: from the data sheets of large GPUs, not measured.
+# Seconds for one of each, in the order of OpCounts. CPU: least squares over the measurements of benchmark=methods on
+# two cores with AVX2. CUDA: from the data sheets of large GPUs, not measured.
 RATES = {
     "cpu": (2.2e-11, 2.5e-10, 3.2e-10, 6.2e-11, 1.1e-5, 2.5e-11),
     "cuda": (1e-14, 2e-12, 1e-12, 2e-13, 6e-6, 0),
@@ -88,7 +88,7 @@ class Shape:
             training=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, values, table)),
         )
 
-    def fixed(self) -> Shape:
+    def with_static_sizes(self) -> Shape:
         """With sizes that a compiler may not leave open, but for the batch: in a graph a usual one stands for it."""
         if not torch.compiler.is_compiling():
             return self
@@ -104,27 +104,27 @@ class Shape:
 class Cost:
     """A method's work and how long the device is thought to take for it."""
 
-    work: Work
+    work: OpCounts
     seconds: float
 
 
-def able(shape: Shape) -> list[str]:
+def supported_methods(shape: Shape) -> list[str]:
     """The methods that can compute this."""
     square = shape.context == (shape.height, shape.width)
     names = []
     if shape.stride == 1 and (square or shape.dilation == 1):
         names += ["lambdas", "scores"]
-        if shape.device == "cpu" and not kernel.missing_kernel():
+        if shape.device == "cpu" and not kernel.kernel_error():
             names += ["kernel"]
     if shape.stride == 1 and square:
-        names += ["tiles", "rows", "fourier"]
+        names += ["tiles", "row_fft", "fourier"]
     if square or shape.stride > 1:
         names += ["convolution"]
     return names
 
 
 @cache
-def costs(shape: Shape) -> dict[str, Cost]:
+def predict_costs(shape: Shape) -> dict[str, Cost]:
     """The cost of each method that can compute this, forward or, if gradients are wanted, forward and backward."""
     split = shape
     if shape.dilation > 1:
@@ -133,27 +133,27 @@ def costs(shape: Shape) -> dict[str, Cost]:
         split = replace(shape, batch=shape.batch * step**2, height=size[0], width=size[1], context=size)
     rates = RATES.get(shape.device, RATES["cuda"])
     found = {}
-    for name in able(shape):
+    for name in supported_methods(shape):
         work = WORK[name](shape if name == "convolution" else split)
         found[name] = Cost(work, sum(rate * count for rate, count in zip(rates, work.counts(), strict=True)))
     return found
 
 
-def product(batch: float, rows: float, inner: float, columns: float) -> Work:
+def product(batch: float, rows: float, inner: float, columns: float) -> OpCounts:
     """So many matrix products: (rows × inner) times (inner × columns)."""
     moved = batch * (rows * inner + inner * columns + rows * columns)
-    return Work(products=batch * rows * inner * columns, moved=moved)
+    return OpCounts(products=batch * rows * inner * columns, moved=moved)
 
 
-def calls(count: float) -> Work:
-    return Work(calls=count)
+def calls(count: float) -> OpCounts:
+    return OpCounts(calls=count)
 
 
-def copies(elements: float) -> Work:
-    return Work(moved=2 * elements)
+def copies(elements: float) -> OpCounts:
+    return OpCounts(moved=2 * elements)
 
 
-def lambdas_work(s: Shape) -> Work:
+def lambdas_work(s: Shape) -> OpCounts:
     seen = s.context[0] * s.context[1] * s.intra_depth
     expanded = copies(s.queries * s.key_depth * seen)
     lambdas = s.batch * s.queries * s.key_depth * s.value_depth
@@ -163,15 +163,15 @@ def lambdas_work(s: Shape) -> Work:
     return forward + (expanded + summed * 2 + applied * 2 + calls(25)) if s.training else forward
 
 
-def convolution_work(s: Shape) -> Work:
+def convolution_work(s: Shape) -> OpCounts:
     taps = s.batch * s.queries * s.key_depth * s.value_depth * s.intra_depth * s.scope[0] * s.scope[1]
     lambdas = s.batch * s.queries * s.key_depth * s.value_depth
     applied = product(s.batch * s.queries, s.heads, s.key_depth, s.value_depth) + copies(2 * lambdas)
-    forward = Work(taps=taps) + applied + calls(10)
-    return forward + (Work(taps=2 * taps) + applied * 2 + calls(20)) if s.training else forward
+    forward = OpCounts(taps=taps) + applied + calls(10)
+    return forward + (OpCounts(taps=2 * taps) + applied * 2 + calls(20)) if s.training else forward
 
 
-def scores_work(s: Shape) -> Work:
+def scores_work(s: Shape) -> OpCounts:
     seen = s.context[0] * s.context[1] * s.intra_depth
     held = scores.CHUNK.get(s.device, scores.CHUNK["cuda"])
     chunks = min(s.height, ceil(s.batch * s.heads * s.queries * seen / held))
@@ -184,8 +184,8 @@ def scores_work(s: Shape) -> Work:
     return forward + expanded * 2 + scored * 3 + summed * 2 + calls(45 * chunks + 3 * (s.width * chunks + s.height))
 
 
-def tiles_work(s: Shape) -> Work:
-    sides = [tiles.tile_side(side, scope) for side, scope in zip((s.height, s.width), s.scope, strict=True)]
+def tiles_work(s: Shape) -> OpCounts:
+    sides = [tiles.best_tile_side(side, scope) for side, scope in zip((s.height, s.width), s.scope, strict=True)]
     count = s.batch * ceil(s.height / sides[0]) * ceil(s.width / sides[1])
     queries = sides[0] * sides[1]
     seen = (sides[0] + s.scope[0] - 1) * (sides[1] + s.scope[1] - 1) * s.intra_depth
@@ -202,7 +202,7 @@ def tiles_work(s: Shape) -> Work:
     return forward + windows * 2 + scored * 3 + summed * 2 + moved + calls((40 + 4 * apart) * chunks + 3 * queries)
 
 
-def rows_work(s: Shape) -> Work:
+def rows_work(s: Shape) -> OpCounts:
     reach = min(s.scope[0] // 2, s.height - 1), min(s.scope[1] // 2, s.width - 1)
     frequencies = (s.height + reach[0]) // 2 + 1
     step = rows.columns_at_once(s.width, 2 * frequencies * s.key_depth * s.value_depth)
@@ -223,16 +223,16 @@ def rows_work(s: Shape) -> Work:
     return forward + more + calls(chunks * (35 * s.batch + 30 * step) + 60)
 
 
-def fourier_work(s: Shape) -> Work:
+def fourier_work(s: Shape) -> OpCounts:
     reach = min(s.scope[0] // 2, s.height - 1), min(s.scope[1] // 2, s.width - 1)
     size = fourier.fast_length(s.height + reach[0]), fourier.fast_length(s.width + reach[1])
     spectrum = size[0] * (size[1] // 2 + 1)
     images = s.batch * s.value_depth
     held = fourier.CHUNK.get(s.device, fourier.CHUNK["cuda"])
     chunks = min(s.batch, ceil(images * s.intra_depth * spectrum / held))
-    transform = Work(butterflies=images * spectrum * log2(size[0] * size[1]))
-    multiplied = Work(moved=images * spectrum * 4 * s.intra_depth)
-    applied = Work(moved=images * s.queries * s.heads * 3)
+    transform = OpCounts(butterflies=images * spectrum * log2(size[0] * size[1]))
+    multiplied = OpCounts(moved=images * spectrum * 4 * s.intra_depth)
+    applied = OpCounts(moved=images * s.queries * s.heads * 3)
     once = (transform + multiplied + applied) * s.key_depth + transform * s.intra_depth
     forward = once + calls((16 * s.key_depth + 12) * chunks)
     if not s.training:
@@ -241,7 +241,7 @@ def fourier_work(s: Shape) -> Work:
     return forward + again + calls((45 * s.key_depth + 25) * chunks)
 
 
-def kernel_work(s: Shape) -> Work:
+def kernel_work(s: Shape) -> OpCounts:
     # A query at the border sees less than its scope.
     seen = [
         sum(min(there, here + scope // 2 + 1) - max(0, here - scope // 2) for here in range(side))
@@ -249,10 +249,10 @@ def kernel_work(s: Shape) -> Work:
     ]
     pairs = s.batch * s.heads * seen[0] * seen[1] * s.intra_depth
     maps = copies(s.batch * s.queries * s.heads * s.value_depth)
-    forward = Work(kernel=pairs * (s.key_depth + s.value_depth)) + maps + calls(15)
+    forward = OpCounts(kernel=pairs * (s.key_depth + s.value_depth)) + maps + calls(15)
     if not s.training:
         return forward
-    return forward + Work(kernel=pairs * (3 * s.key_depth + 2 * s.value_depth)) + maps * 2 + calls(40)
+    return forward + OpCounts(kernel=pairs * (3 * s.key_depth + 2 * s.value_depth)) + maps * 2 + calls(40)
 
 
 WORK = {
@@ -260,7 +260,7 @@ WORK = {
     "convolution": convolution_work,
     "scores": scores_work,
     "tiles": tiles_work,
-    "rows": rows_work,
+    "row_fft": rows_work,
     "fourier": fourier_work,
     "kernel": kernel_work,
 }

@@ -11,13 +11,13 @@ Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def operator(
+def define_op(
     name: str,
     forward: Callable[..., Tensor],
     backward: Callable[..., Four],
     *,
     channels_first: bool = False,
-    keeps: Callable[[Tensor, Tensor, Tensor], int] = lambda query, values, table: 0,
+    saved_size: Callable[[Tensor, Tensor, Tensor], int] = lambda query, values, table: 0,
 ) -> Method:
     """The operator `lambdanets::name` of (query, values, table, content).
 
@@ -30,7 +30,7 @@ def operator(
             `kept` is a flat tensor to fill for the backward, empty if there will be none or nothing is kept.
         backward: (gradient of the result, query, values, table, content, kept) → the gradients of these four.
         channels_first: whether the maps are to lie as (B, channels, H, W) in memory, whatever the order of their axes.
-        keeps: how many elements are kept, from query, values and table.
+        saved_size: how many elements are kept, from query, values and table.
     """
 
     def run(query: Tensor, values: Tensor, table: Tensor, content: Tensor, training: bool) -> tuple[Tensor, Tensor]:
@@ -38,8 +38,8 @@ def operator(
             return fake(query, values, table, content, training)
         kept = to_keep(query, values, table, training)
         with torch.autocast(query.device.type, enabled=False):
-            y = forward(*(prepared(tensor, channels_first) for tensor in (query, values, table, content)), kept)
-        return laid_out(y.to(query.dtype), channels_first), kept
+            y = forward(*(prepare_input(tensor, channels_first) for tensor in (query, values, table, content)), kept)
+        return to_layout(y.to(query.dtype), channels_first), kept
 
     def run_backward(
         grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
@@ -48,19 +48,19 @@ def operator(
         if query.numel() == 0:
             return tuple(torch.zeros_like(tensor) for tensor in inputs)  # type: ignore[return-value]
         with torch.autocast(query.device.type, enabled=False):
-            grads = backward(*(prepared(tensor, channels_first) for tensor in (grad, *inputs)), kept)
-        return tuple(laid_out(grad.to(query.dtype), channels_first) for grad in grads)  # type: ignore[return-value]
+            grads = backward(*(prepare_input(tensor, channels_first) for tensor in (grad, *inputs)), kept)
+        return tuple(to_layout(grad.to(query.dtype), channels_first) for grad in grads)  # type: ignore[return-value]
 
     def fake(query: Tensor, values: Tensor, table: Tensor, content: Tensor, training: bool) -> tuple[Tensor, Tensor]:
-        y = laid_out(query.new_empty(*query.shape[:4], values.shape[4]), channels_first)
+        y = to_layout(query.new_empty(*query.shape[:4], values.shape[4]), channels_first)
         return y, to_keep(query, values, table, training)
 
     def to_keep(query: Tensor, values: Tensor, table: Tensor, training: bool) -> Tensor:
         exact = torch.promote_types(query.dtype, torch.float32)
-        return query.new_empty(keeps(query, values, table) if training else 0, dtype=exact)
+        return query.new_empty(saved_size(query, values, table) if training else 0, dtype=exact)
 
     def fake_backward(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(laid_out(tensor.new_empty(tensor.shape), channels_first) for tensor in inputs[:4])
+        return tuple(to_layout(tensor.new_empty(tensor.shape), channels_first) for tensor in inputs[:4])
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs[:4], output[1])
@@ -108,13 +108,13 @@ class Scratch:
         return torch.mm(a, b, out=out) if a.ndim == 2 else torch.bmm(a, b, out=out)
 
 
-def prepared(tensor: Tensor, channels_first: bool) -> Tensor:
+def prepare_input(tensor: Tensor, channels_first: bool) -> Tensor:
     """Laid out as asked; on a CPU in single precision, since half is slow there."""
     half = tensor.device.type == "cpu" and tensor.dtype in (torch.bfloat16, torch.float16)
-    return laid_out(tensor.float() if half else tensor, channels_first)
+    return to_layout(tensor.float() if half else tensor, channels_first)
 
 
-def laid_out(tensor: Tensor, channels_first: bool) -> Tensor:
+def to_layout(tensor: Tensor, channels_first: bool) -> Tensor:
     """Contiguous, without which batched products are slow; maps with their positions innermost if channels_first."""
     if channels_first and tensor.ndim == 5:
         return tensor.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)

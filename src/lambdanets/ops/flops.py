@@ -50,12 +50,12 @@ def tiled_scores(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> f
     batch, height, width, heads, _ = query
     pairs = batch * heads * values[3]
     for side, scope in zip((height, width), table[2:], strict=True):
-        tile = tiles.tile_side(side, scope)
+        tile = tiles.best_tile_side(side, scope)
         pairs *= ceil(side / tile) * tile * (tile + scope - 1)
     return products(query, pairs, values[3:], backward)
 
 
-def row_transform(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+def row_fft_flops(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
     batch, height, width, heads, key_depth = query
     intra_depth, value_depth = values[3:]
     reach = min(table[2] // 2, height - 1), min(table[3] // 2, width - 1)
@@ -96,7 +96,7 @@ FORMULAS: dict[str, Formula] = {
     "scores_first": scores_first,
     "scores_kernel": scores_kernel,
     "tiled_scores": tiled_scores,
-    "row_transform": row_transform,
+    "row_fft": row_fft_flops,
     "fourier": fourier_transform,
 }
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lambdanets.ops.custom_op import operator
+from lambdanets.ops.custom_op import define_op
 from lambdanets.ops.table import offsets_to_scope, scope_to_offsets
 
 # Complex numbers of the lambdas' spectrum that are held at a time: on a CPU what its caches hold.
@@ -59,7 +59,7 @@ def backward(
     return d_query, d_values, plane.table_from(d_table_spectrum.conj_physical()).to(table.dtype), d_content
 
 
-fourier = operator("fourier", forward, backward, channels_first=True)
+fourier = define_op("fourier", forward, backward, channels_first=True)
 
 
 class Plane:

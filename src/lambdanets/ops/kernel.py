@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lambdanets.ops import scores
-from lambdanets.ops.compiler import CompilerError, compiled
-from lambdanets.ops.custom_op import operator
+from lambdanets.ops.compiler import CompilerError, compile_library
+from lambdanets.ops.custom_op import define_op
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernel.c")
@@ -50,7 +50,7 @@ class Kernel:
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self.library = compiled(SOURCE, REAL=REAL[dtype])
+        self.library = compile_library(SOURCE, REAL=REAL[dtype])
         self.lanes = int(self.library.lanes())
 
     def sizes(self, query: Tensor, values: Tensor, table: Tensor) -> Sizes:
@@ -103,7 +103,7 @@ class Kernel:
 
 
 @cache
-def kernel(dtype: torch.dtype) -> Kernel:
+def load_kernel(dtype: torch.dtype) -> Kernel:
     return Kernel(dtype)
 
 
@@ -111,13 +111,13 @@ def kernel(dtype: torch.dtype) -> Kernel:
 tried: list[str | None] = []
 
 
-def missing_kernel() -> str | None:
+def kernel_error() -> str | None:
     """Why there is no kernel on this machine, or None if there is one. Tried when first asked, and logged."""
     if not tried and torch.compiler.is_compiling():
         return "it was not tried before this was traced"
     if not tried:
         try:
-            kernel(torch.float32)
+            load_kernel(torch.float32)
             tried.append(None)
         except CompilerError as error:
             log.info("Lambda layers on a CPU do without their C kernel, which is slower: %s.", error)
@@ -126,13 +126,13 @@ def missing_kernel() -> str | None:
 
 
 def usable(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and missing_kernel() is None
+    return tensor.device.type == "cpu" and kernel_error() is None
 
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:
     if not usable(query):
         return scores.forward(query, values, table, content, kept)
-    run = kernel(query.dtype)
+    run = load_kernel(query.dtype)
     sizes = run.sizes(query, values, table)
     y = query.new_empty(*query.shape[:4], sizes.padded_value)
     scratch = query.new_empty(sizes.groups, sizes.heads, sizes.span)
@@ -146,7 +146,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not usable(query):
         return scores.backward(grad, query, values, table, content, kept)
-    run = kernel(query.dtype)
+    run = load_kernel(query.dtype)
     sizes = run.sizes(query, values, table)
     grad, query = run.padded(grad), run.padded(query)
     turned_values = run.with_room(values.permute(0, 3, 4, 1, 2))
@@ -161,15 +161,15 @@ def backward(
     key_depth, value_depth = content.shape[1:]
     return (
         d_query[..., :key_depth],
-        added_up(d_values)[..., :value_depth],
-        added_up(d_table)[..., :key_depth].permute(3, 0, 1, 2),
-        added_up(d_content)[..., :value_depth],
+        sum_shares(d_values)[..., :value_depth],
+        sum_shares(d_table)[..., :key_depth].permute(3, 0, 1, 2),
+        sum_shares(d_content)[..., :value_depth],
     )
 
 
-def added_up(shares: Tensor) -> Tensor:
+def sum_shares(shares: Tensor) -> Tensor:
     """The sum over the first axis."""
     return shares[0] if len(shares) == 1 else shares.sum(0)
 
 
-scores_kernel = operator("scores_kernel", forward, backward)
+scores_kernel = define_op("scores_kernel", forward, backward)

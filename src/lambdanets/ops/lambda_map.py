@@ -7,22 +7,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lambdanets.errors import UserError
-from lambdanets.ops.cost import Shape, able, costs
+from lambdanets.ops.cost import Shape, predict_costs, supported_methods
 from lambdanets.ops.fourier import fourier
-from lambdanets.ops.kernel import missing_kernel, scores_kernel
+from lambdanets.ops.kernel import kernel_error, scores_kernel
 from lambdanets.ops.lambdas import lambda_convolution, lambdas_first
-from lambdanets.ops.row_fft import row_transform
+from lambdanets.ops.row_fft import row_fft
 from lambdanets.ops.scores import scores_first
 from lambdanets.ops.tiles import tiled_scores
 
-MethodName = Literal["auto", "lambdas", "convolution", "scores", "tiles", "rows", "fourier", "kernel"]
+MethodName = Literal["auto", "lambdas", "convolution", "scores", "tiles", "row_fft", "fourier", "kernel"]
 
 METHODS: dict[str, Callable[..., Tensor]] = {
     "lambdas": lambdas_first,
     "convolution": lambda_convolution,
     "scores": scores_first,
     "tiles": tiled_scores,
-    "rows": row_transform,
+    "row_fft": row_fft,
     "fourier": fourier,
     "kernel": scores_kernel,
 }
@@ -30,22 +30,22 @@ METHODS: dict[str, Callable[..., Tensor]] = {
 CHANNELS_FIRST = ("scores", "fourier")
 
 
-def choose(shape: Shape, method: str = "auto") -> str:
+def choose_method(shape: Shape, method: str = "auto") -> str:
     """The method that is predicted to be fastest, or the given one if it can compute this.
 
     Raises:
         UserError: the method is not known, or can't compute this.
     """
     if method == "auto":
-        found = costs(shape.fixed())
+        found = predict_costs(shape.with_static_sizes())
         return min(found, key=lambda name: found[name].seconds)
     if method not in METHODS:
         raise UserError(f"method={method} is not known; choose one of auto, {', '.join(METHODS)}.")
-    if method == "kernel" and (shape.device != "cpu" or missing_kernel()):
-        reason = missing_kernel() if shape.device == "cpu" else f"this is on {shape.device}"
+    if method == "kernel" and (shape.device != "cpu" or kernel_error()):
+        reason = kernel_error() if shape.device == "cpu" else f"this is on {shape.device}"
         raise UserError(f"method=kernel needs a CPU and a C compiler, but {reason}; choose method=auto.")
-    if method not in able(shape):
-        names = ", ".join(able(shape))
+    if method not in supported_methods(shape):
+        names = ", ".join(supported_methods(shape))
         raise UserError(f"method={method} can't compute stride={shape.stride} or this context; choose auto or {names}.")
     return method
 
@@ -79,7 +79,7 @@ def lambda_map(
     Raises:
         UserError: the method is not known, or can't compute this.
     """
-    method = choose(Shape.of(query, values, table, dilation=dilation, stride=stride), method)
+    method = choose_method(Shape.of(query, values, table, dilation=dilation, stride=stride), method)
     if method == "convolution":
         return lambda_convolution(query, values, table, content, dilation=dilation, stride=stride)
     if dilation == 1:

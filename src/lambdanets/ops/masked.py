@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lambdanets.ops.content import KeyNorm, normalised
+from lambdanets.ops.content import KeyNorm, normalize_keys
 from lambdanets.ops.scores import embeddings, mirrored_offsets
-from lambdanets.ops.table import dilated
+from lambdanets.ops.table import dilate_table
 
 # Elements of the masked keys that are held at a time.
 CHUNK = 2**22
@@ -43,7 +43,7 @@ def masked_lambda_map(
     batch, height, width, _, key_depth = query.shape
     size = values.shape[1], values.shape[2]
     mask = mask.expand(batch, -1, -1).unflatten(1, (height, width))
-    offsets = None if table is None else mirrored_offsets(dilated(table, dilation), (height, width), size)
+    offsets = None if table is None else mirrored_offsets(dilate_table(table, dilation), (height, width), size)
     # In a graph with an open batch a usual one stands for it.
     images = 8 if torch.compiler.is_compiling() else batch
     step = max(1, CHUNK // max(1, images * width * key_depth * values.shape[3] * prod(size)))
@@ -81,9 +81,9 @@ def some_rows(
         if norm == "softmax":
             # A query that sees nothing would have the softmax of nothing.
             hidden = allowed.masked_fill(~seen, float("-inf")).masked_fill(~seen.any(-1, keepdim=True), 0)
-            weights = normalised(hidden, norm, -1) * seen
+            weights = normalize_keys(hidden, norm, -1) * seen
         else:
-            weights = normalised(allowed * seen, norm, -1)
+            weights = normalize_keys(allowed * seen, norm, -1)
         scores = scores + torch.einsum("bnhk,bnkum->bhnum", part, weights)
     y = torch.einsum("bhnum,bmuv->bnhv", scores, values.flatten(1, 2))
     return y.unflatten(1, (stop - start, -1))

@@ -12,7 +12,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from lambdanets.ops.custom_op import Scratch, operator
+from lambdanets.ops.custom_op import Scratch, define_op
 from lambdanets.ops.table import offsets_to_scope, scope_to_offsets
 
 # Elements of the lambdas' spectrum that are held at a time.
@@ -21,7 +21,7 @@ CHUNK = 2**17
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor) -> Tensor:
     batch, height, _, heads, _ = query.shape
-    rows = Rows(query, values, table)
+    rows = RowTransform(query, values, table)
     q, content = query.to(rows.dtype), content.to(rows.dtype)
     value_spectrum, table_spectrum = rows.of_values(values), rows.of_table(table)
     y = query.new_empty(*query.shape[:4], values.shape[4])
@@ -39,7 +39,7 @@ def backward(
     grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, height, _, _, key_depth = query.shape
-    rows = Rows(query, values, table)
+    rows = RowTransform(query, values, table)
     q, g, content = query.to(rows.dtype), grad.to(rows.dtype), content.to(rows.dtype)
     value_spectrum, table_spectrum = rows.of_values(values), rows.of_table(table)
     d_value_spectrum, d_table_spectrum = torch.zeros_like(value_spectrum), torch.zeros_like(table_spectrum)
@@ -71,14 +71,14 @@ def backward(
     return d_query, d_values.to(values.dtype), d_table.to(table.dtype), d_content.to(query.dtype)
 
 
-def keeps(query: Tensor, values: Tensor, table: Tensor) -> int:
+def saved_size(query: Tensor, values: Tensor, table: Tensor) -> int:
     """The lambdas, where the table covers the whole map: there it takes more to recompute them than memory is worth."""
     batch, height, width, _, key_depth = query.shape
     whole = table.shape[2] >= 2 * height - 1 and table.shape[3] >= 2 * width - 1
     return batch * height * width * key_depth * values.shape[4] if whole else 0
 
 
-row_transform = operator("row_transform", forward, backward, keeps=keeps)
+row_fft = define_op("row_fft", forward, backward, saved_size=saved_size)
 
 
 def columns_at_once(width: int, spectrum: int) -> int:
@@ -92,7 +92,7 @@ def columns_at_once(width: int, spectrum: int) -> int:
     return ceil(width / ceil(width / most))
 
 
-class Rows:
+class RowTransform:
     """The transform along y, of a length at which no offset is taken for another, and what it makes of a layer.
 
     A complex number is a pair of real ones on an axis of its own; of the frequencies of a real signal half are kept.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lambdanets.ops.custom_op import Scratch, operator
+from lambdanets.ops.custom_op import Scratch, define_op
 from lambdanets.ops.table import Size, offsets_to_scope, scope_to_offsets
 
 # How many scores are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
@@ -59,7 +59,7 @@ def backward(
     return d_query, d_values, d_table.to(table.dtype), d_content
 
 
-scores_first = operator("scores_first", forward, backward, channels_first=True)
+scores_first = define_op("scores_first", forward, backward, channels_first=True)
 
 
 def row_chunks(query: Tensor, context: Tensor) -> Iterator[slice]:
@@ -94,11 +94,11 @@ def embeddings(offsets: Tensor, rows: slice, context: Size) -> Tensor:
 def add_windows(offsets: Tensor, rows: slice, windows: Tensor) -> None:
     """The transpose of `embeddings`: adds (rows, W, u, H', W', k) to the offsets that they stand for."""
     windows = windows.permute(0, 1, 3, 4, 2, 5)
-    by_row = added_up(windows.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(windows), -1))
-    offsets[rows.start : rows.start + len(windows) + windows.shape[2] - 1] += added_up(by_row[None])[0]
+    by_row = sum_shifted(windows.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(windows), -1))
+    offsets[rows.start : rows.start + len(windows) + windows.shape[2] - 1] += sum_shifted(by_row[None])[0]
 
 
-def added_up(windows: Tensor) -> Tensor:
+def sum_shifted(windows: Tensor) -> Tensor:
     """(·, W, W', …) → (·, W + W' − 1, …): the sum of windows, each of which starts one entry further on."""
     batch, count, length, *rest = windows.shape
     skewed = windows.new_zeros(batch, count, count + length, *rest)

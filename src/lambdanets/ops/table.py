@@ -47,7 +47,7 @@ def resize_table(table: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(table, size=size, mode="bilinear", align_corners=True)
 
 
-def dilated(table: Tensor, dilation: int) -> Tensor:
+def dilate_table(table: Tensor, dilation: int) -> Tensor:
     """The table with its entries that many positions apart, zeros between them."""
     if dilation == 1:
         return table

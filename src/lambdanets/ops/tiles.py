@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lambdanets.ops.custom_op import Scratch, operator
+from lambdanets.ops.custom_op import Scratch, define_op
 
 Size = tuple[int, int]
 # How many scores are held at a time: on a CPU what its caches hold, on a GPU what keeps it busy.
@@ -51,10 +51,10 @@ def backward(
     return d_query, cut.inside(d_padded), cut.add_embeddings(d_keys).to(table.dtype), d_content
 
 
-tiled_scores = operator("tiled_scores", forward, backward)
+tiled_scores = define_op("tiled_scores", forward, backward)
 
 
-def tile_side(length: int, scope: int) -> int:
+def best_tile_side(length: int, scope: int) -> int:
     """The side of a tile, along an axis of that length, that wastes the least work on offsets out of scope and padding.
 
     Below 4 the matrix products become too small to be fast.
@@ -74,7 +74,7 @@ class Tiling:
         self.batch, self.height, self.width, self.heads, self.key_depth = query.shape
         self.intra_depth = values.shape[3]
         self.scope: Size = (table.shape[2], table.shape[3])
-        self.tile: Size = (tile_side(self.height, self.scope[0]), tile_side(self.width, self.scope[1]))
+        self.tile: Size = (best_tile_side(self.height, self.scope[0]), best_tile_side(self.width, self.scope[1]))
         self.count: Size = (ceil(self.height / self.tile[0]), ceil(self.width / self.tile[1]))
         self.window: Size = (self.tile[0] + self.scope[0] - 1, self.tile[1] + self.scope[1] - 1)
         self.scratch = Scratch(query)

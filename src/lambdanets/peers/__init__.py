@@ -4,14 +4,14 @@ Neither library is imported: what is read are modules and state dicts of theirs.
 """
 
 from lambdanets.peers.layers import BiasedLambda, from_lambda_networks, from_timm
-from lambdanets.peers.networks import TIMM_NETWORKS, renamed, timm_network, timm_resnet
+from lambdanets.peers.networks import TIMM_NETWORKS, rename_weights, timm_network, timm_resnet
 
 __all__ = [
     "TIMM_NETWORKS",
     "BiasedLambda",
     "from_lambda_networks",
     "from_timm",
-    "renamed",
+    "rename_weights",
     "timm_network",
     "timm_resnet",
 ]

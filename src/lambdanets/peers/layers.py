@@ -52,11 +52,11 @@ def from_timm(theirs: nn.Module) -> LambdaLayer:
         key_depth=int(theirs.dim_qk),  # type: ignore[arg-type]
         heads=int(theirs.num_heads),  # type: ignore[arg-type]
     )
-    layer.load_state_dict(timm_weights(weights, layer.sections))
+    layer.load_state_dict(convert_timm_weights(weights, layer.sections))
     return layer.train(theirs.training)
 
 
-def timm_weights(weights: dict[str, Tensor], sections: list[int]) -> dict[str, Tensor]:
+def convert_timm_weights(weights: dict[str, Tensor], sections: list[int]) -> dict[str, Tensor]:
     """The state dict of a `BiasedLambda` from that of timm's layer.
 
     Args:
@@ -66,7 +66,7 @@ def timm_weights(weights: dict[str, Tensor], sections: list[int]) -> dict[str, T
     queries, values, keys = sections
     query, key, value = weights["qkv.weight"].flatten(1).split([queries, keys, values])
     ours = {"qkv.weight": torch.cat([query, value, key])}
-    ours |= norms(weights, {"norm_q": "query_norm", "norm_v": "value_norm"})
+    ours |= rename_norms(weights, {"norm_q": "query_norm", "norm_v": "value_norm"})
     if "conv_lambda.weight" in weights:
         ours["table"] = weights["conv_lambda.weight"].squeeze(-1)
         ours["bias"] = weights["conv_lambda.bias"]
@@ -99,7 +99,7 @@ def from_lambda_networks(theirs: nn.Module) -> LambdaLayer:
         intra_depth=intra_depth,
     )
     ours = {"qkv.weight": torch.cat([weights[f"to_{name}.weight"].flatten(1) for name in "qvk"])}
-    ours |= norms(weights, {"norm_q": "query_norm", "norm_v": "value_norm"})
+    ours |= rename_norms(weights, {"norm_q": "query_norm", "norm_v": "value_norm"})
     if local:
         ours["table"], ours["bias"] = weights["pos_conv.weight"].squeeze(2), weights["pos_conv.bias"]
     else:
@@ -108,7 +108,7 @@ def from_lambda_networks(theirs: nn.Module) -> LambdaLayer:
     return layer.train(theirs.training)
 
 
-def norms(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+def rename_norms(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
     """The batch norms of a state dict, under other names."""
     return {
         f"{names[name]}.{entry}": tensor

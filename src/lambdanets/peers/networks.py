@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lambdanets.errors import UserError
 from lambdanets.mixers import Mixer
 from lambdanets.models import ResNet
-from lambdanets.peers.layers import BiasedLambda, timm_weights
+from lambdanets.peers.layers import BiasedLambda, convert_timm_weights
 
 TIMM_NETWORKS: dict[str, dict[str, Any]] = {
     "lambda_resnet26t": {"depth": 26, "layout": ["C", "C", [2], "L"], "scope": 9},
@@ -76,7 +76,7 @@ def timm_network(name: str, weights: dict[str, Tensor], *, image_size: tuple[int
         raise UserError(f"timm's '{name}' is not known here; choose one of {', '.join(TIMM_NETWORKS)}.")
     classes, channels = len(weights["head.fc.bias"]), weights["stem.conv1.conv.weight"].shape[1]
     model = timm_resnet(name=name, image_size=image_size, in_channels=channels, num_classes=classes)
-    ours, expected = renamed(weights, model), model.state_dict()
+    ours, expected = rename_weights(weights, model), model.state_dict()
     # Compared here: a global layer would stretch a table of another size.
     wrong = sorted(key for key in ours.keys() | expected.keys() if shape(ours, key) != shape(expected, key))
     if wrong:
@@ -89,7 +89,7 @@ def shape(weights: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
     return tuple(weights[key].shape) if key in weights else None
 
 
-def renamed(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def rename_weights(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Timm's weights under our names.
 
     Args:
@@ -109,5 +109,5 @@ def renamed(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     for path, layer in layers.items():
         mixer = model.get_submodule(path)
         assert isinstance(mixer, BiasedLambda)
-        ours |= {f"{path}.{entry}": tensor for entry, tensor in timm_weights(layer, mixer.sections).items()}
+        ours |= {f"{path}.{entry}": tensor for entry, tensor in convert_timm_weights(layer, mixer.sections).items()}
     return ours

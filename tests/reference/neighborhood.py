@@ -1,10 +1,10 @@
-"""Layers on the r × r neighbourhood of each position, pair by pair."""
+"""Layers on the r × r neighborhood of each position, pair by pair."""
 
 import numpy as np
 
 
 def neighbours(n, size, scope):
-    """The existing positions around n, with their indices from 0 to r − 1 in the neighbourhood."""
+    """The existing positions around n, with their indices from 0 to r − 1 in the neighborhood."""
     for a in range(scope):
         for b in range(scope):
             m = n[0] + a - scope // 2, n[1] + b - scope // 2
@@ -35,14 +35,14 @@ def local_attention(x, weight_q, weight_k, weight_v, row_table, column_table, *,
     return y
 
 
-def local_relation(x, weight_q, weight_k, prior, *, share):
+def local_relation(x, weight_q, weight_k, prior, *, group_channels):
     """Hu et al. (2019), equations 2 to 4: (d, H, W) → (d, H, W); prior from an offset on [−1, 1]² to (groups,)."""
     d, height, width = x.shape
-    groups = d // share
+    groups = d // group_channels
     scope = prior.scope
     y = np.zeros_like(x)
     for g in range(groups):
-        rows = slice(g * share, (g + 1) * share)
+        rows = slice(g * group_channels, (g + 1) * group_channels)
         for n in np.ndindex(height, width):
             q = weight_q[g] @ x[:, n[0], n[1]]
             logits, values = [], []
@@ -55,7 +55,7 @@ def local_relation(x, weight_q, weight_k, prior, *, share):
     return y
 
 
-def patchwise(x, phi, psi, first, bias, last, last_bias, *, scope, share):
+def patchwise(x, phi, psi, first, bias, last, last_bias, *, scope, group_channels):
     """Zhao et al. (2020), equations 4 to 6: (d, H, W) → (d, H, W).
 
     phi, psi: (narrow, d); first: (narrow, (1 + r²) · narrow), a layer on the concatenation of φ(x_n) and of ψ(x_m) for
@@ -68,7 +68,7 @@ def patchwise(x, phi, psi, first, bias, last, last_bias, *, scope, share):
         for a, b, m in neighbours(n, (height, width), scope):
             patch[a, b] = psi @ x[:, m[0], m[1]]
         hidden = np.maximum(first @ np.concatenate([phi @ x[:, n[0], n[1]], patch.ravel()]) + bias, 0)
-        weights = (last @ hidden + last_bias).reshape(scope, scope, d // share)
+        weights = (last @ hidden + last_bias).reshape(scope, scope, d // group_channels)
         for a, b, m in neighbours(n, (height, width), scope):
-            y[:, n[0], n[1]] += np.repeat(weights[a, b], share) * x[:, m[0], m[1]]
+            y[:, n[0], n[1]] += np.repeat(weights[a, b], group_channels) * x[:, m[0], m[1]]
     return y

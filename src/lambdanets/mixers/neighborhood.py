@@ -1,8 +1,8 @@
-"""Attention within the r × r neighbourhood of each position, tile by tile.
+"""Attention within the r × r neighborhood of each position, tile by tile.
 
 A tile of s × s queries and the window of (s + r − 1)² positions around it make one small attention in which positions
-outside of a query's own neighbourhood are masked. Keys and values are copied (s + r − 1)² / s² times, some three times,
-and not r² times as when the neighbourhood of each position is unfolded.
+outside of a query's own neighborhood are masked. Keys and values are copied (s + r − 1)² / s² times, some three times,
+and not r² times as when the neighborhood of each position is unfolded.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ TILE = 8
 Size = tuple[int, int]
 
 
-def neighbourhood_attention(
+def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Callable[[Tensor, Size], Tensor], *, scope: int, scale: float
 ) -> Tensor:
-    """Σ_m softmax_m(scale · q_n · k_m + b_nm) v_m over the existing positions m of n's neighbourhood.
+    """Σ_m softmax_m(scale · q_n · k_m + b_nm) v_m over the existing positions m of n's neighborhood.
 
     Args:
         query: (B, h, d, H, W).
@@ -35,7 +35,7 @@ def neighbourhood_attention(
         (B, h, v, H, W).
     """
     height, width = query.shape[3:]
-    tile = tile_side(height), tile_side(width)
+    tile = even_tile_side(height), even_tile_side(width)
     count = ceil(height / tile[0]), ceil(width / tile[1])
     window = tile[0] + scope - 1, tile[1] + scope - 1
     queries = cut(query, count, tile, tile, 0)
@@ -54,7 +54,7 @@ def neighbourhood_attention(
     return y[..., :height, :width]
 
 
-def tile_side(length: int) -> int:
+def even_tile_side(length: int) -> int:
     """The side of the tiles that cover a length with the least left over, at most TILE."""
     return ceil(length / ceil(length / TILE))
 
@@ -70,7 +70,7 @@ def cut(maps: Tensor, count: Size, window: Size, step: Size, margin: int) -> Ten
 def seen(height: int, width: int, count: Size, tile: Size, scope: int, device: torch.device) -> Tensor:
     """Which positions of its window each query sees: boolean (tiles, 1, s · s', w · w').
 
-    A query beyond the map, which is cut off in the end, sees all of its neighbourhood: a softmax over nothing has no
+    A query beyond the map, which is cut off in the end, sees all of its neighborhood: a softmax over nothing has no
     gradient.
     """
     axes = []
