@@ -1,28 +1,52 @@
-"""MkDocs hook: pages that lie elsewhere in the repository, README.md first, so that no text stands twice."""
+"""MkDocs hook: publish pages from outside docs/, such as README.md, without copies of their text."""
 
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).resolve().parent.parent
-HOME = "index.md"
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+README = ROOT / "README.md"
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
-LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#]+)")
+# The target of a Markdown link or image, up to its anchor; not a URL.
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+
+
+def site_path(file: Path) -> str:
+    """Return a file's path in the site: README.md is the home page, docs/ is the root."""
+    if file == README:
+        return "index.md"
+    return file.relative_to(DOCS if file.is_relative_to(DOCS) else ROOT).as_posix()
+
+
+def linked_files(page: Path) -> dict[str, Path]:
+    """Return the files of the repository that a page links to, by link."""
+    links = {link: (page.parent / link).resolve() for link in LINK.findall(page.read_text())}
+    return {link: file for link, file in links.items() if file.is_file() and file.is_relative_to(ROOT)}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds README.md as the home page, the other pages, what they link to, and all results' pages."""
-    found = {HOME: ROOT / "README.md", **{name: ROOT / name for name in PAGES}}
-    found |= {str(file.relative_to(ROOT)): file for file in (ROOT / "results").rglob("*.md")}
-    for page in list(found.values()):
-        if page.suffix == ".md":
-            for link in LINK.findall(page.read_text()):
-                target = (page.parent / link).resolve()
-                if target.is_file() and target.is_relative_to(ROOT):
-                    found.setdefault(str(target.relative_to(ROOT)), target)
-    for name, file in found.items():
-        if name != "README.md" and files.get_file_from_path(name) is None:
-            files.append(File.generated(config, name, abs_src_path=str(file)))
+    """Add README.md as the home page, all results, and every file that a page links to."""
+    pages = [README, *(ROOT / name for name in PAGES), *(ROOT / "results").rglob("*.md"), *DOCS.glob("*.md")]
+    targets = [file for page in pages for file in linked_files(page).values()]
+    for file in [*pages, *targets]:
+        if files.get_file_from_path(site_path(file)) is None:
+            files.append(File.generated(config, site_path(file), abs_src_path=str(file)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> str:
+    """Replace links that are relative to the repository with links that are relative to the site."""
+    assert page.file.abs_src_path is not None
+    targets = linked_files(Path(page.file.abs_src_path))
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def replace(match: re.Match[str]) -> str:
+        file = targets.get(match[0])
+        return match[0] if file is None else posixpath.relpath(site_path(file), folder or ".")
+
+    return LINK.sub(replace, markdown)
