@@ -1,7 +1,9 @@
-"""job=describe: what networks cost, without training or running them."""
+"""job=describe: costs of networks, counted without training or running them."""
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,85 +17,138 @@ from lambdanets.costs.closed_forms import FORMS, total_memory_gib, total_multipl
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.costs.layer_sizes import mixing_layers
 from lambdanets.progress import progress_bar
-from lambdanets.reports.published import published_value, row_label
+from lambdanets.reports.comparison import format_published
+from lambdanets.reports.published import row_label
 from lambdanets.runs import provenance
 from lambdanets.table import Row, Table
 
 MIB = 2**20
 
 
+@dataclass(frozen=True)
+class Description:
+    """The costs of one experiment's network.
+
+    Args:
+        experiment: its name.
+        image_size: (H, W).
+        parts: costs by part.
+        form: cells of the closed form of its mixing layers, None without such layers.
+    """
+
+    experiment: str
+    image_size: tuple[int, int]
+    parts: dict[str, ModelCost]
+    form: Row | None
+
+    @property
+    def cost(self) -> ModelCost:
+        return sum_costs(self.parts)
+
+
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Describes the config's network, or those of all rows of a sweep; prints tables, writes JSON and Markdown.
+    """Describe the config's network, or those of all rows of a sweep; print tables, write JSON and Markdown.
 
     Args:
         config: resolved.
         folder: where describe.json and describe.md go.
 
     Returns:
-        Of a single config: parameters, FLOPs and bytes of activations; of a sweep the number of rows.
+        For a single config parameters, FLOPs and bytes of activations; for a sweep the number of rows.
     """
     silence_lightning()
     batch, device = config.job.batch, config.job.device
+    rows = progress_bar(experiments.rows(config).items(), "rows")
+    descriptions = [describe(name, row, batch, device) for name, row in rows]
     title = (OmegaConf.select(config, "sweep.title") or config.name) + ", described"
-    networks = Table(title, ["row", "image", "M parameters", "published M", "GFLOPs", "GFLOPs, paper's order"])
-    networks.columns += ["MiB / image", "published top-1"]
-    forms = Table(f"Closed forms, batch {batch}", ["row", "layers", "time", "space", "G multiply-adds", "GiB"])
-    forms.columns += ["published GB"]
-    parts = Table("Part by part", ["row", "part", "M parameters", "GFLOPs", "GFLOPs, paper's order", "MiB / image"])
-    costs: dict[str, ModelCost] = {}
-    pieces: list[dict[str, ModelCost]] = []
-    for name, row in progress_bar(experiments.rows(config).items(), "rows"):
-        check_numbers(row)
-        images = images_of(row)
-        counted = count_costs(
-            lambda row=row, images=images: build_model(row, images),  # type: ignore[misc]
-            channels=images.channels,
-            image_size=images.size,
-            batch=batch,
-            device=device,
-        )
-        pieces.append(counted)
-        costs[name] = sum_costs(counted)
-        shown = row_label(name)
-        networks.rows.append(
-            {
-                "row": shown,
-                "image": f"{images.size[0]}²",
-                **cells(costs[name]),
-                "published M": text(name, "params"),
-                "published top-1": text(name, "top1"),
-            }
-        )
-        parts.rows += [{"row": shown, "part": part, **cells(cost)} for part, cost in counted.items()]
-        if form := closed_form(row, images, batch):
-            forms.rows.append({"row": shown, **form, "published GB": text(name, "memory")})
-    networks.notes += [
-        "FLOPs: of one image's forward pass, two a multiply-add; by the exact methods that our layers choose on "
-        f"{device} at batch {batch}, and in the paper's order: all lambdas first.",
-        "MiB: what a training step keeps of an image for its backward pass, in float32.",
-    ]
-    if any("box head" in counted for counted in pieces):
-        networks.notes.append(
-            "Of a detector, with all regions that its heads look at in evaluation; MiB without those of the targets."
-        )
-    if any(row["published M"] or row["published top-1"] for row in networks.rows):
-        networks.notes.append("Published numbers are the papers'; unconfirmed: as recalled, not read again.")
-    forms.notes.append(
-        "Multiply-adds: of an image's products that relate positions. GiB: of attention maps in float32, or of "
-        "embeddings as the paper expands them (Table 4); ours are not."
-    )
+    networks = networks_table(title, descriptions, batch, device)
+    forms, parts = forms_table(descriptions, batch), parts_table(descriptions)
     tables = [networks, *([forms] if forms.rows else []), parts]
-    for table in tables if len(costs) == 1 or config.job.parts else tables[:-1]:
+    for table in tables if len(descriptions) == 1 or config.job.parts else tables[:-1]:
         table.show()
-    save(tables, folder)
+    write_tables(tables, folder)
     print(f"Written to {os.path.relpath(folder)}/describe.md and .json.")
-    if len(costs) > 1:
-        return {"rows": len(costs)}
-    (cost,) = costs.values()
+    if len(descriptions) > 1:
+        return {"rows": len(descriptions)}
+    cost = descriptions[0].cost
     return {"parameters": cost.parameters, "flops": cost.flops, "activations": cost.activations}
 
 
-def cells(cost: ModelCost) -> Row:
+def describe(experiment: str, config: DictConfig, batch: int, device: str) -> Description:
+    """Count the costs of one network.
+
+    Args:
+        experiment: its name.
+        config: resolved.
+        batch: images per training step.
+        device: the device for which lambda layers choose their methods.
+    """
+    check_numbers(config)
+    images = images_of(config)
+    parts = count_costs(
+        lambda: build_model(config, images),
+        channels=images.channels,
+        image_size=images.size,
+        batch=batch,
+        device=device,
+    )
+    return Description(experiment, images.size, parts, closed_form(config, images, batch))
+
+
+def networks_table(title: str, descriptions: Sequence[Description], batch: int, device: str) -> Table:
+    """Return the costs of whole networks beside the published numbers."""
+    columns = ["row", "image", "M parameters", "published M", "GFLOPs", "GFLOPs, paper's order"]
+    table = Table(title, [*columns, "MiB / image", "published top-1"])
+    for description in descriptions:
+        table.rows.append(
+            {
+                "row": row_label(description.experiment),
+                "image": f"{description.image_size[0]}²",
+                **format_cost(description.cost),
+                "published M": format_published(description.experiment, "params"),
+                "published top-1": format_published(description.experiment, "top1"),
+            }
+        )
+    table.notes += [
+        "FLOPs: one image's forward pass, two per multiply-add; by the exact methods that lambda layers choose on "
+        f"{device} at batch {batch}, and in the paper's order, which computes all lambdas first.",
+        "MiB: float32 activations per image that a training step stores for its backward pass.",
+    ]
+    if any("box head" in description.parts for description in descriptions):
+        table.notes.append(
+            "Detectors: with all regions that the heads process in evaluation; MiB without those of the targets."
+        )
+    if any(row["published M"] or row["published top-1"] for row in table.rows):
+        table.notes.append("Published numbers are the papers'; unconfirmed: as recalled, not read again.")
+    return table
+
+
+def forms_table(descriptions: Sequence[Description], batch: int) -> Table:
+    """Return the closed forms of the layers that relate positions."""
+    columns = ["row", "layers", "time", "space", "G multiply-adds", "GiB", "published GB"]
+    table = Table(f"Closed forms, batch {batch}", columns)
+    for description in descriptions:
+        if description.form:
+            published = format_published(description.experiment, "memory")
+            table.rows.append({"row": row_label(description.experiment), **description.form, "published GB": published})
+    table.notes.append(
+        "Multiply-adds: one image's products that relate positions. GiB: attention maps in float32, or embeddings "
+        "as the paper expands them (Table 4); ours are not expanded."
+    )
+    return table
+
+
+def parts_table(descriptions: Sequence[Description]) -> Table:
+    """Return the costs of each part of each network."""
+    columns = ["row", "part", "M parameters", "GFLOPs", "GFLOPs, paper's order", "MiB / image"]
+    table = Table("Part by part", columns)
+    for description in descriptions:
+        label = row_label(description.experiment)
+        table.rows += [{"row": label, "part": part, **format_cost(cost)} for part, cost in description.parts.items()]
+    return table
+
+
+def format_cost(cost: ModelCost) -> Row:
     return {
         "M parameters": f"{cost.parameters / 1e6:.3f}",
         "GFLOPs": cost.flops / 1e9,
@@ -102,17 +157,13 @@ def cells(cost: ModelCost) -> Row:
     }
 
 
-def text(experiment: str, quantity: str) -> str | None:
-    found = published_value(experiment, quantity)
-    return None if found is None else str(found)
-
-
 def closed_form(config: DictConfig, images: Images, batch: int) -> Row | None:
+    """Return the closed form's cells for the layers that relate positions, None for a network without any."""
     with torch.device("meta"):
-        found = mixing_layers(build_model(config, images), images.size)
-    if found is None:
+        mixing = mixing_layers(build_model(config, images), images.size)
+    if mixing is None:
         return None
-    kind, layers = found
+    kind, layers = mixing
     form = FORMS[kind]
     gib = total_memory_gib(kind, layers, batch)
     digits = 3 if gib < 1 else 2 if gib < 100 else 1
@@ -125,7 +176,8 @@ def closed_form(config: DictConfig, images: Images, batch: int) -> Row | None:
     }
 
 
-def save(tables: list[Table], folder: Path) -> None:
+def write_tables(tables: Sequence[Table], folder: Path) -> None:
+    """Write describe.md and describe.json."""
     origin = provenance.origin()
     lines = [f"# {tables[0].title}", "", f"{origin['date'][:10]}, `{origin['command']}`", ""]
     for table in tables:

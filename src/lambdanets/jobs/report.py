@@ -1,4 +1,4 @@
-"""job=report: what runs gave, beside what the papers print."""
+"""job=report: results of runs, beside the published numbers."""
 
 import json
 import logging
@@ -29,16 +29,16 @@ TASKS = (Classification, Detection)
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Compares all runs in or below config.sweep_dir; prints a table, writes report.md, .csv, .json and .html.
+    """Compare all runs in or below config.sweep_dir; print a table, write report.md, .csv, .json and .html.
 
-    With job.keep, small copies of the runs are left in that folder. With claims, their page is written instead.
+    With job.archive_to, the runs are added to the archive in that folder. With claims, their page is written instead.
 
     Args:
         config: resolved.
         folder: where the files go.
 
     Returns:
-        The number of rows, of finished runs, and of those that are missing.
+        The number of rows, of finished runs and of missing runs.
 
     Raises:
         UserError: there are no runs.
@@ -50,7 +50,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     if config.job.archive_to:
         archive_runs(runs, Path(config.job.archive_to))
     score = config.job.score or main_score(runs)
-    comparison = compare(runs, score=score, baseline=config.job.baseline, flops=flops)
+    comparison = compare(runs, score=score, baseline=config.job.baseline, flops=run_flops)
     tables = comparison.tables
     for table in tables:
         table.show()
@@ -62,7 +62,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         lines += [f"## {table.title}", "", table.markdown()]
     atomic_write(folder / "report.md", "\n".join(lines))
     atomic_write(folder / "report.csv", comparison.numbers().csv())
-    atomic_write(folder / "report.json", as_json(comparison, origin))
+    atomic_write(folder / "report.json", to_json(comparison, origin))
     html = f"{escape(made)}<br><code>{escape(origin['command'])}</code>"
     atomic_write(folder / "report.html", render_page(tables, draw_figures(comparison), html))
     log.info("Written to %s, and .md, .csv, .json.", os.path.relpath(folder / "report.html"))
@@ -70,14 +70,14 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
 
 def sweep_folders(sweep_dir: str | list[str] | None) -> list[Path]:
-    """The folders that sweep_dir names, or the newest sweep's.
+    """Return the folders that sweep_dir names, or else the newest sweep's.
 
     Raises:
-        UserError: none is named and there is none.
+        UserError: sweep_dir is None and there is no sweep.
     """
     if sweep_dir is not None:
-        return [Path(place) for place in ([sweep_dir] if isinstance(sweep_dir, str) else sweep_dir)]
-    # Hydra writes this file whenever a sweep is started; ablations lie one folder further down.
+        return [Path(folder) for folder in ([sweep_dir] if isinstance(sweep_dir, str) else sweep_dir)]
+    # Hydra writes this file at each start of a sweep; ablations lie one folder further down.
     sweeps = [*SWEEPS.glob("*/multirun.yaml"), *SWEEPS.glob("*/*/multirun.yaml")]
     if not sweeps:
         raise UserError(f"There is no sweep below '{SWEEPS}': name a folder of runs with sweep_dir=<folder>.")
@@ -92,8 +92,8 @@ def main_score(runs: list[RunRecord]) -> str:
     return TASKS[0].SCORES[0]
 
 
-def flops(run: RunRecord) -> float | None:
-    """Of one image's forward pass of the run's network; None where it can't be counted."""
+def run_flops(run: RunRecord) -> float | None:
+    """Return the FLOPs of one image's forward pass of the run's network; None where they can't be counted."""
     config = run.config
     key = json.dumps(OmegaConf.to_container(OmegaConf.masked_copy(config, ["model", "mixer", "data"])), sort_keys=True)
     return count_flops(key)
@@ -106,23 +106,23 @@ def count_flops(text: str) -> float | None:
     try:
         images = images_of(config)
         parts = count_costs(lambda: build_model(config, images), channels=images.channels, image_size=images.size)
-    except Exception as error:  # a mixer that has since been removed, or that doesn't trace: the report goes on
+    except Exception as error:  # a mixer that was removed since, or can't be traced, must not stop the report
         log.info("FLOPs can't be counted: %s", " ".join(str(error).split())[:200])
         return None
     return sum_costs(parts).flops
 
 
 def describe_versions(runs: list[RunRecord]) -> str:
-    """The code and packages of the runs, as far as they are the same."""
-    found = set()
+    """Describe the code, packages and platforms of the runs, or give their number if there are more than two."""
+    versions = set()
     for run in runs:
         if run.starts:
             start = run.starts[-1]
-            found.add(f"commit {str(start['git'])[:9]}, torch {start['packages']['torch']}, {start['platform']}")
-    return " and ".join(sorted(found)) if len(found) < 3 else f"{len(found)} different versions or machines"
+            versions.add(f"commit {str(start['git'])[:9]}, torch {start['packages']['torch']}, {start['platform']}")
+    return " and ".join(sorted(versions)) if len(versions) < 3 else f"{len(versions)} different versions or machines"
 
 
-def as_json(comparison: Comparison, origin: dict[str, object]) -> str:
+def to_json(comparison: Comparison, origin: dict[str, object]) -> str:
     document = {
         "title": comparison.title,
         "score": comparison.score,

@@ -1,1 +1,1 @@
-"""What networks cost and what runs gave: counts, closed forms, published numbers, tables, plots."""
+"""Reports on runs: comparisons with statistics, claims, published numbers, figures, HTML pages, archives."""

@@ -109,19 +109,20 @@ class Comparison:
         return "baseline" if row.experiment == self.baseline else format_difference(row.difference)
 
     def notes(self) -> list[str]:
+        """Return the sentences below the table."""
         notes = [f"{self.score}: mean ± standard deviation over seeds."]
         if self.baseline:
             notes.append(
-                f"Difference: to {row_label(self.baseline)}, paired by seed; Student's 95 % interval from two seeds on."
+                f"Difference: to {row_label(self.baseline)}, paired by seed; Student's 95 % interval for two seeds or more."
             )
         notes.append(
-            "GFLOPs: of one image's forward pass, two a multiply-add. Images/s and GiB: in training, as the runs "
-            "measured them on their machines."
+            "GFLOPs: one image's forward pass, two per multiply-add. Images/s and GiB: in training, as measured by the "
+            "runs on their machines."
         )
         if any(published_value(row.experiment, self.quantity) for row in self.rows):
             data = "COCO" if self.quantity in AVERAGE_PRECISIONS else "ImageNet"
-            notes.append(f"Published: on {data}, by the papers; unconfirmed: as recalled, not read again. Never ours.")
-        return notes + [f"Missing: {sentence}." for sentence in self.missing]
+            notes.append(f"Published: on {data}, by the papers, not by us; unconfirmed: as recalled, not read again.")
+        return notes + [f"Missing: {description}." for description in self.missing]
 
     def numbers(self) -> Table:
         """Return the comparison for programs: one number per cell."""
