@@ -9,7 +9,7 @@ import torch
 from lambdanets.atomic import corruption, write_archive
 from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
-from lambdanets.runs.folders import newest_checkpoint
+from lambdanets.runs.folders import last_checkpoint
 
 
 def write(path, number):
@@ -51,16 +51,16 @@ def test_a_disk_that_is_full_leaves_what_was_there(tmp_path):
 
 def test_of_two_checkpoints_the_newest_that_is_not_damaged_is_used(tmp_path, caplog):
     last, previous = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
-    assert newest_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path) is None
     write(previous, 1)
     write(last, 2)
-    assert newest_checkpoint(tmp_path) == last
+    assert last_checkpoint(tmp_path) == last
     last.write_bytes(last.read_bytes()[:-200] + bytes(200))
     torch.save({}, tmp_path / "other")
     raw = bytearray(previous.read_bytes())
     last.write_bytes(raw[:500] + b"?" + raw[501:])
-    assert newest_checkpoint(tmp_path) == previous
+    assert last_checkpoint(tmp_path) == previous
     assert "is damaged, and kept as last.ckpt.damaged; the one before it is used." in caplog.text
     previous.write_bytes(raw[:500] + b"?" + raw[501:])
     with pytest.raises(UserError, match=r"has no checkpoint that isn't damaged or cut off"):
-        newest_checkpoint(tmp_path)
+        last_checkpoint(tmp_path)

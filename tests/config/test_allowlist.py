@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lambdanets.config.allowlist import check_targets
-from lambdanets.config.overrides import overridden
+from lambdanets.config.overrides import apply_overrides
 from lambdanets.errors import UserError
 
 
@@ -52,4 +52,4 @@ def test_others_are_refused_with_a_sentence(target):
 def test_a_stored_config_cannot_allow_itself_anything():
     stored = OmegaConf.create({"allow_targets": ["os"], "model": {"_target_": "os.system"}})
     with pytest.raises(UserError, match="is refused"):
-        check_targets(overridden(stored, OmegaConf.create({"allow_targets": None}), []))
+        check_targets(apply_overrides(stored, OmegaConf.create({"allow_targets": None}), []))

@@ -113,11 +113,11 @@ def test_folders_of_different_runs_never_have_one_name():
 def test_a_folder_with_another_config_is_not_taken_for_this_run(tmp_path):
     known = {"seed": 0, "recipe": {"epochs": 3}, "data": {"root": "/a"}, "ckpt": None, "sweep": {"experiments": ["a"]}}
     config = OmegaConf.create(known)
-    assert sweeps.finished(tmp_path, config) is None
-    (tmp_path / runs.COMPOSED).write_text(OmegaConf.to_yaml(config))
-    assert sweeps.finished(tmp_path, config) is None
+    assert sweeps.finished_results(tmp_path, config) is None
+    (tmp_path / runs.UNRESOLVED_CONFIG).write_text(OmegaConf.to_yaml(config))
+    assert sweeps.finished_results(tmp_path, config) is None
     runs.write_metrics(tmp_path, {"test/top1": 0.5})
     moved = OmegaConf.merge(config, {"data": {"root": "/b"}, "sweep": {"experiments": ["a", "b"]}})
-    assert sweeps.finished(tmp_path, moved) == {"test/top1": 0.5}
+    assert sweeps.finished_results(tmp_path, moved) == {"test/top1": 0.5}
     with pytest.raises(UserError, match=r"holds a run of another config \(recipe.epochs differ\)"):
-        sweeps.finished(tmp_path, OmegaConf.merge(config, {"recipe": {"epochs": 4}}))
+        sweeps.finished_results(tmp_path, OmegaConf.merge(config, {"recipe": {"epochs": 4}}))

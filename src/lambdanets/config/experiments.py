@@ -4,8 +4,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-# What a command says of the sweep as a whole, and not of its rows.
-NOT_OF_A_ROW = ("sweep", "experiment", "job", "benchmark", "sweep_dir", "name")
+from lambdanets.config.keys import SWEEP_KEYS, is_key_in, override_key
 
 
 def rows(config: DictConfig) -> dict[str, DictConfig]:
@@ -43,5 +42,4 @@ def variant(overrides: list[str]) -> DictConfig:
 
 
 def concerns_rows(override: str) -> bool:
-    key = override.lstrip("+~").split("=", 1)[0].split("@", 1)[0]
-    return key.split(".", 1)[0] not in NOT_OF_A_ROW
+    return not is_key_in(override_key(override), SWEEP_KEYS)

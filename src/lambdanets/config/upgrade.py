@@ -23,6 +23,7 @@ TARGETS = {
 }
 # Keys of the whole config: the old one with those above it, joined by dots; its new name.
 KEYS: dict[str, str] = {
+    "like": "base_run",
     "callbacks.epoch_line": "epoch_logger",
     "callbacks.lambda_pictures": "lambdas",
 }

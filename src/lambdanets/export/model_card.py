@@ -77,7 +77,7 @@ model(images)  # normalised, (B, {data.channels}, {height}, {width})
 ## Origin
 
 `{origin["command"]}`, commit {origin["git"] or "unknown"}, {origin["date"][:10]}; {packages}. `config.yaml` has the
-recipe, and `python run.py like=<this folder>` trains it again.
+recipe, and `python run.py base_run=<this folder>` trains it again.
 
 ## Recipe
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.config.allowlist import check_targets
 from lambdanets.config.build import Images, build_data, build_model
+from lambdanets.config.keys import NETWORK_KEYS
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
@@ -16,11 +17,9 @@ from lambdanets.export.formats import FORMATS
 from lambdanets.hub.download import HUB, download_from_hub
 from lambdanets.hub.trained_model import TrainedModel
 from lambdanets.runs.checkpoints import check_fits, read_checkpoint
-from lambdanets.runs.folders import COMPOSED, RESOLVED, checkpoint_file
+from lambdanets.runs.folders import RESOLVED_CONFIG, UNRESOLVED_CONFIG, best_checkpoint
 
 LABELS_FILE = "labels.json"
-# The groups of a config that a network is built from.
-NETWORK_KEYS = ("name", "seed", "mixer", "model", "data", "recipe")
 
 
 def load(path: str | Path, *, allow_targets: Sequence[str] = ()) -> TrainedModel:
@@ -44,10 +43,10 @@ def load(path: str | Path, *, allow_targets: Sequence[str] = ()) -> TrainedModel
         data, classes = build_data(config), checkpoint["classes"]
         return TrainedModel(load_network(config, data, checkpoint, file), data=data, classes=classes, config=config)
     beside = file.parent
-    for needed in (RESOLVED, LABELS_FILE):
+    for needed in (RESOLVED_CONFIG, LABELS_FILE):
         if not (beside / needed).is_file():
             raise UserError(f"'{file}' is a graph without its {needed}: keep the files of job=export together.")
-    stored: Any = OmegaConf.to_container(OmegaConf.load(beside / RESOLVED))
+    stored: Any = OmegaConf.to_container(OmegaConf.load(beside / RESOLVED_CONFIG))
     config = validated_config(OmegaConf.create(upgrade_config(stored)), allow_targets)
     classes = json.loads((beside / LABELS_FILE).read_text())["classes"]
     try:
@@ -69,10 +68,12 @@ def model_file(path: Path) -> Path:
         return path
     if path.is_dir():
         graphs = (path / known.file for known in FORMATS.values())
-        found = checkpoint_file(path, ("best", "last", "previous")) or next((g for g in graphs if g.is_file()), None)
+        found = best_checkpoint(path) or next((g for g in graphs if g.is_file()), None)
         if found is not None:
             return found
-        what = "the run in it has no checkpoint yet" if (path / COMPOSED).is_file() else "there is no model in it"
+        what = (
+            "the run in it has no checkpoint yet" if (path / UNRESOLVED_CONFIG).is_file() else "there is no model in it"
+        )
         raise UserError(f"'{path}' can't be loaded: {what}; give what job=export wrote, or a run's folder.")
     raise UserError(f"'{path}' does not exist: give what job=export wrote, a run's folder, or {HUB}<user>/<name>.")
 

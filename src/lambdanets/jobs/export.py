@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lambdanets.atomic import atomic_write
 from lambdanets.config.build import build_data
+from lambdanets.config.keys import COMMAND_KEYS
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
@@ -21,14 +22,12 @@ from lambdanets.export.portable import portable
 from lambdanets.hub.load import LABELS_FILE, load, load_network
 from lambdanets.runs import provenance
 from lambdanets.runs.checkpoints import read_checkpoint, write_weights
-from lambdanets.runs.folders import COMPOSED, EXPORTED, METRICS, RESOLVED, write_metrics
+from lambdanets.runs.folders import EXPORTED, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG, write_metrics
 
 log = logging.getLogger(__name__)
 SAFETENSORS = "safetensors"
 # How far a graph's logits may be from the network's, in units of the largest logit.
 TOLERANCE = 1e-4
-# What a config says of one command on one machine, and not of a model.
-OF_A_COMMAND = ("job", "ckpt", "like", "input", "sweep", "sweep_dir", "benchmark", "format", "allow_targets")
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -92,8 +91,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
 def describe(config: DictConfig, data: ImageData, checkpoint: dict[str, Any], folder: Path) -> None:
     """Writes config, labels and preprocessing."""
-    said = OmegaConf.create({key: value for key, value in config.items() if key not in OF_A_COMMAND})
-    atomic_write(folder / RESOLVED, OmegaConf.to_yaml(said, resolve=True))
+    said = OmegaConf.create({key: value for key, value in config.items() if key not in ("sweep", *COMMAND_KEYS)})
+    atomic_write(folder / RESOLVED_CONFIG, OmegaConf.to_yaml(said, resolve=True))
     labels = {key: checkpoint[key] for key in ("classes", "category_ids") if key in checkpoint}
     atomic_write(folder / LABELS_FILE, json.dumps(labels, indent=1, ensure_ascii=False) + "\n")
     prepared = {
@@ -140,7 +139,7 @@ def check_weights(network: nn.Module, file: Path, config: DictConfig) -> None:
 def scores(ckpt: Path) -> dict[str, float]:
     """What the checkpoint's run, or an earlier export of it, has come to."""
     for folder in (ckpt.parent.parent, ckpt.parent):
-        if (file := folder / METRICS).is_file() and (folder / COMPOSED).is_file():
+        if (file := folder / METRICS).is_file() and (folder / UNRESOLVED_CONFIG).is_file():
             found = json.loads(file.read_text())
             return {
                 name: value for name, value in found.items() if name != "weights" and not name.startswith("difference/")

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lambdanets.callbacks import CheckpointWriter, HParams, NonFiniteGuard, StopOnSignal
 from lambdanets.config.build import build_data, build_task, build_trainer
+from lambdanets.config.keys import COMMAND_KEYS
 from lambdanets.console import print_metrics, print_next_steps, silence_lightning
 from lambdanets.data import ImageData
 from lambdanets.data.corrupt import count
@@ -171,7 +172,7 @@ def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
 def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Task) -> list[pl.Callback]:
     callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
     resolved: Any = OmegaConf.to_container(config)
-    hidden = ("callbacks", "logger", "ckpt", "like", "input", "job", "sweep", "sweep_dir", "benchmark")
+    hidden = {"callbacks", "logger", "sweep", *COMMAND_KEYS}
     callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}, task.SCORES))
     composed: Any = OmegaConf.to_container(load_config(folder))
     callbacks.append(RunInCheckpoint(composed, data.labels()))

@@ -9,23 +9,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lambdanets.config.keys import UNREPORTED_KEYS, is_key_in, override_key
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.errors import UserError
-from lambdanets.runs.folders import COMPOSED, METRICS, RESOLVED
+from lambdanets.runs.folders import METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG
 from lambdanets.runs.provenance import PROVENANCE
 from lambdanets.runs.sweeps import FAILED
 
 ARCHIVE = "runs.jsonl"
 FIT = "lambdanets.jobs.fit.run"
-# Keys of a command that say where and when, not what.
-NOT_A_SETTING = ("experiment", "seed", "sweep", "job", "name", "ckpt", "like", "input", "hydra")
-NOT_A_SETTING_EITHER = (
-    "data.root",
-    "data.num_workers",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.enable_progress_bar",
-)
 
 
 @dataclass(frozen=True)
@@ -102,8 +94,7 @@ class ExperimentRuns:
 
 
 def is_setting(override: str) -> bool:
-    key = override.lstrip("+~").split("=", 1)[0]
-    return key.split(".", 1)[0] not in NOT_A_SETTING and key not in NOT_A_SETTING_EITHER
+    return not is_key_in(override_key(override), UNREPORTED_KEYS)
 
 
 def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
@@ -118,8 +109,8 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"There is no folder '{folder}': sweep_dir must name a folder of runs.")
-        for file in sorted(folder.rglob(RESOLVED)):
-            if (file.parent / COMPOSED).is_file():
+        for file in sorted(folder.rglob(RESOLVED_CONFIG)):
+            if (file.parent / UNRESOLVED_CONFIG).is_file():
                 runs[file.parent.resolve()] = read_run_folder(file.parent)
         archived += [run for file in sorted(folder.rglob(ARCHIVE)) for run in read_archive(file)]
     every = [*runs.values(), *(run for run in archived if run.path.resolve() not in runs)]
@@ -134,7 +125,7 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
 def read_run_folder(folder: Path) -> RunRecord:
     """Read the files that a run has written so far."""
     overrides = folder / ".hydra" / "overrides.yaml"
-    stored: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED))
+    stored: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED_CONFIG))
     return RunRecord(
         folder,
         OmegaConf.create(upgrade_config(stored)),

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from lambdanets.atomic import atomic_write
 from lambdanets.distributed.launcher import restartable_job_id
 from lambdanets.machine import processor_name
-from lambdanets.runs.folders import COMPOSED, RESOLVED
+from lambdanets.runs.folders import RESOLVED_CONFIG, UNRESOLVED_CONFIG
 
 PROVENANCE = "provenance.json"
 PACKAGES = ("lambdanets", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "lightning-bolts")
@@ -26,10 +26,10 @@ PACKAGES = ("lambdanets", "torch", "torchvision", "pytorch-lightning", "torchmet
 def record(folder: Path, config: DictConfig) -> None:
     """Writes the config, as composed and as resolved, and adds this start to provenance.json.
 
-    The run is repeated from these files alone, by `like=<folder>`.
+    The run is repeated from these files alone, by `base_run=<folder>`.
     """
-    atomic_write(folder / COMPOSED, OmegaConf.to_yaml(config))
-    atomic_write(folder / RESOLVED, OmegaConf.to_yaml(config, resolve=True))
+    atomic_write(folder / UNRESOLVED_CONFIG, OmegaConf.to_yaml(config))
+    atomic_write(folder / RESOLVED_CONFIG, OmegaConf.to_yaml(config, resolve=True))
     file = folder / PROVENANCE
     starts = json.loads(file.read_text()) if file.is_file() else []
     atomic_write(file, json.dumps([*starts, origin()], indent=2) + "\n")

@@ -1,6 +1,6 @@
-"""Grids of runs: what is done, what is left, what failed.
+"""Sweeps of runs: which are finished, which are left, which failed.
 
-No import of torch here: the command line answers from this module before anything heavy is loaded.
+No import of torch: the command line uses this module before anything heavy is loaded.
 """
 
 import json
@@ -17,44 +17,34 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.atomic import atomic_write
+from lambdanets.config.keys import RESTART_KEYS, is_key_in
 from lambdanets.errors import UserError
 from lambdanets.progress import format_duration
-from lambdanets.runs import folders as runs
+from lambdanets.runs.folders import METRICS, UNRESOLVED_CONFIG, load_config
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
-# Where a run is done, what it is called, and which others a sweep has, doesn't make it another run.
-PLACE = (
-    "ckpt",
-    "like",
-    "name",
-    "data.root",
-    "data.num_workers",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.enable_progress_bar",
-)
 
 
-class Summary(Callback):
-    """At the end of a --multirun says what came of its runs; with failed ones, the process ends with exit code 1."""
+class SweepSummary(Callback):
+    """Log the progress of a --multirun and its outcome; with failed runs, the process ends with exit code 1."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self.start, self.done, self.total = time.time(), 0, count(config)
+        self.start, self.ended, self.total = time.time(), 0, count_runs(config)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         if not hasattr(self, "total"):  # a single run, or one in another process
             return
-        self.done += 1
-        if self.total and self.done < self.total:
-            left = (time.time() - self.start) / self.done * (self.total - self.done)
-            log.info("%d of %d runs are done, %s left", self.done, self.total, format_duration(left))
+        self.ended += 1
+        if self.total and self.ended < self.total:
+            left = (time.time() - self.start) / self.ended * (self.total - self.ended)
+            log.info("%d of %d runs are done, %s left", self.ended, self.total, format_duration(left))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        found = sorted(path.parent for path in folder.glob(f"*/{runs.COMPOSED}"))
-        finished = sum(state(run) == "finished" for run in found)
-        log.info("%d of %d runs in %s are finished.", finished, len(found), os.path.relpath(folder))
+        runs = sorted(path.parent for path in folder.glob(f"*/{UNRESOLVED_CONFIG}"))
+        finished = sum(run_state(run) == "finished" for run in runs)
+        log.info("%d of %d runs in %s are finished.", finished, len(runs), os.path.relpath(folder))
         failures = [file for file in sorted(folder.glob(f"*/{FAILED}")) if file.stat().st_mtime >= self.start - 1]
         for file in failures:
             print(f"failed: {file.parent.name}: {json.loads(file.read_text())['error']}", file=sys.stderr)
@@ -64,8 +54,8 @@ class Summary(Callback):
             raise SystemExit(1)
 
 
-def count(config: DictConfig) -> int | None:
-    """The number of runs of a grid, or None where a sweeper decides on it as it goes."""
+def count_runs(config: DictConfig) -> int | None:
+    """Return the number of runs of a grid, or None where a sweeper decides as it goes."""
     grid = list(config.hydra.overrides.task)
     if not str(config.hydra.sweeper._target_).endswith("BasicSweeper"):
         return None
@@ -74,49 +64,56 @@ def count(config: DictConfig) -> int | None:
     return math.prod(len(list(override.sweep_string_iterator())) for override in swept)
 
 
-def state(run: Path) -> str:
-    """What became of a run: "finished", "failed" or "unfinished"."""
-    if (run / runs.METRICS).is_file():
+def run_state(run: Path) -> str:
+    """Return the state of a run: "finished", "failed" or "unfinished"."""
+    if (run / METRICS).is_file():
         return "finished"
     return "failed" if (run / FAILED).is_file() else "unfinished"
 
 
-def finished(folder: Path, composed: DictConfig) -> dict[str, float] | None:
-    """The results that the run in this folder left when it was done earlier, or None: it is to be run, or to go on.
+def finished_results(folder: Path, composed: DictConfig) -> dict[str, float] | None:
+    """Return the results of the run in a folder if it has finished, or None if it is to start or to continue.
+
+    Args:
+        folder: of the run.
+        composed: the config that the command line gives now.
 
     Raises:
         UserError: the folder holds a run of another config.
     """
-    if not (folder / runs.COMPOSED).is_file():
+    if not (folder / UNRESOLVED_CONFIG).is_file():
         return None
-    before, now = (flat(config) for config in (runs.load_config(folder), composed))
-    different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    stored, current = (
+        {key: value for key, value in flatten(config).items() if not is_key_in(key, RESTART_KEYS)}
+        for config in (load_config(folder), composed)
+    )
+    different = sorted(key for key in stored.keys() | current.keys() if stored.get(key) != current.get(key))
     if different:
         raise UserError(
             f"'{folder}' holds a run of another config ({', '.join(different[:3])} differ): start a new sweep "
             "elsewhere with hydra.sweep.dir=<folder>, or move the old one."
         )
     (folder / FAILED).unlink(missing_ok=True)
-    if state(folder) == "finished":
-        return json.loads((folder / runs.METRICS).read_text())
+    if run_state(folder) == "finished":
+        return json.loads((folder / METRICS).read_text())
     return None
 
 
-def record_failure(folder: Path, sentence: str) -> None:
-    """Leaves the sentence as the run's failed.json."""
-    atomic_write(folder / FAILED, json.dumps({"error": sentence}, indent=2, ensure_ascii=False) + "\n")
+def record_failure(folder: Path, message: str) -> None:
+    """Write the error message of a run to its failed.json."""
+    atomic_write(folder / FAILED, json.dumps({"error": message}, indent=2, ensure_ascii=False) + "\n")
 
 
-def flat(config: DictConfig) -> dict[str, Any]:
-    """Keys joined by dots, without those of PLACE; interpolations as they stand."""
-    items: dict[str, Any] = {}
+def flatten(config: DictConfig) -> dict[str, Any]:
+    """Return the config's values by their dotted keys; interpolations stay unresolved."""
+    values: dict[str, Any] = {}
 
     def walk(node: Any, path: str) -> None:
         if isinstance(node, dict) and node:
             for key, value in node.items():
                 walk(value, f"{path}.{key}" if path else str(key))
-        elif path not in PLACE and not path.startswith(("sweep", "benchmark")):
-            items[path] = node
+        else:
+            values[path] = node
 
     walk(OmegaConf.to_container(config), "")
-    return items
+    return values

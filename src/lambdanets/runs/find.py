@@ -1,0 +1,183 @@
+"""Which run a command works on, and in which folder.
+
+No import of torch here: the command line answers from this module before anything heavy is loaded.
+"""
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from lambdanets.config.keys import override_key
+from lambdanets.distributed.launcher import restartable_job_id
+from lambdanets.distributed.rendezvous import was_restarted
+from lambdanets.errors import UserError
+from lambdanets.runs.folders import (
+    OUTPUTS,
+    UNRESOLVED_CONFIG,
+    best_checkpoint,
+    last_checkpoint,
+    load_config,
+    new_folder,
+    newest_run,
+)
+from lambdanets.runs.provenance import started_by
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Command:
+    """The parts of a command line that name a run.
+
+    Args:
+        job: name of the job.
+        name: name of the run.
+        ckpt: "last", the folder of a run, a checkpoint file, or None.
+        base_run: folder of the run whose config a new run starts from, or None.
+        has_name: whether the command line sets the name.
+        sweeping: whether the command is one run of a sweep.
+        folder: output folder, where a sweep or hydra.run.dir sets it; None where `find_run` chooses it.
+    """
+
+    job: str
+    name: str
+    ckpt: str | None
+    base_run: str | None
+    has_name: bool = False
+    sweeping: bool = False
+    folder: Path | None = None
+
+    @classmethod
+    def parse(cls, config: DictConfig, settings: Any, *, folder: Path | None = None) -> "Command":
+        """Read the command from a composed config.
+
+        Args:
+            config: the composed config.
+            settings: Hydra's own config.
+            folder: output folder that Hydra has made, or None before it has.
+        """
+        sweeping = folder is not None and settings.mode.name == "MULTIRUN"
+        is_given = sweeping or any(override_key(override) == "hydra.run.dir" for override in settings.overrides.hydra)
+        return cls(
+            job=settings.runtime.choices["job"],
+            name=config.name,
+            ckpt=config.ckpt,
+            base_run=config.base_run,
+            has_name=any(override_key(override) == "name" for override in settings.overrides.task),
+            sweeping=sweeping,
+            folder=folder if is_given else None,
+        )
+
+    @property
+    def is_new_fit(self) -> bool:
+        """Whether the command trains without naming a run to continue or to build on."""
+        return self.job == "fit" and self.ckpt is None and self.base_run is None
+
+
+class Selection(NamedTuple):
+    """The run that a command works on.
+
+    Attributes:
+        folder: output folder of the command.
+        run: folder of the run that the command continues, tests or reads, or None.
+        file: the checkpoint file that ckpt names, or None.
+    """
+
+    folder: Path
+    run: Path | None = None
+    file: Path | None = None
+
+
+@cache
+def find_run(command: Command) -> Selection:
+    """Find the run that a command works on and choose the command's output folder.
+
+    - `ckpt=` names a run: training continues in its folder, other jobs write to <run>/<job>.
+    - A training in a sweep's folder, or one that torchrun or SLURM has restarted, continues the run in that folder.
+    - Otherwise the folder is new: outputs/<name>/<time>, or outputs/<job>/<time> for jobs that are not about one run.
+
+    Raises:
+        UserError: ckpt or base_run names nothing that exists.
+    """
+    folder, run, file = command.folder, None, None
+    continues_in_place = False
+    if command.ckpt is None and command.job == "fit":
+        restarted = None if folder else restarted_run_folder(f"{OUTPUTS}/*/*")
+        folder = folder or restarted
+        continues_in_place = command.is_new_fit and (command.sweeping or was_restarted())
+    elif command.ckpt == "last" and command.job == "fit" and folder is not None:
+        continues_in_place = True
+    elif command.ckpt is not None:
+        run, file = resolve_ckpt(command.ckpt, command.name)
+    if continues_in_place and folder is not None and (folder / UNRESOLVED_CONFIG).is_file():
+        run = folder
+    if folder is None and run is not None:
+        folder = run if command.job == "fit" else run / command.job
+    if folder is None:
+        keeps_name = command.base_run is None or command.has_name
+        name = command.name if keeps_name else load_config(str(command.base_run)).name
+        folder = new_folder(command.job, name)
+    return Selection(folder, run, file)
+
+
+def resolve_ckpt(ckpt: str, name: str) -> tuple[Path | None, Path | None]:
+    """Return the run folder and the checkpoint file that ckpt names; either may be None.
+
+    Args:
+        ckpt: "last" for the newest run of that name, the folder of a run, or a checkpoint file.
+        name: name of the run.
+
+    Raises:
+        UserError: there is no such run or file.
+    """
+    if ckpt == "last":
+        return newest_run(name), None
+    path = Path(ckpt)
+    if path.is_dir():
+        if not (path / UNRESOLVED_CONFIG).is_file():
+            raise UserError(f"The folder '{path}' holds no run ({UNRESOLVED_CONFIG} is missing): give a run's folder.")
+        return path, None
+    if path.is_file():
+        run = path.resolve().parent.parent
+        return run if (run / UNRESOLVED_CONFIG).is_file() else None, path
+    raise UserError(f"ckpt={ckpt} does not exist: give a run's folder, a checkpoint file, or last.")
+
+
+def find_checkpoint(command: Command, selection: Selection) -> Path | None:
+    """Return the checkpoint that a command starts from: the file that it names, or one of its run.
+
+    Training continues from the newest checkpoint, other jobs read the best one.
+
+    Raises:
+        UserError: another job than fit works on a run without a checkpoint, or all checkpoints are damaged.
+    """
+    run, file = selection.run, selection.file
+    if file is not None or (run is None and command.ckpt is None):
+        return file
+    if command.job == "fit":
+        checkpoint = None if run is None else last_checkpoint(run)
+        if checkpoint is None:
+            log.info("There is no checkpoint yet in '%s': starting from the beginning.", run or selection.folder)
+    else:
+        checkpoint = None if run is None else best_checkpoint(run)
+        if checkpoint is None:
+            raise UserError(f"The run '{run}' has no checkpoint yet: train it further with job=fit ckpt={run}.")
+    return checkpoint
+
+
+@cache
+def restarted_run_folder(pattern: str) -> Path | None:
+    """Return the newest run folder that this command created before torchrun or SLURM restarted it, or None.
+
+    Args:
+        pattern: of the folders to search.
+    """
+    job = restartable_job_id()
+    if job is None or not was_restarted():
+        return None
+    folders = [folder for folder in Path().glob(pattern) if started_by(job, folder)]
+    return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
