@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -119,8 +120,18 @@ def write_archive(path: Path, save: Callable[[Any], None]) -> None:
 
 
 def corruption(path: Path) -> str | None:
-    """Return the reason why an archive is corrupt, or None. An archive without a checksum passes."""
-    archive_bytes = path.stat().st_size - COMMENT_BYTES - 2
+    """Return the reason why an archive is corrupt, or None. An archive without a checksum passes.
+
+    A file is read once, however often its reason is asked for, as long as it does not change.
+    """
+    stat = path.stat()
+    return find_corruption(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def find_corruption(path: Path, size: int, mtime_ns: int) -> str | None:
+    """Return the reason why an archive of that size and time of modification is corrupt, or None."""
+    archive_bytes = size - COMMENT_BYTES - 2
     with path.open("rb") as file:
         if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
             return "not a zip archive"

@@ -6,7 +6,7 @@ from hydra import compose
 from hydra.utils import instantiate
 from torch.nn import functional as F
 
-from lambdanets.config.build import Images, build_model
+from lambdanets.config.build import ImageSpec, build_model
 from lambdanets.tasks.optimizers import parameter_groups
 from tests.configs import EXPERIMENTS, FOLDER, composing, experiment
 
@@ -17,7 +17,7 @@ SIZE = (64, 64)
 def test_one_optimiser_step(name):
     config = experiment(name)
     torch.manual_seed(0)
-    model = build_model(config, Images(3, SIZE, 10))
+    model = build_model(config, ImageSpec(3, SIZE, 10))
     optimizer = instantiate(config.recipe.optimizer)(parameter_groups(model))
     before = [parameter.detach().clone() for parameter in model.classifier.parameters()]
     loss = F.cross_entropy(model(torch.randn(2, 3, *SIZE)), torch.tensor([0, 1]))
@@ -34,7 +34,7 @@ def test_one_optimiser_step(name):
 def test_one_step_of_a_detector(name):
     config = experiment(name, "data.root=nowhere", "model.channels=16", "model.hidden=32", "model.backbone.width=0.25")
     torch.manual_seed(0)
-    model = build_model(config, Images(3, SIZE, 10))
+    model = build_model(config, ImageSpec(3, SIZE, 10))
     masks = torch.zeros(1, *SIZE)
     masks[:, 8:40, 10:50] = 1
     target = {"boxes": torch.tensor([[10.0, 8.0, 50.0, 40.0]]), "labels": torch.tensor([3]), "masks": masks}

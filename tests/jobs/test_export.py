@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import lambdanets
 from lambdanets.config import experiments
-from lambdanets.config.build import Images, build_model
+from lambdanets.config.build import ImageSpec, build_model
 from lambdanets.errors import UserError
 from lambdanets.export.formats import FORMATS
 from lambdanets.hub.pretrained import load_pretrained
@@ -43,7 +43,7 @@ def trained(folder, overrides):
     torch.manual_seed(0)
     size = config.data.get("image_size", 8)
     channels = 3 if config.data.get("image_size") else 1
-    network = build_model(config, Images(channels, (size, size), len(CLASSES)))
+    network = build_model(config, ImageSpec(channels, (size, size), len(CLASSES)))
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point():
             tensor.add_(0.05 * torch.rand_like(tensor) if "running_var" in name else 0.05 * torch.randn_like(tensor))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from lambdanets.config.build import Images, build_model
+from lambdanets.config.build import ImageSpec, build_model
 from lambdanets.reports.published import load_published, published_value, row_label
 from tests.configs import EXPERIMENTS, FOLDER, experiment
 
@@ -13,7 +13,7 @@ def millions(name):
     config = experiment(name)
     size = (config.recipe.image_size, config.recipe.image_size)
     with torch.device("meta"):
-        model = build_model(config, Images(3, size, 1000))
+        model = build_model(config, ImageSpec(3, size, 1000))
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 

@@ -34,7 +34,7 @@ def test_a_killed_sweep_goes_on_and_every_run_is_done_once(tmp_path):
         process.send_signal(signal.SIGKILL)
     done = run(*arguments, cwd=tmp_path)
     assert done.stdout.count("finished earlier: ") == 1
-    assert done.stdout.count("going on from ") == 1
+    assert done.stdout.count("resuming from ") == 1
     assert "3 of 3 runs in multirun/ablation/content_position are finished." in done.stdout
     again = starts(folder)
     assert sorted(again.values()) == [1, 1, 2]  # finished before the kill, never started before it, interrupted by it

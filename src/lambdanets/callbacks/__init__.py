@@ -1,6 +1,6 @@
 """Lightning callbacks: what is watched and kept during training."""
 
-from lambdanets.callbacks.checkpoint_writer import AtomicCheckpointIO, CheckpointWriter
+from lambdanets.callbacks.checkpoint_writer import CheckpointWriter
 from lambdanets.callbacks.epoch_logger import EpochLogger
 from lambdanets.callbacks.gradient_norms import GradientNorms
 from lambdanets.callbacks.hparams import HParams
@@ -14,7 +14,6 @@ from lambdanets.callbacks.speed import Speed
 from lambdanets.callbacks.stop_on_signal import StopOnSignal
 
 __all__ = [
-    "AtomicCheckpointIO",
     "CheckpointWriter",
     "EpochLogger",
     "GradientNorms",

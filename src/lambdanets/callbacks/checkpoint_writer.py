@@ -5,23 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
-from typing_extensions import override
 
-from lambdanets.atomic import atomic_link, remove_temporary_files, sync_folder, write_archive
+from lambdanets.atomic import atomic_link, remove_temporary_files, sync_folder
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's writer of checkpoints, whose files are whole or not there, and carry their checksum."""
-
-    @override
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        write_archive(Path(path), lambda file: torch.save(checkpoint, file))
 
 
 class CheckpointWriter(pl.Callback):

@@ -1,4 +1,4 @@
-"""What a config may call: it can come from a stranger, in a checkpoint or in a run's folder."""
+"""The functions and classes that a config may call: it can come from a stranger, in a checkpoint or a run's folder."""
 
 import importlib
 import inspect
@@ -19,9 +19,13 @@ ALLOWED = (
     "lightning_fabric",
     "pl_bolts",
 )
-# Parts of these that compile, download or run what they are given.
-REFUSED = (
+# Parts of these packages that compile, download or run what they are given.
+DENIED = (
+    "lambdanets.atomic",
     "lambdanets.cli",
+    "lambdanets.config",
+    "lambdanets.distributed",
+    "lambdanets.hub",
     "lambdanets.ops",
     "lightning.pytorch.cli",
     "pytorch_lightning.cli",
@@ -44,62 +48,72 @@ REFUSED = (
 
 
 def check_targets(config: DictConfig) -> None:
-    """Raises UserError: a `_target_` in the config lies outside of the known packages and of config.allow_targets.
+    """Check that a config calls only known packages, and those of config.allow_targets.
 
-    What a name leads to counts, not only the name: torch.os.system is no part of torch. Names are looked up, which
-    imports known packages, and nothing is called.
+    The object that a name leads to counts as well as the name: torch.os.system is no part of torch. The check looks
+    names up, which imports known packages, and calls nothing.
+
+    Raises:
+        UserError: a `_target_` lies outside of these packages, or in a part of them that runs what it is given.
     """
     allowed = (*ALLOWED, *(config.get("allow_targets") or ()))
-    for key, target in targets(OmegaConf.to_container(config)):
-        if not isinstance(target, str) or not permitted(target, allowed):
+    for key, target in find_targets(OmegaConf.to_container(config)):
+        if not isinstance(target, str) or not is_allowed(target, allowed):
             raise UserError(
-                f"{key}={target} is refused: a config may only call {', '.join(ALLOWED)}, and in them nothing that "
-                f"runs what it is given; if you trust it, say so with allow_targets=[{target}]."
+                f"{key}={target} is refused: a config may call only {', '.join(ALLOWED)}, and in them nothing that "
+                f"runs what it is given. If you trust it, add allow_targets=[{target}]."
             )
 
 
-def targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys and values of all `_target_`s in a nested config."""
+def find_targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of each `_target_` in a nested config."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:
-        place = f"{path}.{key}" if path else str(key)
+        dotted = f"{path}.{key}" if path else str(key)
         if key == "_target_":
-            yield place, value
-        yield from targets(value, place)
+            yield dotted, value
+        yield from find_targets(value, dotted)
 
 
-def permitted(target: str, allowed: tuple[str, ...]) -> bool:
-    trusted = allowed[len(ALLOWED) :]
-    if within(target, trusted):
+def is_allowed(target: str, allowed: tuple[str, ...]) -> bool:
+    """Return whether a config may call a target.
+
+    Args:
+        target: dotted name.
+        allowed: `ALLOWED`, then the packages and names that the user trusts.
+    """
+    if in_packages(target, allowed[len(ALLOWED) :]):
         return True
-    if not within(target, allowed) or refused(target):
+    if not in_packages(target, allowed) or is_denied(target):
         return False
-    found = locate(target)
-    if found is None:
-        return True  # there is no such thing: its own sentence comes from Hydra
-    home = getattr(found, "__module__", None)
-    if not (inspect.isclass(found) or inspect.isroutine(found)) or not isinstance(home, str):
+    value = locate(target)
+    if value is None:
+        return True  # it does not exist: Hydra explains that
+    module = getattr(value, "__module__", None)
+    if not (inspect.isclass(value) or inspect.isroutine(value)) or not isinstance(module, str):
         return False
-    return within(home, allowed) and not refused(f"{home}.{getattr(found, '__qualname__', '')}")
+    return in_packages(module, allowed) and not is_denied(f"{module}.{getattr(value, '__qualname__', '')}")
 
 
-def within(name: str, packages: tuple[str, ...]) -> bool:
+def in_packages(name: str, packages: tuple[str, ...]) -> bool:
+    """Return whether a dotted name is one of the packages, or lies in one of them."""
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def refused(name: str) -> bool:
-    return any(name.startswith(f"{part}") if part.endswith("_") else within(name, (part,)) for part in REFUSED)
+def is_denied(name: str) -> bool:
+    """Return whether a dotted name lies in a part of the allowed packages that runs what it is given."""
+    return any(name.startswith(part) if part.endswith("_") else in_packages(name, (part,)) for part in DENIED)
 
 
 def locate(target: str) -> Any:
-    """The object of that dotted name, or None."""
+    """Return the object of a dotted name, or None."""
     parts = target.split(".")
     for count in range(len(parts) - 1, 0, -1):
         try:
-            found: Any = importlib.import_module(".".join(parts[:count]))
+            value: Any = importlib.import_module(".".join(parts[:count]))
         except ImportError:
             continue
         for part in parts[count:]:
-            found = getattr(found, part, None)
-        return found
+            value = getattr(value, part, None)
+        return value
     return None

@@ -1,5 +1,6 @@
-"""From a config to its objects."""
+"""The objects that a config describes: data, model, task, trainer."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -7,15 +8,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lambdanets.config.strategies import distribution
+from lambdanets.config.strategies import trainer_strategy_options
 from lambdanets.data import ImageData
 from lambdanets.distributed.devices import check_devices
 from lambdanets.errors import UserError
 from lambdanets.tasks import Task
 
 
-class Images(NamedTuple):
-    """What a model must know of its data."""
+class ImageSpec(NamedTuple):
+    """The facts of the data that a model is built for.
+
+    Attributes:
+        channels: of the images.
+        size: (H, W) of the images.
+        classes: number of classes.
+    """
 
     channels: int
     size: tuple[int, int]
@@ -23,23 +30,24 @@ class Images(NamedTuple):
 
 
 def build_data(config: DictConfig) -> ImageData:
+    """Return the data module of a config."""
     return instantiate(config.data)
 
 
-def images_of(config: DictConfig) -> Images:
-    """The data's images, without reading any; a folder that isn't there counts as ImageNet's, or COCO's, classes."""
+def image_spec(config: DictConfig) -> ImageSpec:
+    """Return the facts of a config's images without reading any; without a folder, the usual set of its kind counts."""
     settings = config.data.copy()
     if OmegaConf.is_missing(settings, "root"):
         settings.root = ""
     data: ImageData = instantiate(settings)
-    return Images(data.channels, data.image_size, data.count_classes() or data.USUAL_CLASSES)
+    return ImageSpec(data.channels, data.image_size, data.count_classes() or data.USUAL_CLASSES)
 
 
-def build_model(config: DictConfig, images: Images) -> nn.Module:
-    """The model, fitted to the images."""
+def build_model(config: DictConfig, images: ImageSpec) -> nn.Module:
+    """Return the model of a config with new weights, built for these images."""
     settings = config.model.copy()
     for part in (settings, settings.get("backbone") or {}):
-        for weights in ("backbone_ckpt", "pretrained"):  # what a training loads
+        for weights in ("backbone_ckpt", "pretrained"):  # loaded by a training
             part.pop(weights, None)
     return instantiate(settings)(
         instantiate(config.mixer), image_size=images.size, in_channels=images.channels, num_classes=images.classes
@@ -47,41 +55,41 @@ def build_model(config: DictConfig, images: Images) -> nn.Module:
 
 
 def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> Task:
-    """The task around the model, both fitted to the data; its weights are a function of the seed.
+    """Return the task around the model, both built for the data; its weights are a function of the seed.
 
     Raises:
-        UserError: the data are not for that task.
+        UserError: the data are for another task.
     """
     check_numbers(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    model = build_model(config, Images(data.channels, data.image_size, len(classes)))
+    model = build_model(config, ImageSpec(data.channels, data.image_size, len(classes)))
     if config.compile:
         model.compile()
     task: Task = instantiate(config.task)(model, num_classes=len(classes))
     if task.NAME != data.TASK:
         raise UserError(
-            f"These data, {type(data).__name__}, are for task={data.TASK}, not for task={task.NAME}: choose others "
+            f"The data {type(data).__name__} are for task={data.TASK}, not for task={task.NAME}: choose other data "
             "with data=…, or the other task."
         )
     return task
 
 
-def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
-    """Lightning's trainer.
+def build_trainer(config: DictConfig, *, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
+    """Return Lightning's trainer.
 
     Args:
         config: the run's config.
-        **options: what a job adds, such as loggers and callbacks.
+        plugins: the job's plugins of the trainer.
+        **options: the job's arguments, such as loggers and callbacks.
 
     Raises:
         UserError: the machine lacks the devices that are asked for.
     """
     check_devices(config.trainer)
-    # The data modules shard their own splits; folders of runs are the jobs' to fill.
     return instantiate(config.trainer)(
-        **distribution(config),
-        enable_checkpointing=False,  # the fit job brings its own
-        use_distributed_sampler=False,
+        **trainer_strategy_options(config, plugins),
+        enable_checkpointing=False,  # job=fit has its own callback
+        use_distributed_sampler=False,  # data modules shard their own splits
         num_sanity_val_steps=0,
         enable_model_summary=False,
         **options,
@@ -89,7 +97,11 @@ def build_trainer(config: DictConfig, **options: Any) -> pl.Trainer:
 
 
 def check_numbers(config: DictConfig) -> None:
-    """Raises UserError: one of the numbers that every run needs is none, or too small."""
+    """Check the numbers that every run needs.
+
+    Raises:
+        UserError: one of them is no number, or too small.
+    """
     for key, kind, least in (
         ("seed", int, 0),
         ("trainer.max_epochs", int, 1),

@@ -1,6 +1,7 @@
-"""The trainer's arguments on processes, batch norm and the writing of checkpoints."""
+"""The trainer's arguments on processes, sharding and batch norm."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.nn import Module
 from typing_extensions import override
 
-from lambdanets.callbacks import AtomicCheckpointIO
 from lambdanets.distributed.devices import count_local_processes
 from lambdanets.distributed.launcher import detect_launcher, slurm_environment
 from lambdanets.distributed.rendezvous import init_process_group
@@ -21,7 +21,7 @@ from lambdanets.models.sync_batch_norm import synchronize_batch_norms
 
 
 class SyncBatchNorm(LayerSync):
-    """Synchronised batch norm that also runs on a CPU."""
+    """Synchronized batch norm that also runs on a CPU."""
 
     @override
     def apply(self, model: Module) -> Module:
@@ -32,31 +32,34 @@ class SyncBatchNorm(LayerSync):
         return model
 
 
-def distribution(config: DictConfig) -> dict[str, Any]:
-    """The trainer's arguments on processes, batch norm and the writing of checkpoints.
+def trainer_strategy_options(config: DictConfig, plugins: Sequence[Any] = ()) -> dict[str, Any]:
+    """Return the trainer's arguments for the processes of a training.
+
+    Args:
+        config: the run's config.
+        plugins: further plugins of the trainer.
 
     Raises:
-        UserError: FSDP together with averaged weights, which Lightning can't shard.
+        UserError: FSDP together with averaged weights, which Lightning cannot shard.
     """
     trainer = config.trainer
-    plugins: list[Any] = [environment(), AtomicCheckpointIO()]
+    options: dict[str, Any] = {"plugins": [cluster_environment(), *plugins], "sync_batchnorm": False}
     if trainer.sync_batchnorm:
-        plugins.append(SyncBatchNorm())
-    found: dict[str, Any] = {"plugins": plugins, "sync_batchnorm": False}
+        options["plugins"].append(SyncBatchNorm())
     if detect_launcher() == "torchrun" and trainer.strategy != "auto":
         init_process_group("nccl" if torch.cuda.is_available() and trainer.accelerator != "cpu" else "gloo")
     if trainer.strategy == "fsdp":
         if config.recipe.ema_decay is not None:
-            raise UserError("trainer=fsdp can't average weights: set recipe.ema_decay=null, or use trainer=ddp.")
-        world = count_local_processes(trainer) * trainer.num_nodes
-        found["strategy"] = ModelParallelStrategy(
-            data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False
+            raise UserError("trainer=fsdp cannot average weights: set recipe.ema_decay=null, or use trainer=ddp.")
+        processes = count_local_processes(trainer) * trainer.num_nodes
+        options["strategy"] = ModelParallelStrategy(
+            data_parallel_size=processes, tensor_parallel_size=1, save_distributed_checkpoint=False
         )
-    return found
+    return options
 
 
-def environment() -> ClusterEnvironment:
-    """Who has started this process; never left to Lightning, which may see a SLURM that didn't."""
+def cluster_environment() -> ClusterEnvironment:
+    """Return Lightning's view of the launcher; Lightning's own guess may be a SLURM that did not start this process."""
     match detect_launcher():
         case "torchrun":
             return TorchElasticEnvironment()

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from lambdanets.config.build import Images, build_model
+from lambdanets.config.build import ImageSpec, build_model
 from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
 from lambdanets.hub.pretrained import load_pretrained
@@ -51,7 +51,7 @@ def create(
         with initialize_config_dir(str(configs()), version_base="1.3"):
             config = compose("config", overrides=[f"model={model}", f"mixer={mixer}", *overrides])
         OmegaConf.set_struct(config, False)
-        network = build_model(config, Images(in_channels, size, num_classes))
+        network = build_model(config, ImageSpec(in_channels, size, num_classes))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(error_message(error) or str(error)) from error
     if pretrained is not None:

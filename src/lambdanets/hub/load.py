@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.config.allowlist import check_targets
-from lambdanets.config.build import Images, build_data, build_model
+from lambdanets.config.build import ImageSpec, build_data, build_model
 from lambdanets.config.keys import NETWORK_KEYS
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.data import ImageData
@@ -16,7 +16,7 @@ from lambdanets.errors import UserError
 from lambdanets.export.formats import FORMATS
 from lambdanets.hub.download import HUB, download_from_hub
 from lambdanets.hub.trained_model import TrainedModel
-from lambdanets.runs.checkpoints import check_fits, read_checkpoint
+from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
 from lambdanets.runs.folders import RESOLVED_CONFIG, UNRESOLVED_CONFIG, best_checkpoint
 
 LABELS_FILE = "labels.json"
@@ -93,8 +93,8 @@ def validated_config(config: Any, allow_targets: Sequence[str]) -> DictConfig:
 
 def load_network(config: DictConfig, data: ImageData, checkpoint: dict[str, Any], file: Path) -> Any:
     """A config's network with a checkpoint's weights, in evaluation mode."""
-    network = build_model(config, Images(data.channels, data.image_size, len(checkpoint["classes"])))
+    network = build_model(config, ImageSpec(data.channels, data.image_size, len(checkpoint["classes"])))
     state = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    check_fits(network, state, file, resize=True)
+    check_state_dict(network, state, file, resize=True)
     network.load_state_dict(state)
     return network.eval()

@@ -12,7 +12,7 @@ from lambdanets.errors import UserError
 from lambdanets.hub.download import HUB, download_from_hub
 from lambdanets.hub.load import model_file
 from lambdanets.peers import TIMM_NETWORKS, rename_weights
-from lambdanets.runs.checkpoints import read_checkpoint, stretches
+from lambdanets.runs.checkpoints import is_resizable_table, read_checkpoint
 
 log = logging.getLogger(__name__)
 HEAD = "classifier."
@@ -86,7 +86,7 @@ def state_dict_mismatches(network: nn.Module, state: dict[str, Tensor]) -> list[
         if name not in state:
             found.append(f"{name} is not in it")
         elif state[name].shape != tensor.shape:
-            if stretches(network, name) and state[name].shape[:2] == tensor.shape[:2]:
+            if is_resizable_table(network, name) and state[name].shape[:2] == tensor.shape[:2]:
                 continue
             found.append(f"{name} is {list(state[name].shape)} in it and {list(tensor.shape)} in the model")
     return found + [f"{name} is not in the model" for name in state if name not in own]

@@ -12,7 +12,7 @@ from lambdanets.benchmarks import plots
 from lambdanets.benchmarks.experiment_networks import NetworkSpec
 from lambdanets.benchmarks.result import Result
 from lambdanets.config import experiments
-from lambdanets.config.build import build_model, images_of
+from lambdanets.config.build import build_model, image_spec
 from lambdanets.console import silence_lightning
 from lambdanets.errors import UserError
 from lambdanets.jobs.benchmark_training import TrainingTimer
@@ -62,5 +62,5 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
 def network(config: DictConfig) -> NetworkSpec:
     """A config's network."""
-    images = images_of(config)
+    images = image_spec(config)
     return NetworkSpec(lambda: build_model(config, images), images.channels, images.size)

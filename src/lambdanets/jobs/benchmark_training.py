@@ -18,7 +18,7 @@ from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization
 from lambdanets.config import experiments
 from lambdanets.config.build import build_data, build_task
 from lambdanets.data import ImageData
-from lambdanets.jobs.fit import prepare
+from lambdanets.jobs.fit import build_training
 from lambdanets.runs import provenance
 from lambdanets.tasks.optimizers import parameter_groups
 from lambdanets.tasks.schedule import warmup_cosine
@@ -94,7 +94,7 @@ def train(config: DictConfig, prepare_trainer: Callable[[Any], None]) -> float:
     """
     with tempfile.TemporaryDirectory() as folder:
         provenance.record(Path(folder), config)
-        training = prepare(config, Path(folder))
+        training = build_training(config, Path(folder))
         prepare_trainer(training.trainer)
         start = time.perf_counter()
         training.trainer.fit(training.task, datamodule=training.data)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.atomic import atomic_write
 from lambdanets.config import experiments
-from lambdanets.config.build import Images, build_model, check_numbers, images_of
+from lambdanets.config.build import ImageSpec, build_model, check_numbers, image_spec
 from lambdanets.console import silence_lightning
 from lambdanets.costs.closed_forms import FORMS, total_memory_gib, total_multiply_adds
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
@@ -84,7 +84,7 @@ def describe(experiment: str, config: DictConfig, batch: int, device: str) -> De
         device: the device for which lambda layers choose their methods.
     """
     check_numbers(config)
-    images = images_of(config)
+    images = image_spec(config)
     parts = count_costs(
         lambda: build_model(config, images),
         channels=images.channels,
@@ -157,7 +157,7 @@ def format_cost(cost: ModelCost) -> Row:
     }
 
 
-def closed_form(config: DictConfig, images: Images, batch: int) -> Row | None:
+def closed_form(config: DictConfig, images: ImageSpec, batch: int) -> Row | None:
     """Return the closed form's cells for the layers that relate positions, None for a network without any."""
     with torch.device("meta"):
         mixing = mixing_layers(build_model(config, images), images.size)

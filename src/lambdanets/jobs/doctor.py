@@ -17,7 +17,7 @@ from torch import nn
 from lambdanets.atomic import atomic_write
 from lambdanets.bolts import import_bolts
 from lambdanets.config import experiments
-from lambdanets.config.build import build_model, images_of
+from lambdanets.config.build import build_model, image_spec
 from lambdanets.console import silence_lightning
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.errors import UserError
@@ -165,7 +165,7 @@ def batches(config: DictConfig) -> Table:
     table = Table(f"Batches in {free / GIB:.1f} GiB of {place}", ["row", "image", "MiB / image", "fixed MiB", "batch"])
     for name, row in progress_bar(rows.items(), "rows"):
         try:
-            images = images_of(row)
+            images = image_spec(row)
             parts = count_costs(
                 lambda row=row, images=images: build_model(row, images),  # type: ignore[misc]
                 channels=images.channels,

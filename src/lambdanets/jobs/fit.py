@@ -1,4 +1,4 @@
-"""job=fit: trains, then tests the best checkpoint."""
+"""job=fit: train, then test the best checkpoint."""
 
 import logging
 import os
@@ -22,118 +22,126 @@ from lambdanets.data.corrupt import count
 from lambdanets.distributed.requeue import exit_after_signal
 from lambdanets.errors import UserError
 from lambdanets.hub.pretrained import load_pretrained
-from lambdanets.runs.checkpoints import RunInCheckpoint, check_fits, load_weights, read_checkpoint
+from lambdanets.runs.checkpoints import (
+    AtomicCheckpointIO,
+    RunInCheckpoint,
+    check_state_dict,
+    load_weights,
+    read_checkpoint,
+)
 from lambdanets.runs.csv_logger import ResumableCSVLogger
 from lambdanets.runs.folders import CHECKPOINTS, load_config, write_metrics
 from lambdanets.tasks import Task
 
 log = logging.getLogger(__name__)
-# Images that can't be decoded, one a line.
+# Names of images that cannot be decoded, one per line.
 CORRUPT = "corrupt.txt"
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Trains until recipe.epochs, from the checkpoint config.ckpt if there is one, then tests the best checkpoint.
+    """Train until recipe.epochs, from the checkpoint config.ckpt if there is one, then test the best checkpoint.
 
-    The test split is read here, once, after the choice of the checkpoint by the validation split.
+    The validation split chooses the checkpoint; the test split is read once, after that.
 
     Args:
         config: resolved.
-        folder: where logs, checkpoints and metrics.json go.
+        folder: output folder of logs, checkpoints and metrics.json.
 
     Returns:
-        The best checkpoint's test and validation scores, the number of parameters, the seconds spent, images/s.
+        The best checkpoint's test and validation scores, the number of parameters, seconds, and images per second.
     """
     silence_lightning()
-    training = prepare(config, folder)
-    trainer, task, data, kept = training.trainer, training.task, training.data, training.kept
+    training = build_training(config, folder)
+    trainer, task, data, checkpoints = training.trainer, training.task, training.data, training.checkpoints
     parameters = sum(parameter.numel() for parameter in task.parameters())
-    shown = os.path.relpath(folder)
-    log.info("%s: %.3f M parameters, in %s", config.name, parameters / 1e6, shown)
+    run_path = os.path.relpath(folder)
+    log.info("%s: %.3f M parameters, in %s", config.name, parameters / 1e6, run_path)
 
     start = time.perf_counter()
     try:
         trainer.fit(task, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
     except SIGTERMException:
-        stopped = training.stop.signal_name
-        log.info("Stopped by %s after step %d; go on with ckpt=%s", stopped, trainer.global_step, shown)
+        signal_name = training.stop.signal_name
+        log.info("Stopped by %s after step %d; resume with ckpt=%s", signal_name, trainer.global_step, run_path)
         exit_after_signal(training.stop)
     seconds = time.perf_counter() - start
     images_per_s = trainer.callback_metrics.get("speed/images_per_s")
 
     scores: dict[str, float] = {}
     if data.has_test:
-        # Lightning's own loading would take the weights that are trained where averaged ones are kept beside them.
-        load_weights(task, read_checkpoint(kept.best)["state_dict"])
+        # Lightning would load the trained weights, not the averaged ones that a checkpoint holds beside them.
+        load_weights(task, read_checkpoint(checkpoints.best)["state_dict"])
         trainer.test(task, datamodule=data, verbose=False)
         scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     else:
         log.info("There is no test split: the run ends with its validation score.")
-    if kept.best_score is not None:
-        scores[kept.monitor] = kept.best_score
+    if checkpoints.best_score is not None:
+        scores[checkpoints.monitor] = checkpoints.best_score
     metrics = scores | {"parameters": parameters, "epochs": trainer.current_epoch, "seconds": round(seconds, 2)}
     if images_per_s is not None:
         metrics["images_per_s"] = round(images_per_s.item(), 1)
-    if skipped := count(folder / CORRUPT):
-        metrics["corrupt_images"] = skipped
+    if corrupt_images := count(folder / CORRUPT):
+        metrics["corrupt_images"] = corrupt_images
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
         print_metrics(metrics, title=config.name)
         print_next_steps(
             {
-                "run": shown,
-                "best checkpoint": os.path.relpath(kept.best),
-                "view": f"tensorboard --logdir {shown}",
-                "predict": f"python run.py job=predict ckpt={shown} input=<image>",
-                "export": f"python run.py job=export ckpt={shown} format=onnx",
+                "run": run_path,
+                "best checkpoint": os.path.relpath(checkpoints.best),
+                "view": f"tensorboard --logdir {run_path}",
+                "predict": f"python run.py job=predict ckpt={run_path} input=<image>",
+                "export": f"python run.py job=export ckpt={run_path} format=onnx",
             }
         )
-        log.info("The run lies in %s", shown)
+        log.info("The run is stored in %s", run_path)
     return metrics
 
 
 class Training(NamedTuple):
-    """What takes part in a training."""
+    """The objects of one training."""
 
     trainer: pl.Trainer
     task: Task
     data: ImageData
-    kept: CheckpointWriter
+    checkpoints: CheckpointWriter
     stop: StopOnSignal
 
 
-def prepare(config: DictConfig, folder: Path) -> Training:
-    """Builds all of a training, which begins anew or goes on from config.ckpt.
+def build_training(config: DictConfig, folder: Path) -> Training:
+    """Build the objects of a training, which starts anew or resumes from config.ckpt.
 
     Args:
         config: resolved.
-        folder: where logs and checkpoints go; it has the run's config.
+        folder: output folder of logs and checkpoints; it holds the run's config.
     """
     data = build_data(config)
     data.corrupt.file = folder / CORRUPT
     data.prepare_data()
     data.setup("fit")
     task = build_task(config, data, data.classes)
-    step = resumed_step(config, task)
+    step = check_resumed_step(config, task)
     if config.ckpt is None:
-        start_from(config, task)
+        initialize_weights(config, task)
     stop = StopOnSignal()
-    kept = CheckpointWriter(folder / CHECKPOINTS, task.MONITOR, **config.checkpoint)
-    # An averaging callback is the last: at the end it replaces the weights that were trained.
+    checkpoints = CheckpointWriter(folder / CHECKPOINTS, task.MONITOR, **config.checkpoint)
+    # The averaging callback comes last: at the end it replaces the weights that were trained.
+    callbacks = [*build_callbacks(config, folder, data, task), stop, checkpoints, *build_averaging(config)]
     trainer = build_trainer(
         config,
+        plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
         logger=build_loggers(config, folder, step),
-        callbacks=[*build_callbacks(config, folder, data, task), stop, kept, *build_averaging(config)],
+        callbacks=callbacks,
     )
-    return Training(trainer, task, data, kept, stop)
+    return Training(trainer, task, data, checkpoints, stop)
 
 
-def start_from(config: DictConfig, task: Task) -> None:
-    """Loads the weights that the config's model says a new run starts from.
+def initialize_weights(config: DictConfig, task: Task) -> None:
+    """Load the pretrained weights that the config's model names, if any.
 
     Raises:
-        UserError: they don't fit, or are asked for in the place of another kind of model.
+        UserError: they do not match the model, or the key is for another kind of model.
     """
     model: Any = task.model
     if OmegaConf.select(config, "model.backbone.pretrained") is not None:
@@ -144,32 +152,34 @@ def start_from(config: DictConfig, task: Task) -> None:
         load_pretrained(model, source, key="model.pretrained")
 
 
-def resumed_step(config: DictConfig, task: pl.LightningModule) -> int:
-    """Optimiser steps behind the checkpoint that the run goes on from, or 0.
+def check_resumed_step(config: DictConfig, task: pl.LightningModule) -> int:
+    """Return the optimizer steps of the checkpoint that the run resumes from, or 0.
 
     Raises:
-        UserError: the checkpoint can't be used with this config.
+        UserError: the checkpoint does not match the model.
     """
     if config.ckpt is None:
         return 0
-    checkpoint = read_checkpoint(config.ckpt)
-    check_fits(task, checkpoint["state_dict"], config.ckpt)
-    log.info("going on from %s, after step %d", os.path.relpath(config.ckpt), checkpoint["global_step"])
+    # Lightning reads it next, except under FSDP, where it reads the file by itself.
+    checkpoint = read_checkpoint(config.ckpt, keep=config.trainer.strategy != "fsdp")
+    check_state_dict(task, checkpoint["state_dict"], config.ckpt)
+    log.info("resuming from %s, after step %d", os.path.relpath(config.ckpt), checkpoint["global_step"])
     return checkpoint["global_step"]
 
 
 def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
-    """TensorBoard, unless the config leaves it out, and metrics.csv, both cut back to the step of a resumed run."""
+    """Return the loggers of TensorBoard, if the config has it, and of metrics.csv, cut back to the step of a resumed run."""
     loggers: list[Logger] = []
     if config.logger:
         name = {"name": folder.name, "version": "", "default_hp_metric": False}
-        # What an earlier part of the run wrote after its checkpoint, all of it if there is none, doesn't count.
+        # Entries that an earlier part of the run wrote after its checkpoint, or without any, are void.
         purge = {"purge_step": step} if any(folder.glob("events.out.tfevents.*")) else {}
         loggers.append(instantiate(config.logger)(folder.parent, **name, **purge))
     return [*loggers, ResumableCSVLogger(folder, step)]
 
 
 def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Task) -> list[pl.Callback]:
+    """Return the callbacks of the config, and those that every training has."""
     callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
     resolved: Any = OmegaConf.to_container(config)
     hidden = {"callbacks", "logger", "sweep", *COMMAND_KEYS}
@@ -181,5 +191,6 @@ def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Tas
 
 
 def build_averaging(config: DictConfig) -> list[pl.Callback]:
+    """Return the callback that averages the weights, if the recipe asks for it."""
     decay = config.recipe.ema_decay
     return [] if decay is None else [EMAWeightAveraging(decay=decay)]

@@ -11,7 +11,7 @@ from lambdanets.errors import UserError
 from lambdanets.jobs.predict_classes import predict_classes
 from lambdanets.jobs.predict_objects import predict_objects
 from lambdanets.jobs.trained import Trained
-from lambdanets.runs.checkpoints import check_fits, read_checkpoint
+from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
 from lambdanets.tasks import Detection
 
 
@@ -34,7 +34,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     checkpoint = read_checkpoint(config.ckpt)
     data = build_data(config)
     task = build_task(config, data, checkpoint["classes"])
-    check_fits(task, checkpoint["state_dict"], config.ckpt, resize=True)
+    check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
     config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
     trained = Trained(task, data, checkpoint)

@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.atomic import atomic_write
-from lambdanets.config.build import build_model, images_of
+from lambdanets.config.build import build_model, image_spec
 from lambdanets.console import silence_lightning
 from lambdanets.costs.count import count_costs, sum_costs
 from lambdanets.errors import UserError
@@ -104,7 +104,7 @@ def count_flops(text: str) -> float | None:
     config = OmegaConf.create(text)
     assert isinstance(config, DictConfig)
     try:
-        images = images_of(config)
+        images = image_spec(config)
         parts = count_costs(lambda: build_model(config, images), channels=images.channels, image_size=images.size)
     except Exception as error:  # a mixer that was removed since, or can't be traced, must not stop the report
         log.info("FLOPs can't be counted: %s", " ".join(str(error).split())[:200])

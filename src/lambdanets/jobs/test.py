@@ -1,4 +1,4 @@
-"""job=test: a checkpoint's score on the test split."""
+"""job=test: score a checkpoint on the test split."""
 
 from pathlib import Path
 
@@ -7,22 +7,22 @@ from omegaconf import DictConfig
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.errors import UserError
-from lambdanets.runs.checkpoints import check_fits, read_checkpoint
+from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
 from lambdanets.runs.folders import write_metrics
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Tests the checkpoint config.ckpt; the same score as at the end of its training.
+    """Test the checkpoint config.ckpt; the scores equal those at the end of its training.
 
     Args:
         config: resolved.
-        folder: where metrics.json goes.
+        folder: output folder of metrics.json.
 
     Returns:
         The test scores.
 
     Raises:
-        UserError: no checkpoint is named, it doesn't fit, or the data has no test split.
+        UserError: no checkpoint is named, it does not match the model, or the data have no test split.
     """
     silence_lightning()
     if config.ckpt is None:
@@ -30,10 +30,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     checkpoint = read_checkpoint(config.ckpt)
     data = build_data(config)
     if not data.has_test:
-        raise UserError("The data has no test split: its folder lacks one.")
+        raise UserError("The data have no test split: there is no folder 'test' below data.root.")
     data.classes = checkpoint["classes"]
     task = build_task(config, data, data.classes)
-    check_fits(task, checkpoint["state_dict"], config.ckpt, resize=True)
+    check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
     trainer = build_trainer(config, logger=False, default_root_dir=folder)
     trainer.test(task, datamodule=data, verbose=False)

@@ -1,4 +1,4 @@
-"""Reading checkpoints: safely, and with a sentence where one is not what it should be."""
+"""Checkpoints of runs and exported weights: safe reading, checks against a model, writing."""
 
 import json
 import pickle
@@ -8,30 +8,32 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
+from typing_extensions import override
 
-from lambdanets.atomic import atomic_write, corruption
+from lambdanets.atomic import ZIP_MAGIC, atomic_write, corruption, write_archive
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.errors import UserError
 
-# What torch.save writes is a zip archive, and begins like one.
-ARCHIVE = b"PK\x03\x04"
-# What job=export writes.
-WEIGHTS = ".safetensors"
-# What a checkpoint says of its run.
-SAID = ("config", "classes", "category_ids")
+# The suffix of the weights that job=export writes.
+SAFETENSORS_SUFFIX = ".safetensors"
+# Entries of a checkpoint that describe its run.
+METADATA_KEYS = ("config", "classes", "category_ids")
+# Checkpoints that were read with keep=True and wait for their next reader.
+unclaimed: dict[Path, dict[str, Any]] = {}
 
 
 class RunInCheckpoint(pl.Callback):
-    """Puts into every checkpoint what it takes to use it without its run's folder.
+    """Store a run's config and classes in every checkpoint, so that it can be used without the run's folder.
 
     Args:
         config: the run's config with its interpolations.
-        labels: names of the classes, and what else the data say of them.
+        labels: the names of the classes, and other facts of the data that predictions need.
     """
 
     def __init__(self, config: dict[str, Any], labels: dict[str, Any]) -> None:
@@ -45,25 +47,55 @@ class RunInCheckpoint(pl.Callback):
         checkpoint.update(self.labels)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Loads a run's checkpoint on the CPU. Only tensors and plain values are read: a checkpoint can't run code.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's reader and writer of checkpoints: written atomically with a checksum, read by `read_checkpoint`."""
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        write_archive(Path(path), lambda file: torch.save(checkpoint, file))
+
+    @override
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+
+def read_checkpoint(path: str | Path, *, keep: bool = False) -> dict[str, Any]:
+    """Read the checkpoint of a run, or exported weights, to the CPU.
+
+    Only tensors and plain values are read: a checkpoint cannot run code.
+
+    Args:
+        path: of the file.
+        keep: whether the next call for this file returns the same checkpoint without reading the file again.
 
     Raises:
         UserError: the file is missing, damaged, holds other objects, or is not a checkpoint of a run.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint '{path}'; check the path.")
-    if path.suffix == WEIGHTS:
-        return read_weights(path)
+    checkpoint = unclaimed.pop(path, None)
+    if checkpoint is None:
+        if not path.is_file():
+            raise UserError(f"There is no checkpoint '{path}'; check the path.")
+        checkpoint = read_safetensors(path) if path.suffix == SAFETENSORS_SUFFIX else read_archive(path)
+    if keep:
+        unclaimed[path] = checkpoint
+    return checkpoint
+
+
+def read_archive(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that Lightning wrote.
+
+    Raises:
+        UserError: as `read_checkpoint`.
+    """
     with path.open("rb") as file:
-        is_archive = file.read(len(ARCHIVE)) == ARCHIVE
+        is_archive = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     if not is_archive:
         raise UserError(f"The file '{path}' is not a checkpoint; give one that run.py wrote.")
-    if wrong := corruption(path):
+    advice = "use another one of the run, such as best.ckpt instead of last.ckpt."
+    if reason := corruption(path):
         raise UserError(
-            f"The checkpoint '{path}' is damaged or cut off ({wrong}, {path.stat().st_size} bytes): use another one of "
-            "the run, such as best.ckpt instead of last.ckpt."
+            f"The checkpoint '{path}' is damaged or cut off ({reason}, {path.stat().st_size} bytes): {advice}"
         )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -74,86 +106,84 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"The checkpoint '{path}' is damaged or cut off ({path.stat().st_size} bytes): use another one of the run, "
-            "such as best.ckpt instead of last.ckpt."
+            f"The checkpoint '{path}' is damaged or cut off ({path.stat().st_size} bytes): {advice}"
         ) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "config", "classes"} <= checkpoint.keys():
         raise UserError(f"The file '{path}' is not a checkpoint of a run; give one that run.py wrote.")
     return checkpoint | {"config": upgrade_config(checkpoint["config"])}
 
 
-def write_weights(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Writes a checkpoint's weights, under the model's names, with its config and classes, as a safetensors file."""
-    # The format has no shared tensors: what layers share is written for each of them.
-    whole = torch.contiguous_format
-    state = {name.removeprefix("model."): t.clone(memory_format=whole) for name, t in checkpoint["state_dict"].items()}
-    said = {name: json.dumps(checkpoint[name]) for name in SAID if name in checkpoint}
-    atomic_write(path, save(state, {**said, "format": "pt"}))
-
-
-def read_weights(path: Path) -> dict[str, Any]:
-    """What `write_weights` wrote, as `read_checkpoint` gives it.
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Read the weights that `write_weights` wrote, in the form of a checkpoint.
 
     Raises:
-        UserError: the file is damaged, or not one that job=export wrote.
+        UserError: the file is damaged, or job=export did not write it.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
+            metadata = file.metadata() or {}
             state = {f"model.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"The file '{path}' is damaged or not a safetensors file ({error}): export it again."
         ) from error
-    if not {"config", "classes"} <= said.keys():
+    if not {"config", "classes"} <= metadata.keys():
         raise UserError(f"The file '{path}' has no config of a run; give one that job=export wrote.")
-    labels = {name: json.loads(said[name]) for name in SAID if name in said}
-    return {"state_dict": state, **labels, "config": upgrade_config(labels["config"])}
+    entries = {key: json.loads(metadata[key]) for key in METADATA_KEYS if key in metadata}
+    return {"state_dict": state, **entries, "config": upgrade_config(entries["config"])}
+
+
+def write_weights(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint's weights, under the model's names, with its config and classes as a safetensors file."""
+    # The format has no shared tensors: tensors that layers share are written once for each layer.
+    dense = torch.contiguous_format
+    state = {name.removeprefix("model."): t.clone(memory_format=dense) for name, t in checkpoint["state_dict"].items()}
+    metadata = {key: json.dumps(checkpoint[key]) for key in METADATA_KEYS if key in checkpoint}
+    atomic_write(path, save(state, {**metadata, "format": "pt"}))
 
 
 def load_weights(module: nn.Module, state: dict[str, Any]) -> None:
-    """Loads whole weights, also into a module that is sharded over several processes."""
+    """Load complete weights, also into a module that is sharded over several processes."""
     if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
         set_model_state_dict(module, state, options=StateDictOptions(full_state_dict=True))
     else:
         module.load_state_dict(state)
 
 
-def check_fits(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, resize: bool = False) -> None:
-    """Compares a checkpoint's weights with a module's.
+def check_state_dict(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, *, resize: bool = False) -> None:
+    """Check that a checkpoint's weights match a module.
 
     Args:
-        module: what is to load them.
+        module: the module that is to load them.
         state: the weights.
         path: of the checkpoint.
-        resize: whether position embeddings may be of another feature size, to which their layers then stretch them.
+        resize: whether position embeddings may be of another feature size: their layers interpolate them.
 
     Raises:
-        UserError: they are those of another architecture.
+        UserError: a tensor is missing, superfluous, or of another shape.
     """
     own = module.state_dict()
+    mismatch = None
     for name, tensor in own.items():
         if name not in state:
-            found = "is not in it"
-        elif resize and stretches(module, name) and state[name].shape[:2] == tensor.shape[:2]:
-            continue
+            mismatch = f"{name} is missing from the checkpoint"
         elif state[name].shape != tensor.shape:
-            found = f"is {list(state[name].shape)} in it and {list(tensor.shape)} in the model"
-        else:
-            continue
-        break
+            if resize and is_resizable_table(module, name) and state[name].shape[:2] == tensor.shape[:2]:
+                continue
+            mismatch = f"{name} is {list(state[name].shape)} in the checkpoint and {list(tensor.shape)} in the model"
+        if mismatch:
+            break
     else:
-        name = next((name for name in state if name not in own), "")
-        found = "is not in the model"
-        if not name:
-            return
-    raise UserError(
-        f"The checkpoint '{path}' is of another architecture: {name} {found}. Leave out the overrides of mixer, model "
-        "and data, so that the run's own are used."
-    )
+        if superfluous := next((name for name in state if name not in own), None):
+            mismatch = f"{superfluous} is missing from the model"
+    if mismatch:
+        raise UserError(
+            f"The checkpoint '{path}' does not match the model: {mismatch}. Leave out the overrides of mixer, model "
+            "and data, so that the run's own are used."
+        )
 
 
-def stretches(module: nn.Module, name: str) -> bool:
-    """Whether that parameter is a table of position embeddings which its layer fits to its feature size."""
+def is_resizable_table(module: nn.Module, name: str) -> bool:
+    """Return whether a parameter is a table of position embeddings that its layer interpolates to its feature size."""
     path, _, leaf = name.rpartition(".")
     return leaf == "table" and getattr(module.get_submodule(path), "scope", None) == "global"
