@@ -34,7 +34,7 @@ ROOT = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
 # ## From the definition
 #
 # Queries $Q$ $(n \times h k)$, keys $K$ $(m \times k)$ and values $V$ $(m \times v)$ are projections of the input. The
-# keys are normalised over the $m$ positions of the context. With $E_{nm} \in \mathbb{R}^k$ the embedding of the offset
+# keys are normalized over the $m$ positions of the context. With $E_{nm} \in \mathbb{R}^k$ the embedding of the offset
 # from $n$ to $m$,
 #
 # $$\lambda^c = \bar K^\top V, \qquad \lambda^p_n = E_n^\top V, \qquad y^h_n = (\lambda^c + \lambda^p_n)^\top q^h_n.$$

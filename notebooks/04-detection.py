@@ -87,7 +87,7 @@ for split, count in (("train2017", 64), ("val2017", 8)):
 command = [sys.executable, str(ROOT / "run.py"), "task=detection", "model=mask_rcnn_small", "recipe=coco_small"]
 options = ["mixer=lambda", "mixer.heads=2", f"data.root={work}/coco", "recipe.image_size=64", "recipe.epochs=12"]
 smaller = ["model.backbone.stem=strided", "model.channels=32", "model.hidden=128", "model.proposals=60"]
-quiet = ["name=shapes", "data.val_share=8", "+trainer.check_val_every_n_epoch=6", "trainer.enable_progress_bar=false"]
+quiet = ["name=shapes", "data.val_size=8", "+trainer.check_val_every_n_epoch=6", "trainer.enable_progress_bar=false"]
 done = subprocess.run([*command, *options, *smaller, *quiet], cwd=work, capture_output=True, text=True)
 print(*done.stdout.splitlines()[-36:], sep="\n")
 assert done.returncode == 0, done.stderr

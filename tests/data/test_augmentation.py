@@ -16,7 +16,7 @@ from lambdanets.data.rand_augment import BatchRandAugment, random_erasing
 def test_crops_are_windows_of_the_padded_image_each_at_its_own_place():
     torch.manual_seed(0)
     images = torch.arange(1, 64 * 2 * 25 + 1).view(64, 2, 5, 5)
-    found = Augmentation(crop_padding=2).batch(images)
+    found = Augmentation(crop_padding=2).augment_pixels(images)
     places = set()
     for image, crop in zip(images, found, strict=True):
         padded = F.pad(image, (2, 2, 2, 2))
@@ -30,7 +30,7 @@ def test_crops_are_windows_of_the_padded_image_each_at_its_own_place():
 def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others():
     torch.manual_seed(0)
     images = torch.randint(256, (400, 1, 3, 4), dtype=torch.uint8)
-    found = Augmentation(flip=True).batch(images)
+    found = Augmentation(flip=True).augment_pixels(images)
     mirrored = [torch.equal(new, old.flip(-1)) for new, old in zip(found, images, strict=True)]
     kept = [torch.equal(new, old) for new, old in zip(found, images, strict=True)]
     assert all(a or b for a, b in zip(mirrored, kept, strict=True))
@@ -39,13 +39,13 @@ def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others():
 
 def test_nothing_asked_changes_nothing():
     images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
-    assert torch.equal(Augmentation().batch(images), images)
+    assert torch.equal(Augmentation().augment_pixels(images), images)
 
 
 def test_rand_augment_treats_each_image_by_itself():
     torch.manual_seed(0)
     image = torch.randint(256, (3, 16, 16), dtype=torch.uint8)
-    found = Augmentation(rand_augment={"num_ops": 2, "magnitude": 15}).batch(image.expand(16, -1, -1, -1))
+    found = Augmentation(rand_augment={"num_ops": 2, "magnitude": 15}).augment_pixels(image.expand(16, -1, -1, -1))
     assert found.shape == (16, 3, 16, 16)
     assert found.dtype == torch.uint8
     assert len({tuple(one.flatten().tolist()) for one in found}) > 8
@@ -55,7 +55,7 @@ def test_a_crop_of_a_photo_of_any_size_becomes_a_square():
     torch.manual_seed(0)
     file = io.BytesIO()
     Image.new("RGB", (50, 31), "red").save(file, "JPEG")
-    assert Augmentation().crop((24, 24))(Photo(file.getvalue(), "red")).shape == (3, 24, 24)
+    assert Augmentation().make_crop((24, 24))(Photo(file.getvalue(), "red")).shape == (3, 24, 24)
 
 
 @pytest.mark.parametrize("name", list(BatchRandAugment()._AUGMENTATION_SPACE))
@@ -98,7 +98,7 @@ def test_mixed_images_carry_the_shares_of_their_labels():
     labels = torch.tensor([0, 1, 2, 3])
     images = F.one_hot(labels, 4).float()[:, :, None, None].expand(4, 4, 8, 8)
     for ways in ({"mixup": 1.0}, {"cutmix": 1.0}):
-        found, shares = Augmentation(**ways).normalised(images, labels, classes=4)
+        found, shares = Augmentation(**ways).augment_normalized(images, labels, classes=4)
         # A channel of an image is its class, so its mean is that class's share.
         torch.testing.assert_close(found.mean((2, 3)), shares)
         assert ((shares > 0).sum(1) == 2).any()

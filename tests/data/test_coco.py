@@ -42,7 +42,7 @@ def test_masks_of_all_forms_are_pycocotools(root):
 
 
 def test_boxes_and_masks_stay_together_through_jitter(root):
-    data = Coco(root=str(root), image_size=64, scale_jitter=(0.5, 2.0), max_corrupt=0.0, val_share=2)
+    data = Coco(root=str(root), image_size=64, scale_jitter=(0.5, 2.0), max_corrupt=0.0, val_size=2)
     data.setup("fit")
     seen = 0
     for index in range(len(data.train_set)):

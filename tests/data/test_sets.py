@@ -60,7 +60,7 @@ def test_digits_are_scikit_learns_and_their_splits_are_disjoint():
 
 @pytest.mark.parametrize("memory_gib", [1.0, 0.0])
 def test_a_folder_is_read_in_memory_or_streamed_alike(folder, memory_gib):
-    data = ImageFolder(root=str(folder), image_size=16, batch_size=4, memory_gib=memory_gib, val_share=0.25)
+    data = ImageFolder(root=str(folder), image_size=16, batch_size=4, memory_gib=memory_gib, val_size=0.25)
     data.setup("fit")
     data.setup("test")
     assert data.classes == ["cat", "dog"]
@@ -71,9 +71,9 @@ def test_a_folder_is_read_in_memory_or_streamed_alike(folder, memory_gib):
     assert images.shape == (4, 3, 16, 16)
     assert images.dtype == torch.uint8
     assert torch.equal((images[:, 0].float().mean((1, 2)) > 100).long(), labels)
-    normalised, _ = data.on_after_batch_transfer((images, labels), 0)
+    normalized, _ = data.on_after_batch_transfer((images, labels), 0)
     expected = (images.double() / 255 - torch.tensor(data.MEAN)[:, None, None]) / torch.tensor(data.STD)[:, None, None]
-    torch.testing.assert_close(normalised, expected.float())
+    torch.testing.assert_close(normalized, expected.float())
 
 
 def test_a_folder_with_val_keeps_it_and_one_without_test_has_none(folder):
@@ -85,7 +85,7 @@ def test_a_folder_with_val_keeps_it_and_one_without_test_has_none(folder):
 
 def test_imagenets_val_is_its_test_split(folder):
     (folder / "test").rename(folder / "val")
-    data = ImageNet(root=str(folder), image_size=16, val_share=6)
+    data = ImageNet(root=str(folder), image_size=16, val_size=6)
     data.setup("fit")
     data.setup("test")
     assert data.has_test
@@ -93,7 +93,7 @@ def test_imagenets_val_is_its_test_split(folder):
 
 
 def test_evaluation_crops_the_middle_of_the_shorter_side(folder):
-    data = ImageFolder(root=str(folder), image_size=16, crop_share=0.5)
+    data = ImageFolder(root=str(folder), image_size=16, crop_ratio=0.5)
     image = torch.zeros(3, 64, 96, dtype=torch.uint8)
     image[:, 16:48, 32:64] = 255
     assert (data.preprocess(image)[:, 1:-1, 1:-1] == 255).all()
@@ -104,7 +104,7 @@ def test_evaluation_crops_the_middle_of_the_shorter_side(folder):
 def test_an_image_that_cannot_be_decoded_is_named(folder, memory_gib, damage):
     file = folder / "train" / "dog" / "01.jpg"
     file.write_bytes(file.read_bytes()[:300] if damage == "cut" else b"not an image")
-    data = ImageFolder(root=str(folder), image_size=16, batch_size=1, memory_gib=memory_gib, val_share=1, num_workers=1)
+    data = ImageFolder(root=str(folder), image_size=16, batch_size=1, memory_gib=memory_gib, val_size=1, num_workers=1)
 
     def read_everything():
         data.setup("fit")
@@ -162,7 +162,7 @@ def test_cifar10_is_downloaded_checked_and_split(tmp_path, server, monkeypatch):
     monkeypatch.setattr(peer, "test_list", [("test_batch", md5["test_batch"])])
     monkeypatch.setattr(peer, "meta", {**peer.meta, "md5": md5["batches.meta"]})
 
-    data = CIFAR10(root=str(tmp_path / "data"), val_share=0.1, augment=Augmentation(flip=True))
+    data = CIFAR10(root=str(tmp_path / "data"), val_size=0.1, augment=Augmentation(flip=True))
     data.prepare_data()
     data.setup("fit")
     data.setup("test")

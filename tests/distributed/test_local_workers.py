@@ -21,7 +21,7 @@ def test_two_processes_are_one_with_the_double_batch(tmp_path):
     # Nothing here is random by process; the splits of 1,294 and 144 images don't divide evenly either.
     same = (
         "trainer=cpu", "trainer.precision=64-true", "trainer.max_epochs=1", "trainer.limit_train_batches=8",
-        "recipe/optimizer=sgd", "recipe.lr_batch=64", "recipe.augment.crop_padding=0", "data.val_share=143",
+        "recipe/optimizer=sgd", "recipe.lr_batch=64", "recipe.augment.crop_padding=0", "data.val_size=143",
     )  # fmt: skip
     run(*same, *QUIET, "name=one", "recipe.batch_size=64", cwd=tmp_path)
     run(

@@ -15,7 +15,7 @@ from tests.endurance.kills import differences, killed, one_run
 SMALL = (
     "task=detection", "model=mask_rcnn_small", "recipe=coco_small", "mixer=lambda", "mixer.heads=2",
     "mixer.scope=global", "model.channels=16", "model.hidden=32", "recipe.image_size=64", "recipe.batch_size=2",
-    "data.num_workers=0", "data.val_share=3", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1",
+    "data.num_workers=0", "data.val_size=3", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1",
     "model.score_threshold=0.01",
 )  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
     ("arguments", "sentence"),
     [
         (
-            "model=resnet50 data.root=coco data.val_share=3",
+            "model=resnet50 data.root=coco data.val_size=3",
             "task=detection needs model=mask_rcnn; ResNet finds no objects.",
         ),
         ("data=digits", "data.augment takes recipe.augment, which this recipe doesn't have, so that the two don't fit"),

@@ -28,7 +28,7 @@ def masked_lambda_map(query, keys, values, table, mask, norm):
 
 
 def weight(keys, m, seen, norm):
-    """The normalised key (u, k) of position m among those seen."""
+    """The normalized key (u, k) of position m among those seen."""
     if norm == "softmax":
         return keys[m].exp() / sum(keys[s].exp() for s in seen)
     if norm == "l2":

@@ -71,7 +71,7 @@ def measure_input_pipeline(
     with setting.limit_threads():
         for augmentation, options in progress_bar(AUGMENTATIONS.items(), "augmentations"):
             augment = Augmentation(**options)
-            crop = augment.crop((image_size, image_size))
+            crop = augment.make_crop((image_size, image_size))
             ways: dict[str, tuple[Dataset[Any], Callable[[list[Any]], Any], Augmentation | None]] = {
                 "ImageFolder, transforms an image": (
                     ImageFolder(str(folder), usual_transforms(image_size, augment)),
@@ -103,7 +103,7 @@ def measure_input_pipeline(
                 )
         result.notes.append(
             "Worker: what a loader's process does for an image, decoding and cropping included, and its ratio to "
-            "ImageFolder's. Device: what is left for the device that trains, flips, RandAugment, normalisation and "
+            "ImageFolder's. Device: what is left for the device that trains, flips, RandAugment, normalization and "
             "erasing of whole batches; here a core too. One core: both after one another, as where one trains on it."
         )
         least = min(rate for (_, name), rate in rates.items() if name == "data=imagefolder")
@@ -146,11 +146,11 @@ class Reading:
     def device(self) -> None:
         assert self.augment is not None
         images, labels = self.batch
-        images = self.augment.batch(images, cropped=True)
+        images = self.augment.augment_pixels(images, cropped=True)
         images = transforms.v2.functional.normalize(
             transforms.v2.functional.to_dtype(images, torch.float32, scale=True), list(MEAN), list(STD), inplace=True
         )
-        self.augment.normalised(images, labels, classes=1000)
+        self.augment.augment_normalized(images, labels, classes=1000)
 
 
 def usual_transforms(image_size: int, augment: Augmentation) -> Callable[[Any], Any]:

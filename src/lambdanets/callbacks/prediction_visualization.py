@@ -41,7 +41,7 @@ class PredictionVisualization(BudgetedVisualization):
             # Not the module's call, which a compiler would compile anew for this number of images.
             certainties, guesses = type(task.model).forward(task.model, images).float().softmax(-1).max(-1)
             labels = self.batch[1][: self.count]
-            shown = enlarged(torch.stack([data.picture(image) for image in images]), 96)
+            shown = enlarged(torch.stack([data.denormalize(image) for image in images]), 96)
             captions = [
                 (f"{classes[guess][:9]} {certainty:.0%}", GREEN if guess == label else RED)
                 for guess, certainty, label in zip(guesses.tolist(), certainties.tolist(), labels.tolist(), strict=True)

@@ -29,6 +29,14 @@ KEYS: dict[str, str] = {
 }
 # Options of a class or function: today's `_target_`, then old name and new one.
 OPTIONS: dict[str, dict[str, str]] = {
+    "lambdanets.data.CIFAR10": {"val_share": "val_size"},
+    "lambdanets.data.CIFAR100": {"val_share": "val_size"},
+    "lambdanets.data.Coco": {"val_share": "val_size"},
+    "lambdanets.data.Digits": {"val_share": "val_size"},
+    "lambdanets.data.FashionMNIST": {"val_share": "val_size"},
+    "lambdanets.data.ImageFolder": {"val_share": "val_size", "crop_share": "crop_ratio"},
+    "lambdanets.data.ImageNet": {"val_share": "val_size", "crop_share": "crop_ratio"},
+    "lambdanets.data.Packed": {"val_share": "val_size", "crop_share": "crop_ratio"},
     "lambdanets.jobs.find_batch_size.run": {"start": "initial_batch_size", "most": "max_batch_size"},
     "lambdanets.callbacks.LambdaVisualization": {"share": "time_budget"},
     "lambdanets.callbacks.PredictionVisualization": {"share": "time_budget"},
@@ -41,6 +49,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "lambdanets.mixers.LocalRelation": {"share": "group_channels"},
     "lambdanets.mixers.PatchwiseAttention": {"share": "group_channels"},
+    "lambdanets.jobs.pack.run": {"to": "output_dir"},
 }
 # Values of options: today's `_target_` and option, then old value and new one.
 VALUES: dict[tuple[str, str], dict[Any, Any]] = {

@@ -34,7 +34,7 @@ class Augmentation:
     mixup: float = 0.0
     cutmix: float = 0.0
 
-    def batch(self, images: Tensor, *, cropped: bool = False) -> Tensor:
+    def augment_pixels(self, images: Tensor, *, cropped: bool = False) -> Tensor:
         """Augments pixels: (B, C, H, W) uint8 → the same.
 
         Args:
@@ -50,8 +50,8 @@ class Augmentation:
             images = BatchRandAugment(**self.rand_augment)(images)
         return images
 
-    def normalised(self, images: Tensor, labels: Tensor, *, classes: int) -> tuple[Tensor, Tensor]:
-        """Augments what is normalised already: erases and mixes.
+    def augment_normalized(self, images: Tensor, labels: Tensor, *, classes: int) -> tuple[Tensor, Tensor]:
+        """Augments what is normalized already: erases and mixes.
 
         Args:
             images: (B, C, H, W) float32.
@@ -67,7 +67,7 @@ class Augmentation:
             images, labels = mixed(images, labels, classes=classes, mixup=self.mixup, cutmix=self.cutmix)
         return images, labels
 
-    def crop(self, image_size: tuple[int, int]) -> RandomCrop:
+    def make_crop(self, image_size: tuple[int, int]) -> RandomCrop:
         """The random crop out of a photo of any size."""
         return RandomCrop(image_size, scale=self.crop_scale)
 

@@ -17,7 +17,7 @@ from lambdanets.data.corrupt import Corrupt
 from lambdanets.data.files import ImageFiles, Photo
 from lambdanets.data.imagefolder import ImageFolder
 from lambdanets.data.jitter import Jitter
-from lambdanets.data.masks import decode, mask_api, to_rle
+from lambdanets.data.masks import decode, import_mask_api, to_rle
 from lambdanets.data.module import ImageData
 from lambdanets.data.split import seeded_split
 from lambdanets.errors import UserError
@@ -33,7 +33,7 @@ class Coco(ImageData):
     the training split. Masks are polygons or run-length encodings, category ids may have gaps, images may be without
     objects.
 
-    Batches are (images, targets), lists: images (3, h, w) float32 normalised, none of whose sides is longer than
+    Batches are (images, targets), lists: images (3, h, w) float32 normalized, none of whose sides is longer than
     image_size. In training, a target has boxes (N, 4) as x, y, x, y in pixels, labels (N,) from 1 on, and masks
     (N, h, w) uint8, without crowds; the images of a batch are all upright or all not, so that padding them to one size
     costs little. In evaluation, it has the image's id and its size (H, W) in the file, and of each annotation, crowds
@@ -44,7 +44,7 @@ class Coco(ImageData):
         image_size: side of the square that images are fitted into.
         train: name of the training split.
         val: name of the validation split, here the test split.
-        val_share: share of the training images, or their number, to select models on; 0 selects on the test split,
+        val_size: share of the training images, or their number, to select models on; 0 selects on the test split,
             whose score then is a selected one.
         limit: take the first so many images of each split only.
         scale_jitter: least and largest scale of training images; 1 fits them into the square.
@@ -65,7 +65,7 @@ class Coco(ImageData):
         image_size: int = 1024,
         train: str = "train2017",
         val: str = "val2017",
-        val_share: float | int = 0.02,
+        val_size: float | int = 0.02,
         limit: int | None = None,
         scale_jitter: Sequence[float] = (0.1, 2.0),
         flip: float = 0.5,
@@ -78,7 +78,7 @@ class Coco(ImageData):
         )
         self.root = Path(root)
         self.splits = {"train": train, "val": val}
-        self.val_share = val_share
+        self.val_size = val_size
         self.limit = limit
         self.jitter = Jitter(image_size, scale=scale_jitter, flip=flip)
         self.category_ids: list[int] = []
@@ -90,17 +90,17 @@ class Coco(ImageData):
         file = self.annotation_file("val")
         return len(self.classes) or (len(read_categories(read_json(file)).names) if file.is_file() else 0)
 
-    def labels(self) -> dict[str, Any]:
+    def describe_labels(self) -> dict[str, Any]:
         return {"classes": self.classes, "category_ids": self.category_ids}
 
-    def fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
+    def load_fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         scenes = self.read("train")
-        if not self.val_share:
+        if not self.val_size:
             return self.training(scenes), self.evaluation(self.read("val"))
-        kept, held_out = (indices.tolist() for indices in seeded_split(len(scenes), self.val_share, self.split_seed))
+        kept, held_out = (indices.tolist() for indices in seeded_split(len(scenes), self.val_size, self.split_seed))
         return self.training([scenes[i] for i in kept]), self.evaluation([scenes[i] for i in held_out])
 
-    def test_split(self) -> Dataset[Any]:
+    def load_test_split(self) -> Dataset[Any]:
         return self.evaluation(self.read("val"))
 
     def training(self, scenes: list[Scene]) -> Dataset[Any]:
@@ -115,7 +115,7 @@ class Coco(ImageData):
         Raises:
             UserError: files are missing, classes differ from those known, or more can't be used than may be.
         """
-        mask_api()
+        import_mask_api()
         document = read_json(self.annotation_file(split))
         found = read_categories(document)
         if self.classes and self.classes != found.names:
@@ -199,7 +199,7 @@ class Coco(ImageData):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:  # type: ignore[override]
         images, targets = batch
         trainer: pl.Trainer | None = self.trainer
-        images = [self.normalise(image) for image in images]
+        images = [self.normalize(image) for image in images]
         if trainer is None:
             return images, targets
         if trainer.training:

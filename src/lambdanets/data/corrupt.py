@@ -52,6 +52,6 @@ class Corrupt:
                 lines.writelines(f"{name}\n" for name in fresh)
 
 
-def count(file: Path) -> int:
+def count_corrupt_images(file: Path) -> int:
     """Names in the list, which several processes may have put there."""
     return len(set(file.read_text().splitlines())) if file.is_file() else 0

@@ -19,16 +19,16 @@ class DownloadedImages(ImageData):
 
     Args:
         root: folder of the files; downloaded once, checked against torchvision's checksums.
-        val_share: share of the training images, or their number, for validation.
+        val_size: share of the training images, or their number, for validation.
         **options: as `ImageData`.
     """
 
     SOURCE: ClassVar[type[VisionDataset]]
 
-    def __init__(self, *, root: str, val_share: float | int = 0.1, **options: Any) -> None:
+    def __init__(self, *, root: str, val_size: float | int = 0.1, **options: Any) -> None:
         super().__init__(**options)
         self.root = Path(root)
-        self.val_share = val_share
+        self.val_size = val_size
 
     def prepare_data(self) -> None:
         """Downloads what is missing.
@@ -40,12 +40,12 @@ class DownloadedImages(ImageData):
             for train in (True, False):
                 self.read(train=train, download=True)
 
-    def fit_splits(self) -> tuple[TensorDataset, TensorDataset]:
+    def load_fit_splits(self) -> tuple[TensorDataset, TensorDataset]:
         images, labels = self.tensors(train=True)
-        train, val = seeded_split(len(images), self.val_share, self.split_seed)
+        train, val = seeded_split(len(images), self.val_size, self.split_seed)
         return TensorDataset(images[train], labels[train]), TensorDataset(images[val], labels[val])
 
-    def test_split(self) -> TensorDataset:
+    def load_test_split(self) -> TensorDataset:
         return TensorDataset(*self.tensors(train=False))
 
     def tensors(self, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -134,7 +134,7 @@ class ImageFiles(Dataset[Any]):
             index = (index + 1) % len(self)
 
 
-class Whole:
+class DecodeThen:
     """A photo's transform by one of its decoded tensor, (3, h, w) uint8 → (3, H, W)."""
 
     def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:

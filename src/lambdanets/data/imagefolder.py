@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import make_dataset
 from torchvision.transforms import v2
 
-from lambdanets.data.files import EXTENSIONS, ImageFiles, Photo, Sample, Whole, read_all
+from lambdanets.data.files import EXTENSIONS, DecodeThen, ImageFiles, Photo, Sample, read_all
 from lambdanets.data.module import ImageData
 from lambdanets.data.split import seeded_split
 from lambdanets.errors import UserError
@@ -24,8 +24,8 @@ class ImageFolder(ImageData):
     Args:
         root: the folder.
         image_size: images become squares of this side.
-        crop_share: in evaluation, the side of the central crop as a share of the image's shorter side.
-        val_share: share of the training images, or their number, for validation where there is no `val/`.
+        crop_ratio: in evaluation, the side of the central crop as a share of the image's shorter side.
+        val_size: share of the training images, or their number, for validation where there is no `val/`.
         memory_gib: size in GiB up to which the decoded training set is held in memory; 0 always streams.
         **options: as `ImageData`.
     """
@@ -42,15 +42,15 @@ class ImageFolder(ImageData):
         *,
         root: str,
         image_size: int = 224,
-        crop_share: float = 1.0,
-        val_share: float | int = 0.1,
+        crop_ratio: float = 1.0,
+        val_size: float | int = 0.1,
         memory_gib: float = 1.0,
         **options: Any,
     ) -> None:
         super().__init__(channels=3, image_size=(image_size, image_size), mean=self.MEAN, std=self.STD, **options)
         self.root = Path(root)
-        self.crop_share = crop_share
-        self.val_share = val_share
+        self.crop_ratio = crop_ratio
+        self.val_size = val_size
         self.memory_gib = memory_gib
 
     @property
@@ -66,7 +66,7 @@ class ImageFolder(ImageData):
         return sum(entry.is_dir() for entry in folder.iterdir()) if folder.is_dir() else 0
 
     def preprocess(self, image: Tensor) -> Tensor:
-        side = round(self.image_size[0] / self.crop_share)
+        side = round(self.image_size[0] / self.crop_ratio)
         return v2.functional.center_crop(v2.functional.resize(image, [side], antialias=True), list(self.image_size))
 
     def setup(self, stage: str) -> None:
@@ -83,18 +83,18 @@ class ImageFolder(ImageData):
         if not self.classes:
             self.classes = class_names(self.root, self.TRAIN)
 
-    def test_split(self) -> Dataset[Any]:
-        return self.dataset(self.scan(self.TEST), Whole(self.preprocess))
+    def load_test_split(self) -> Dataset[Any]:
+        return self.dataset(self.scan(self.TEST), DecodeThen(self.preprocess))
 
-    def fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
+    def load_fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         train = self.scan(self.TRAIN)
         if self.VAL and self.has_split(self.VAL):
             val = self.scan(self.VAL)
         else:
-            kept, held_out = seeded_split(len(train), self.val_share, self.split_seed)
+            kept, held_out = seeded_split(len(train), self.val_size, self.split_seed)
             train, val = [train[i] for i in kept.tolist()], [train[i] for i in held_out.tolist()]
-        fitted = Whole(self.preprocess) if self.fits_memory(train) else self.augment.crop(self.image_size)
-        return self.dataset(train, fitted), self.dataset(val, Whole(self.preprocess))
+        fitted = DecodeThen(self.preprocess) if self.fits_memory(train) else self.augment.make_crop(self.image_size)
+        return self.dataset(train, fitted), self.dataset(val, DecodeThen(self.preprocess))
 
     def scan(self, split: str) -> list[Sample]:
         """Paths and labels of a split, in the order of their names."""

@@ -12,12 +12,12 @@ class ImageNet(ImageFolder):
     on images held out of `train/`.
 
     Args:
-        val_share: training images to hold out, as their number or share.
+        val_size: training images to hold out, as their number or share.
         **options: as `ImageFolder`.
     """
 
     VAL: ClassVar[str | None] = None
     TEST: ClassVar[str] = "val"
 
-    def __init__(self, *, val_share: float | int = 10_000, crop_share: float = 0.875, **options: Any) -> None:
-        super().__init__(val_share=val_share, crop_share=crop_share, **options)
+    def __init__(self, *, val_size: float | int = 10_000, crop_ratio: float = 0.875, **options: Any) -> None:
+        super().__init__(val_size=val_size, crop_ratio=crop_ratio, **options)

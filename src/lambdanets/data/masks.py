@@ -11,7 +11,7 @@ from lambdanets.errors import UserError
 Rle = dict[str, Any]
 
 
-def mask_api() -> Any:
+def import_mask_api() -> Any:
     """faster-coco-eval's functions on masks.
 
     Raises:
@@ -31,7 +31,7 @@ def encode(masks: Tensor) -> list[Rle]:
     if not len(masks):
         return []
     columns = np.asfortranarray(masks.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
-    return mask_api().encode(columns)
+    return import_mask_api().encode(columns)
 
 
 def decode(masks: list[Rle], size: tuple[int, int]) -> Tensor:
@@ -43,7 +43,7 @@ def decode(masks: list[Rle], size: tuple[int, int]) -> Tensor:
     """
     if not masks:
         return torch.zeros(0, *size, dtype=torch.uint8)
-    return torch.from_numpy(np.ascontiguousarray(mask_api().decode(masks).transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(import_mask_api().decode(masks).transpose(2, 0, 1)))
 
 
 def to_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
@@ -54,9 +54,9 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
         size: (H, W) of its image.
     """
     if isinstance(segmentation, list):
-        return mask_api().merge(mask_api().frPyObjects(segmentation, *size))
+        return import_mask_api().merge(import_mask_api().frPyObjects(segmentation, *size))
     if isinstance(segmentation["counts"], list):
-        return mask_api().frPyObjects(segmentation, *size)
+        return import_mask_api().frPyObjects(segmentation, *size)
     counts = segmentation["counts"]
     return {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
 

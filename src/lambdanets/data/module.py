@@ -18,13 +18,13 @@ from lambdanets.data.files import collate
 
 
 class ImageData(pl.LightningDataModule, ABC):
-    """Splits of images, read as uint8 batches, augmented and normalised on the device that trains.
+    """Splits of images, read as uint8 batches, augmented and normalized on the device that trains.
 
-    A data module of its own sets `classes` and defines `fit_splits` and `test_split`. A split is a `TensorDataset` of
+    A data module sets `classes` and defines `load_fit_splits` and `load_test_split`. A split is a `TensorDataset` of
     (images, labels) in memory, whose batches are gathered in one piece, or a map-style dataset of single images, which
     workers stream.
 
-    Batches are (images, labels): (B, channels, *image_size) float32 normalised, and (B,) int64.
+    Batches are (images, labels): (B, channels, *image_size) float32 normalized, and (B,) int64.
 
     Args:
         channels: channels of the images, 1 or 3.
@@ -74,7 +74,7 @@ class ImageData(pl.LightningDataModule, ABC):
         # From uint8 to floats is a copy; what follows works in it.
         scaled = v2.ToDtype(torch.float32, scale=True)
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
-        self.normalise = v2.Compose([scaled, v2.Normalize(list(mean), list(std), inplace=True)])
+        self.normalize = v2.Compose([scaled, v2.Normalize(list(mean), list(std), inplace=True)])
         self.classes: list[str] = []
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
@@ -89,24 +89,24 @@ class ImageData(pl.LightningDataModule, ABC):
         """The number of classes as far as it is known before any image is read, else 0."""
         return len(self.classes)
 
-    def labels(self) -> dict[str, Any]:
+    def describe_labels(self) -> dict[str, Any]:
         """What a checkpoint says of its labels."""
         return {"classes": self.classes}
 
     @abstractmethod
-    def fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
+    def load_fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         """The training and the validation split."""
 
     @abstractmethod
-    def test_split(self) -> Dataset[Any]:
+    def load_test_split(self) -> Dataset[Any]:
         """The test split."""
 
     def setup(self, stage: str) -> None:
         """Reads the splits of a stage, once."""
         if stage == "test":
-            self.test_set = self.test_split() if self.test_set is None else self.test_set
+            self.test_set = self.load_test_split() if self.test_set is None else self.test_set
         elif self.train_set is None:
-            self.train_set, self.val_set = self.fit_splits()
+            self.train_set, self.val_set = self.load_fit_splits()
 
     def preprocess(self, image: Tensor) -> Tensor:
         """Brings a photo of any size to what evaluation images look like: (C, H, W) uint8 → (channels, *image_size)."""
@@ -115,8 +115,8 @@ class ImageData(pl.LightningDataModule, ABC):
             steps.append(v2.Grayscale())
         return v2.Compose(steps)(image)
 
-    def picture(self, image: Tensor) -> Tensor:
-        """A normalised image to look at: (C, H, W) float → uint8, on the CPU."""
+    def denormalize(self, image: Tensor) -> Tensor:
+        """A normalized image to look at: (C, H, W) float → uint8, on the CPU."""
         image = image.detach().float().cpu() * self.std[:, None, None] + self.mean[:, None, None]
         return (255 * image).round().clamp(0, 255).to(torch.uint8)
 
@@ -169,13 +169,13 @@ class ImageData(pl.LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
         if self.trainer is None:
-            return self.normalise(images), labels
+            return self.normalize(images), labels
         convert = self.trainer.precision_plugin.convert_input  # to 64, or 16, bits where the trainer computes in them
         if not self.trainer.training:
-            return convert(self.normalise(images)), labels
+            return convert(self.normalize(images)), labels
         self.seed_step(self.trainer)
-        images = self.augment.batch(images, cropped=not isinstance(self.train_set, TensorDataset))
-        return self.augment.normalised(convert(self.normalise(images)), labels, classes=len(self.classes))
+        images = self.augment.augment_pixels(images, cropped=not isinstance(self.train_set, TensorDataset))
+        return self.augment.augment_normalized(convert(self.normalize(images)), labels, classes=len(self.classes))
 
     def seed_step(self, trainer: pl.Trainer) -> None:
         """Makes augmentation, dropout and stochastic depth of a step a function of seed, step and process.

@@ -68,10 +68,10 @@ class Pathfinder(ImageData):
         self.sizes = [train_images, val_images, test_images]
         self.classes = ["apart", "connected"]
 
-    def fit_splits(self) -> tuple[TensorDataset, TensorDataset]:
+    def load_fit_splits(self) -> tuple[TensorDataset, TensorDataset]:
         return self.split(0), self.split(1)
 
-    def test_split(self) -> TensorDataset:
+    def load_test_split(self) -> TensorDataset:
         return self.split(2)
 
     def split(self, part: int) -> TensorDataset:

@@ -39,7 +39,7 @@ def random_erasing(images: Tensor, probability: float) -> Tensor:
     """Random erasing (Zhong et al. 2020): in that share of the images, a rectangle of 2 to 33 % of the area becomes 0.
 
     Args:
-        images: (B, C, H, W), normalised, so that 0 is the mean.
+        images: (B, C, H, W), normalized, so that 0 is the mean.
         probability: of an image to lose a rectangle.
     """
     batch, _, height, width = images.shape

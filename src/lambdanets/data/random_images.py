@@ -23,10 +23,10 @@ class RandomImages(ImageData):
         self.size = size
         self.classes = [str(number) for number in range(num_classes)]
 
-    def fit_splits(self) -> tuple[TensorDataset, TensorDataset]:
+    def load_fit_splits(self) -> tuple[TensorDataset, TensorDataset]:
         return self.noise(self.size, 0), self.noise(self.size // 5, 1)
 
-    def test_split(self) -> TensorDataset:
+    def load_test_split(self) -> TensorDataset:
         return self.noise(self.size // 5, 2)
 
     def noise(self, size: int, part: int) -> TensorDataset:

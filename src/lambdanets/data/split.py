@@ -21,7 +21,7 @@ def seeded_split(size: int, held_out: float | int, seed: int) -> tuple[Tensor, T
     if not 0 < count < size:
         raise UserError(
             f"Holding out {held_out} of {size} training images for validation leaves one side empty; change "
-            "data.val_share or add images."
+            "data.val_size or add images."
         )
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     return order[count:].sort().values, order[:count].sort().values

@@ -26,7 +26,7 @@ class Format(NamedTuple):
     Args:
         file: name of its file.
         write: from a network in evaluation mode, an example of its input and a file to that file.
-        read: from the file to a function of normalised images, (B, C, H, W) → (B, num_classes).
+        read: from the file to a function of normalized images, (B, C, H, W) → (B, num_classes).
     """
 
     file: str

@@ -53,7 +53,7 @@ import lambdanets
 
 model = lambdanets.load("<this folder>")
 model.predict("photo.jpg")  # [(class, probability), …]
-model(images)  # normalised, (B, {data.channels}, {height}, {width})
+model(images)  # normalized, (B, {data.channels}, {height}, {width})
 ```
 
 ## Files

@@ -18,7 +18,7 @@ Picture = str | Path | Image.Image | Tensor
 
 
 class TrainedModel(nn.Module):
-    """What `lambdanets.load` gives: normalised images (B, C, H, W) → logits (B, num_classes), or a detector's objects.
+    """What `lambdanets.load` gives: normalized images (B, C, H, W) → logits (B, num_classes), or a detector's objects.
 
     Args:
         run: computes that; a network, or a graph in a format of another runtime.
@@ -45,7 +45,7 @@ class TrainedModel(nn.Module):
         return self.run(images)
 
     def preprocess(self, picture: Picture) -> Tensor:
-        """An image as the network was trained to see it: (C, H, W) float, normalised.
+        """An image as the network was trained to see it: (C, H, W) float, normalized.
 
         Args:
             picture: a file, an image of PIL's, or (3, H, W) or (1, H, W) uint8, of any size.
@@ -54,9 +54,9 @@ class TrainedModel(nn.Module):
         if pixels.dtype != torch.uint8 or pixels.ndim != 3:
             raise UserError(
                 f"An image is (C, H, W) uint8, and this is {tuple(pixels.shape)} {pixels.dtype}: give pixels from 0 "
-                "to 255, which preprocess() normalises itself."
+                "to 255, which preprocess() normalizes itself."
             )
-        return self.data.normalise(self.data.preprocess(pixels))
+        return self.data.normalize(self.data.preprocess(pixels))
 
     @torch.no_grad()
     def predict(self, picture: Picture, top: int = 5) -> list[tuple[str, float]]:

@@ -139,8 +139,8 @@ def train_bare_epoch(task: Any, data: ImageData, device: torch.device, *, epochs
     start = time.perf_counter()
     for images, labels in loader:
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        images, labels = data.augment.normalised(
-            data.normalise(data.augment.batch(images)), labels, classes=len(data.classes)
+        images, labels = data.augment.augment_normalized(
+            data.normalize(data.augment.augment_pixels(images)), labels, classes=len(data.classes)
         )
         loss = F.cross_entropy(model(images), labels, label_smoothing=task.label_smoothing)
         optimizer.zero_grad()
@@ -153,7 +153,7 @@ def train_bare_epoch(task: Any, data: ImageData, device: torch.device, *, epochs
     count = 0
     with torch.no_grad():
         for images, labels in data.val_dataloader():
-            logits = model(data.normalise(images.to(device, non_blocking=True)))
+            logits = model(data.normalize(images.to(device, non_blocking=True)))
             correct += (logits.argmax(-1) == labels.to(device)).sum()
             count += len(labels)
     val_top1 = correct.item() / count  # waits for the device

@@ -18,7 +18,7 @@ from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.config.keys import COMMAND_KEYS
 from lambdanets.console import print_metrics, print_next_steps, silence_lightning
 from lambdanets.data import ImageData
-from lambdanets.data.corrupt import count
+from lambdanets.data.corrupt import count_corrupt_images
 from lambdanets.distributed.requeue import exit_after_signal
 from lambdanets.errors import UserError
 from lambdanets.hub.pretrained import load_pretrained
@@ -80,7 +80,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     metrics = scores | {"parameters": parameters, "epochs": trainer.current_epoch, "seconds": round(seconds, 2)}
     if images_per_s is not None:
         metrics["images_per_s"] = round(images_per_s.item(), 1)
-    if corrupt_images := count(folder / CORRUPT):
+    if corrupt_images := count_corrupt_images(folder / CORRUPT):
         metrics["corrupt_images"] = corrupt_images
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
@@ -185,7 +185,7 @@ def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Tas
     hidden = {"callbacks", "logger", "sweep", *COMMAND_KEYS}
     callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}, task.SCORES))
     composed: Any = OmegaConf.to_container(load_config(folder))
-    callbacks.append(RunInCheckpoint(composed, data.labels()))
+    callbacks.append(RunInCheckpoint(composed, data.describe_labels()))
     callbacks.append(NonFiniteGuard(skip=config.recipe.skip_nonfinite))
     return callbacks
 

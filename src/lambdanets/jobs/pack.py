@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Packs each split of the image folder that config.data names into tar files in config.job.to.
+    """Packs each split of the image folder that config.data names into tar files in config.job.output_dir.
 
-    The images' bytes stay as they are; `data=packed data.root=<to>` reads them, and so does WebDataset.
+    The images' bytes stay as they are; `data=packed data.root=<output_dir>` reads them, and so does WebDataset.
 
     Args:
         config: resolved.
@@ -37,7 +37,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     data = build_data(config)
     if not isinstance(data, ImageFolder):
         raise UserError("job=pack packs a folder of images: give data=imagefolder or data=imagenet, and data.root.")
-    target = Path(config.job.to or f"{data.root}-packed")
+    target = Path(config.job.output_dir or f"{data.root}-packed")
     target.mkdir(parents=True, exist_ok=True)
     data.read_classes()
     totals = {"images": 0, "shards": 0}

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lambdanets.atomic import atomic_write
 from lambdanets.config.build import build_trainer
-from lambdanets.data.files import ImageFiles, Whole
+from lambdanets.data.files import DecodeThen, ImageFiles
 from lambdanets.jobs.trained import Trained
 
 
@@ -29,7 +29,9 @@ def predict_classes(config: DictConfig, trained: Trained, files: list[Path], fol
         The number of images.
     """
     data, classes = trained.data, trained.classes
-    photos = ImageFiles([(str(file), 0) for file in files], Whole(lambda image: data.normalise(data.preprocess(image))))
+    photos = ImageFiles(
+        [(str(file), 0) for file in files], DecodeThen(lambda image: data.normalize(data.preprocess(image)))
+    )
     trainer = build_trainer(config, logger=False, default_root_dir=folder)
     batches: Any = trainer.predict(trained.task, DataLoader(photos, config.recipe.batch_size))
     predictions = []

@@ -87,7 +87,7 @@ class Photos(ImageFiles):
         data = trained.data
         super().__init__(
             [(str(file), number) for file, number in zip(files, numbers, strict=True)],
-            lambda photo: data.normalise(data.preprocess(photo.decode())),
+            lambda photo: data.normalize(data.preprocess(photo.decode())),
         )
 
     def example(self, index: int, photo: Photo) -> Any:

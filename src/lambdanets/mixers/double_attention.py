@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class DoubleAttention(nn.Module):
     """Gathers features of the whole map into a few global ones and distributes them to each position.
 
-    x + norm(W · [A · softmax(B)ᵀ] · softmax(V)) with A, B, V from 1×1 convolutions; B is normalised over the
+    x + norm(W · [A · softmax(B)ᵀ] · softmax(V)) with A, B, V from 1×1 convolutions; B is normalized over the
     positions, V over its channels: (B, C, H, W) → (B, C, H, W), at a cost linear in the positions.
 
     Args:

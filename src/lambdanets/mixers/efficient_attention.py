@@ -8,7 +8,7 @@ from lambdanets.mixers.interface import channels_per_head
 class EfficientAttention(nn.Module):
     """Attention with its two softmaxes apart, so that keys and values are multiplied first.
 
-    x + norm(W · softmax(Q) · (softmax(K)ᵀ · V)), queries normalised over each head's channels, keys over the
+    x + norm(W · softmax(Q) · (softmax(K)ᵀ · V)), queries normalized over each head's channels, keys over the
     positions: (B, C, H, W) → (B, C, H, W), at a cost linear in the positions.
 
     Args:

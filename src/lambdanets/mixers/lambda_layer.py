@@ -44,9 +44,9 @@ class LambdaLayer(nn.Module):
         intra_depth: u.
         content: whether there is a content lambda.
         position: whether there are position lambdas; without them the input may be a set.
-        key_norm: what normalises the keys over the context: "softmax", "l2" or "none" (the paper's ablation).
+        key_norm: what normalizes the keys over the context: "softmax", "l2" or "none" (the paper's ablation).
         query_softmax: a softmax over the k entries of each query, on top of the rest.
-        batch_norm: batch normalisation of queries and values.
+        batch_norm: batch normalization of queries and values.
         causal: a query sees itself and the positions before it only, in raster order.
         method: how the lambdas are computed, see `lambdanets.ops.lambda_map`; the result is the same.
 

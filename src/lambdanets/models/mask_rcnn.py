@@ -132,7 +132,7 @@ class MaskRCNN(detection.MaskRCNN):
         """The losses in training, the objects in evaluation.
 
         Args:
-            images: (3, H, W) each, normalised.
+            images: (3, H, W) each, normalized.
             targets: in training, for each image its boxes (N, 4) as x, y, x, y in pixels, labels (N,) from 1 on, and
                 masks (N, H, W).
 

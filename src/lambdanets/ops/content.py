@@ -1,4 +1,4 @@
-"""The content lambda, and how its keys may be normalised."""
+"""The content lambda, and how its keys may be normalized."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ def content_lambda(keys: Tensor, values: Tensor, norm: KeyNorm = "softmax") -> T
     """λc = Σ_m K̄_m v_mᵀ: what the context holds, the same for every query (paper, section 3.1).
 
     Args:
-        keys: (B, m, u, k), not yet normalised.
+        keys: (B, m, u, k), not yet normalized.
         values: (B, m, u, v).
         norm: see `normalize_keys`.
 
@@ -23,7 +23,7 @@ def content_lambda(keys: Tensor, values: Tensor, norm: KeyNorm = "softmax") -> T
 
 
 def normalize_keys(keys: Tensor, norm: KeyNorm, dim: int) -> Tensor:
-    """Keys normalised over the context's positions, each key channel by itself; in float32 at least (section 5.1).
+    """Keys normalized over the context's positions, each key channel by itself; in float32 at least (section 5.1).
 
     Args:
         keys: logits.

@@ -25,8 +25,8 @@ def masked_lambda_map(
 ) -> Tensor:
     """y_n^h = Σ_m∈seen(n) (q_n^h · (K̄_nm + E_nm)) v_m: positions that a query may not see have no key and no embedding.
 
-    Keys are normalised over the positions that the query sees, so that nothing of the others leaks through the
-    normaliser; a query that sees none gets 0. A few rows of queries are done at a time and recomputed in the backward.
+    Keys are normalized over the positions that the query sees, so that nothing of the others leaks through the
+    normalizer; a query that sees none gets 0. A few rows of queries are done at a time and recomputed in the backward.
 
     Args:
         query: (B, H, W, h, k).

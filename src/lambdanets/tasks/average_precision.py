@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torchmetrics.detection import MeanAveragePrecision
 from typing_extensions import override
 
-from lambdanets.data.masks import Rle, mask_api
+from lambdanets.data.masks import Rle, import_mask_api
 from lambdanets.tasks.predictions import ImagePrediction
 
 # COCO's twelve numbers: ours by torchmetrics' name.
@@ -42,7 +42,7 @@ class AveragePrecision(MeanAveragePrecision):
     image_id: list[int]
 
     def __init__(self) -> None:
-        mask_api()
+        import_mask_api()
         super().__init__(
             iou_type=("bbox", "segm"),
             iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),

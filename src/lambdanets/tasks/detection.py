@@ -135,7 +135,7 @@ class Detection(Task):
         loggers = [logger for logger in self.loggers if isinstance(logger, TensorBoardLogger)]
         if not loggers:
             return
-        picture = F.resize(data.picture(image), list(objects.size), antialias=True)
+        picture = F.resize(data.denormalize(image), list(objects.size), antialias=True)
         there = draw_objects(picture, truth["boxes"].cpu(), truth["masks"], truth["labels"].tolist(), data.classes)
         sure = int((objects.scores >= self.picture_score).sum())
         seen = draw_objects(
