@@ -70,7 +70,7 @@ def grid(words):
     ]
     yield [choices[0] for choices in texts]
     for index, choices in enumerate(texts):
-        for choice in choices[1:]:
+        for choice in choices[1:] if not choices[0].startswith("seed=") else []:
             yield [choice if position == index else first[0] for position, first in enumerate(texts)]
 
 
@@ -116,10 +116,10 @@ def test_commands_are_read_from_all_their_forms():
     ):
         assert arguments(shlex.split(line, comments=True)) == ["--multirun", "mixer=a,b"], line
     assert arguments(["make", "test"]) is None
-    assert list(grid(["mixer=a,b", "seed=0,1", "x=[1,2]"])) == [
-        ["mixer=a", "seed=0", "x=[1,2]"],
-        ["mixer=b", "seed=0", "x=[1,2]"],
-        ["mixer=a", "seed=1", "x=[1,2]"],
+    assert list(grid(["mixer=a,b", "heads=2,4", "seed=0,1", "x=[1,2]"])) == [
+        ["mixer=a", "heads=2", "seed=0", "x=[1,2]"],
+        ["mixer=b", "heads=2", "seed=0", "x=[1,2]"],
+        ["mixer=a", "heads=4", "seed=0", "x=[1,2]"],
     ]
 
 
