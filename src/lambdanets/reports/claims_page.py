@@ -140,7 +140,7 @@ def rows_table(judged: JudgedPart) -> Table:
                 "images/s": throughput.images_per_s.get(row_label(row.experiment)) if throughput else None,
             }
         )
-    table.notes = [f"Missing: {description}." for description in judged.comparison.missing]
+    table.notes = [f"Missing: {description.rstrip('.')}." for description in judged.comparison.missing]
     if throughput:
         table.notes.append(f"Images/s in training, measured apart from the runs: {throughput.origin}.")
     return table

@@ -113,7 +113,7 @@ class Comparison:
         notes = [f"{self.score}: mean ± standard deviation over seeds."]
         if self.baseline:
             notes.append(
-                f"Difference: to {row_label(self.baseline)}, paired by seed; Student's 95 % interval for two seeds or more."
+                f"Difference: to {row_label(self.baseline)}, paired by seed; Student's 95 % interval from two pairs on."
             )
         notes.append(
             "GFLOPs: one image's forward pass, two per multiply-add. Images/s and GiB: in training, as measured by the "
@@ -122,7 +122,7 @@ class Comparison:
         if any(published_value(row.experiment, self.quantity) for row in self.rows):
             data = "COCO" if self.quantity in AVERAGE_PRECISIONS else "ImageNet"
             notes.append(f"Published: on {data}, by the papers, not by us; unconfirmed: as recalled, not read again.")
-        return notes + [f"Missing: {description}." for description in self.missing]
+        return notes + [f"Missing: {description.rstrip('.')}." for description in self.missing]
 
     def numbers(self) -> Table:
         """Return the comparison for programs: one number per cell."""

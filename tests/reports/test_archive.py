@@ -1,0 +1,106 @@
+"""Archives of made-up runs."""
+
+import json
+import math
+import re
+
+import pytest
+
+from lambdanets.errors import UserError
+from lambdanets.reports.archive import archive_runs
+from lambdanets.reports.comparison import compare
+from lambdanets.reports.runs import read_runs
+from tests.reports.run_folders import make_run, make_sweep
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return make_sweep(tmp_path / "sweep")
+
+
+def lines(archive):
+    return (archive / "runs.jsonl").read_text().splitlines()
+
+
+def compared(folder):
+    comparison = compare(read_runs([folder]), score="test/top1", baseline=None, flops=lambda run: 2e9)
+    return [table.markdown() for table in comparison.tables], comparison.numbers().csv(), comparison.missing
+
+
+def test_a_report_on_an_archive_is_that_on_its_runs(sweep, tmp_path):
+    make_run(sweep, "table3/se", 3, epochs=1, overrides=["recipe.optimizer.lr=0.1"])
+    archive_runs(read_runs([sweep]), tmp_path / "archive")
+    assert [file.name for file in (tmp_path / "archive").iterdir()] == ["runs.jsonl"]
+    assert len(lines(tmp_path / "archive")) == 9
+    assert compared(tmp_path / "archive") == compared(sweep)
+
+
+def test_numbers_are_kept_to_the_last_bit(tmp_path):
+    folder = make_run(tmp_path / "sweep", "table3/conv", 0, 1.0)
+    metrics = {"test/top1": 0.1 + 0.2, "epochs": 3, "tiny": 5e-324, "val/loss": 2 / 3, "nothing": math.nan}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "metrics.csv").write_text(f"epoch,val/top1\n0,{1 / 3!r}\n")
+    archive_runs(read_runs([tmp_path / "sweep"]), tmp_path / "archive")
+    (run,) = read_runs([tmp_path / "archive"])
+    assert math.isnan(run.metrics.pop("nothing"))
+    metrics.pop("nothing")
+    assert run.metrics == metrics
+    assert isinstance(run.metrics["epochs"], int)
+    assert run.curve("val/top1") == {1: 1 / 3}
+
+
+def test_checkpoints_steps_and_the_machines_names_are_left_out(sweep, tmp_path):
+    for folder in sweep.iterdir():
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+    archive_runs(read_runs([sweep]), tmp_path / "archive")
+    text = "\n".join(lines(tmp_path / "archive"))
+    assert not re.findall("ckpt|/home/me|my-host|4711|train/loss", text)
+    assert '"processor": "Abacus"' in text
+
+
+def test_a_run_that_is_archived_again_replaces_its_line(sweep, tmp_path):
+    archive = tmp_path / "archive"
+    archive_runs(read_runs([sweep]), archive)
+    before = lines(archive)
+    archive_runs(read_runs([sweep]), archive)
+    assert lines(archive) == before
+    (sweep / "table3_lambda_u1-1-0" / "failed.json").unlink()
+    metrics = (sweep / "table3_lambda_u1-0-0" / "metrics.json").read_text()
+    (sweep / "table3_lambda_u1-1-0" / "metrics.json").write_text(metrics)
+    archive_runs(read_runs([sweep]), archive)
+    changed = [index for index, (old, new) in enumerate(zip(before, lines(archive), strict=True)) if old != new]
+    assert [json.loads(before[index])["run"] for index in changed] == ["table3_lambda_u1-1-0"]
+
+
+def test_runs_of_another_sweep_are_added(sweep, tmp_path):
+    archive = tmp_path / "archive"
+    archive_runs(read_runs([sweep]), archive)
+    before = lines(archive)
+    make_run(tmp_path / "other", "table3/conv", 5, 0.7)
+    archive_runs(read_runs([tmp_path / "other"]), archive)
+    assert lines(archive)[:-1] == before
+    assert {run.seed for run in read_runs([archive])} == {0, 1, 2, 5}
+
+
+def test_a_sweeps_own_folder_may_hold_its_archive(sweep):
+    archive_runs(read_runs([sweep]), sweep)
+    make_run(sweep, "table3/lambda_u1", 2, 0.9)
+    assert len(read_runs([sweep])) == 9
+
+
+@pytest.mark.parametrize("damage", [lambda line: line[:-9], lambda line: '{"run": "a"}'])
+def test_a_damaged_line_is_an_error(sweep, damage):
+    archive_runs(read_runs([sweep]), sweep)
+    stored = lines(sweep)
+    (sweep / "runs.jsonl").write_text("\n".join([stored[0], damage(stored[1]), *stored[2:]]))
+    with pytest.raises(UserError, match=r"Line 2 of '.*runs.jsonl' is not an archived run"):
+        read_runs([sweep])
+
+
+def test_archives_of_earlier_versions_are_read(sweep, monkeypatch):
+    monkeypatch.setattr("lambdanets.config.upgrade.TARGETS", {"lambdanets.data.OldDigits": "lambdanets.data.Digits"})
+    archive_runs(read_runs([sweep]), sweep / "archive")
+    file = sweep / "archive" / "runs.jsonl"
+    file.write_text(file.read_text().replace("lambdanets.data.Digits", "lambdanets.data.OldDigits"))
+    assert {run.config.data._target_ for run in read_runs([sweep / "archive"])} == {"lambdanets.data.Digits"}
