@@ -8,11 +8,11 @@ from tests.command import run
 
 
 def test_the_ten_rows_of_table_3(tmp_path):
-    done = run("job=describe", "sweep=table3", "job.batch=2", "hydra.run.dir=out", cwd=tmp_path)
+    process = run("job=describe", "sweep=table3", "job.batch=2", "hydra.run.dir=out", cwd=tmp_path)
     document = json.loads((tmp_path / "out" / "describe.json").read_text())
     rows = document["Table 3, layers in ResNet-50, described"]["rows"]
     assert len(rows) == 10
-    found = {row["row"]: float(row["M parameters"]) for row in rows}
+    millions = {row["row"]: float(row["M parameters"]) for row in rows}
     for name, expected in (
         ("Conv (He et al. 2016)", 25.557),
         ("Conv + SE (Hu et al. 2018)", 28.088),
@@ -21,8 +21,8 @@ def test_the_ten_rows_of_table_3(tmp_path):
         ("Lambda layer, u = 1", 14.996),
         ("Lambda layer, u = 4", 16.03),
     ):
-        assert abs(found[name] - expected) <= 0.05
-        assert name in done.stdout
+        assert abs(millions[name] - expected) <= 0.05
+        assert name in process.stdout
     text = (tmp_path / "out" / "describe.md").read_text()
     assert "| Conv (He et al. 2016) | 224² | 25.557 | 25.6 | 8.18 | 8.18 |" in text
     assert "76.9 (unconfirmed)" in text
@@ -45,11 +45,11 @@ def test_the_memory_column_of_table_4(tmp_path):
 
 
 def test_a_single_config_part_by_part(tmp_path):
-    done = run("job=describe", "mixer=conv", "model=resnet50", "data=digits", "hydra.run.dir=out", cwd=tmp_path)
+    process = run("job=describe", "mixer=conv", "model=resnet50", "data=digits", "hydra.run.dir=out", cwd=tmp_path)
     for part in ("stem", "stage 1", "stage 4", "classifier"):
-        assert part in done.stdout
+        assert part in process.stdout
     document = json.loads((tmp_path / "out" / "describe.json").read_text())
     parts = document["Part by part"]["rows"]
-    whole = document["conv-digits, described"]["rows"][0]
+    network = document["conv-digits, described"]["rows"][0]
     for column in ("GFLOPs", "MiB / image"):
-        assert sum(row[column] for row in parts) == pytest.approx(whole[column])
+        assert sum(row[column] for row in parts) == pytest.approx(network[column])

@@ -1,4 +1,4 @@
-"""Every row that has a config has its published numbers, and ours come to those that can be trusted."""
+"""Published numbers: each experiment has an entry, and our networks have the trusted numbers of parameters."""
 
 import pytest
 import torch
@@ -17,9 +17,9 @@ def millions(name):
     return sum(parameter.numel() for parameter in model.parameters()) / 1e6
 
 
-# Small versions of a row have its printed numbers beside them, not its size.
+# Small versions of a row are shown beside its published numbers but have another size.
 OWN = [name for name in EXPERIMENTS if "of" not in load_published().get(name, {})]
-TRUSTED = [name for name in OWN if (found := published_value(name, "params")) and found.trust in "DS"]
+TRUSTED = [name for name in OWN if (number := published_value(name, "params")) and number.trust in "DS"]
 
 
 @pytest.mark.parametrize("name", [name for name in TRUSTED if not name.startswith(("lambda_resnet", "efficien"))])
@@ -29,39 +29,40 @@ def test_parameters_are_the_published_ones(name):
     assert abs(millions(name) - published_value(name, "params").value) <= (0.25 if loose else 0.05) + 1e-9
 
 
-@pytest.mark.parametrize(("name", "said"), [("table3/augmented", 25.8), ("table3/local_attention", 18.0)])
-def test_parameters_of_the_attentions(name, said):
-    assert abs(millions(name) - said) <= 0.05
+@pytest.mark.parametrize(("name", "expected"), [("table3/augmented", 25.8), ("table3/local_attention", 18.0)])
+def test_parameters_of_attention_networks_are_those_of_the_unconfirmed_numbers(name, expected):
+    assert abs(millions(name) - expected) <= 0.05
+    assert published_value(name, "params") == (expected, "R")
 
 
 @pytest.mark.parametrize(
-    ("name", "rival", "said"),
+    ("name", "efficientnet", "expected"),
     [("efficiency/params_152", "efficientnet/b6", 35), ("efficiency/params_200", "efficientnet/b7", 42)],
 )
-def test_the_efficient_networks_are_smaller_than_the_large_efficientnets(name, rival, said):
-    assert round(millions(name)) == said
-    assert millions(name) < millions(rival)
+def test_the_efficient_networks_are_smaller_than_the_large_efficientnets(name, efficientnet, expected):
+    assert round(millions(name)) == expected
+    assert millions(name) < millions(efficientnet)
 
 
-def test_there_are_numbers_for_each_row_and_rows_for_all_numbers():
+def test_each_experiment_has_an_entry_and_each_entry_an_experiment():
     assert set(load_published()) == set(EXPERIMENTS)
-    for name, found in load_published().items():
+    for name, entry in load_published().items():
         assert row_label(name) != name
-        assert set(found.get("of", [])) <= set(EXPERIMENTS)
-        for quantity, (value, trust) in ((key, found[key]) for key in found if key not in ("label", "of")):
+        assert set(entry.get("of", [])) <= set(EXPERIMENTS)
+        for quantity, (value, trust) in ((key, entry[key]) for key in entry if key not in ("label", "of")):
             assert quantity in ("params", "top1", "throughput", "memory") or quantity.startswith(("box_ap", "mask_ap"))
             assert value > 0
             assert trust in ("D", "S", "R")
 
 
-def test_what_was_only_recalled_is_shown_as_unconfirmed():
+def test_recalled_numbers_are_shown_as_unconfirmed():
     assert str(published_value("table3/conv", "params")) == "25.6"
     assert str(published_value("table3/conv", "top1")) == "76.9 (unconfirmed)"
     assert published_value("table3/efficient_attention", "params") is None
     assert published_value(None, "top1") is None
 
 
-def test_sweeps_name_experiments_that_exist_and_all_are_in_one():
+def test_sweeps_name_existing_experiments_and_each_experiment_is_in_a_sweep():
     named = set()
     for file in (FOLDER / "sweep").rglob("*.yaml"):
         sweep = OmegaConf.load(file).get("sweep")

@@ -29,6 +29,7 @@ KEYS: dict[str, str] = {
 }
 # Options of a class or function: today's `_target_`, then old name and new one.
 OPTIONS: dict[str, dict[str, str]] = {
+    "lambdanets.jobs.report.run": {"keep": "archive_to"},
     "lambdanets.data.CIFAR10": {"val_share": "val_size"},
     "lambdanets.data.CIFAR100": {"val_share": "val_size"},
     "lambdanets.data.Coco": {"val_share": "val_size"},
