@@ -18,10 +18,10 @@ class Line(pl.LightningModule):
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(2))
-        self.seen = []
+        self.weights = []
 
     def training_step(self, batch, batch_idx):
-        self.seen.append(self.weight.detach().clone())
+        self.weights.append(self.weight.detach().clone())
         return (self.weight * batch[0]).sum()
 
     def configure_optimizers(self):
@@ -49,8 +49,8 @@ def test_such_a_step_changes_nothing_and_is_counted(tmp_path):
     callback = NonFiniteGuard(skip=True)
     task = fit(tmp_path, callback)
     assert callback.skipped == 1
-    assert torch.equal(task.seen[3], task.seen[2])
-    assert not torch.equal(task.seen[4], task.seen[3])
+    assert torch.equal(task.weights[3], task.weights[2])
+    assert not torch.equal(task.weights[4], task.weights[3])
     assert torch.isfinite(task.weight).all()
 
 

@@ -7,16 +7,16 @@ import pytest
 
 SCRIPT = """
 import torch
-from lambdanets.callbacks.speed import peak_memory, reset_peak_memory
+from lambdanets.callbacks.speed import peak_memory_bytes, reset_peak_memory
 
 cpu = torch.device("cpu")
 large = torch.ones(300 * 2**18)  # 300 MiB
-high = peak_memory(cpu)
+high = peak_memory_bytes(cpu)
 del large
 reset_peak_memory(cpu)
-print(high - peak_memory(cpu))
+print(high - peak_memory_bytes(cpu))
 large = torch.ones(300 * 2**18)
-print(high - peak_memory(cpu))
+print(high - peak_memory_bytes(cpu))
 """
 
 

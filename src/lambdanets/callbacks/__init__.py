@@ -1,4 +1,4 @@
-"""Lightning callbacks: what is watched and kept during training."""
+"""Lightning callbacks: checkpoints, logs, visualizations, and orderly stops."""
 
 from lambdanets.callbacks.checkpoint_writer import CheckpointWriter
 from lambdanets.callbacks.epoch_logger import EpochLogger

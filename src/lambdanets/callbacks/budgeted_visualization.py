@@ -1,4 +1,4 @@
-"""Looks into a network that are taken as often as they cost little."""
+"""Visualizations that run only while their total time stays within a budget."""
 
 import time
 from abc import ABC, abstractmethod
@@ -17,36 +17,36 @@ from lambdanets.models import ResNet
 
 
 class BudgetedVisualization(pl.Callback, ABC):
-    """Writes into TensorBoard at the end of training, and at the end of a validation whenever time allows.
+    """Base class of callbacks that write to TensorBoard after a validation when time allows, and after training.
 
-    Time allows where what this callback has taken so far, and will take now, is less than a share of the time since
-    training began: a picture that costs 50 ms is drawn every ten seconds with a share of 0.5 %, and once, at its end,
-    in a run of some seconds; a network whose pictures take longer has fewer. Only the first process draws, from the
-    first batch of the last validation; nothing that it does has a part in the training.
+    Time allows it when the seconds that this callback has spent, plus those of its last visualization, are below a
+    fraction of the training's time so far. With a fraction of 0.5 %, a visualization that costs 50 ms is written every
+    ten seconds, and a run of a few seconds has one, at its end. Only rank 0 draws, from the first batch of the last
+    validation. Training is not affected: modes, gradients and random states stay as they were.
 
-    A look of its own defines `draw`.
+    Subclasses define `draw`.
 
     Args:
-        time_budget: of the training's time that may be spent.
+        time_budget: fraction of the training's time to spend at most.
     """
 
-    # Seconds that the first look is expected to take.
-    GUESS = 0.1
+    # Seconds that the first visualization is expected to take.
+    FIRST_COST_GUESS = 0.1
 
     def __init__(self, time_budget: float = 0.005) -> None:
         self.time_budget = time_budget
-        self.start = 0.0
-        self.spent = 0.0
-        self.last = self.GUESS
-        self.drawn_at: int | None = None
+        self.start_time = 0.0
+        self.spent_seconds = 0.0
+        self.last_cost = self.FIRST_COST_GUESS
+        self.last_step: int | None = None
         self.batch: Any = None
 
     @abstractmethod
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Writes what there is to see at this step. The task is in evaluation mode, without gradients."""
+        """Write the visualizations of this step. The task is in evaluation mode, and gradients are disabled."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = time.perf_counter()
+        self.start_time = time.perf_counter()
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -55,51 +55,52 @@ class BudgetedVisualization(pl.Callback, ABC):
             self.batch = batch
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and self.spent + self.last <= self.time_budget * (
-            time.perf_counter() - self.start
-        ):
-            self.look(trainer, pl_module)
+        budget_seconds = self.time_budget * (time.perf_counter() - self.start_time)
+        if not trainer.sanity_checking and self.spent_seconds + self.last_cost <= budget_seconds:
+            self.render(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.drawn_at != trainer.global_step:
-            self.look(trainer, pl_module)
+        if self.last_step != trainer.global_step:
+            self.render(trainer, pl_module)
         self.batch = None
 
-    def look(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        writer = writer_of(trainer)
+    def render(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Draw once and record the cost; do nothing on other ranks, without TensorBoard, or under FSDP."""
+        writer = find_writer(trainer)
+        # Under FSDP a forward pass gathers weights from all processes, and only rank 0 draws.
         if writer is None or self.batch is None or any(isinstance(module, FSDPModule) for module in task.modules()):
             return
-        begun = time.perf_counter()
-        with evaluating(task), torch.no_grad(), trainer.precision_plugin.forward_context():
+        start = time.perf_counter()
+        with evaluation_mode(task), torch.no_grad(), trainer.precision_plugin.forward_context():
             self.draw(writer, trainer, task)
-        self.last = time.perf_counter() - begun
-        self.spent += self.last
-        self.drawn_at = trainer.global_step
+        self.last_cost = time.perf_counter() - start
+        self.spent_seconds += self.last_cost
+        self.last_step = trainer.global_step
 
-    def images(self, count: int) -> Tensor | None:
-        """Some images of the validation, (B, C, H, W), or None where they are not of one size."""
+    def validation_images(self, count: int) -> Tensor | None:
+        """Return up to `count` validation images, (B, C, H, W), or None if their sizes differ."""
         images = self.batch[0]
         return images[:count] if isinstance(images, Tensor) and images.ndim == 4 and len(images) else None
 
 
-def writer_of(trainer: pl.Trainer) -> SummaryWriter | None:
-    """TensorBoard's writer, in the first process."""
+def find_writer(trainer: pl.Trainer) -> SummaryWriter | None:
+    """Return TensorBoard's writer, or None on other ranks than 0 and without TensorBoard."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     return loggers[0].experiment if loggers and trainer.is_global_zero else None
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """In evaluation mode for a while; each part is then as it was."""
-    modes = [(part, part.training) for part in module.modules()]
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Set a module to evaluation mode, and restore the mode of each submodule on exit."""
+    modes = [(submodule, submodule.training) for submodule in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        for part, training in modes:
-            part.training = training
+        for submodule, training in modes:
+            submodule.training = training
 
 
-def skeleton(task: pl.LightningModule) -> ResNet | None:
-    """The ResNet in a task's model, or None."""
+def find_resnet(task: pl.LightningModule) -> ResNet | None:
+    """Return the ResNet in a task's model, or None."""
     return next((module for module in task.modules() if isinstance(module, ResNet)), None)

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and when they are written."""
+"""Checkpoints: the files of a run, and when they are written."""
 
 import time
 from pathlib import Path
@@ -14,23 +14,24 @@ BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 
 
 class CheckpointWriter(pl.Callback):
-    """Keeps last.ckpt, previous.ckpt, the one before it, and best.ckpt; of epochs with an equal score, the later one.
+    """Write last.ckpt, rename the one before it to previous.ckpt, and link the best one as best.ckpt.
 
-    On a small validation split many epochs share the highest score, and the first of them was reached by chance, long
-    before the learning rate has come down.
+    Of epochs with equal scores, the later one is the best: on a small validation split many epochs share the highest
+    score, and the first of them reached it by chance, long before the learning rate has come down.
 
-    A checkpoint is written when all that belongs to its steps has been logged, so that a run which goes on from it
-    logs each step once: before the next batch, before the next epoch, and at the end. It comes before an averaging
-    callback in the trainer's list, whose last act is to replace the weights that were trained.
+    A checkpoint is written when everything that belongs to its steps has been logged, so that a resumed run logs each
+    step once: before the next batch, before the next epoch, and at the end. In the trainer's list this callback comes
+    before an averaging callback, whose last hook replaces the trained weights.
 
     Args:
-        folder: where the checkpoints go.
-        monitor: logged score, the higher the better.
-        every_n_steps: optimiser steps between checkpoints within an epoch, or None for none.
-        every_minutes: minutes between them, or None.
+        folder: folder of the checkpoints.
+        monitor: name of the logged score that chooses the best checkpoint; higher is better.
+        every_n_steps: optimizer steps between checkpoints within an epoch, or None.
+        every_minutes: minutes between checkpoints within an epoch, or None.
     """
 
-    LOOK = 20  # batches between two looks at the clock, which all processes must agree on
+    # Batches between two checks of the clock, on which all processes must agree.
+    CHECK_EVERY_BATCHES = 20
 
     def __init__(
         self, folder: Path, monitor: str, *, every_n_steps: int | None = None, every_minutes: float | None = 10.0
@@ -42,8 +43,8 @@ class CheckpointWriter(pl.Callback):
         self.best_score: float | None = None
         self.score: float | None = None
         self.saved_step = -1
-        self.saved_at = time.monotonic()
-        self.begun: str | None = None
+        self.saved_time = time.monotonic()
+        self.advanced_progress: str | None = None
 
     @property
     def state_key(self) -> str:
@@ -65,65 +66,69 @@ class CheckpointWriter(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch and trainer.global_step > self.saved_step:
-            self.save(trainer, begun="epoch_progress")
+            self.save(trainer, advanced_progress="epoch_progress")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         between_steps = batch_idx and batch_idx % trainer.accumulate_grad_batches == 0
-        if between_steps and trainer.global_step > self.saved_step and self.due(trainer, batch_idx):
-            self.save(trainer, begun="epoch_loop.batch_progress")
+        if between_steps and trainer.global_step > self.saved_step and self.is_due(trainer, batch_idx):
+            self.save(trainer, advanced_progress="epoch_loop.batch_progress")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step > self.saved_step or self.score is not None:
             self.save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        # All processes stop for a signal at the same step. After any other exception one can't rely on the others.
+        # A signal stops all processes at the same step; after any other exception, saving could wait for ever.
         stopped = isinstance(exception, SIGTERMException) and trainer.training
         if stopped and trainer.global_step > self.saved_step:
             self.save(trainer)
 
-    def due(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+    def is_due(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        """Return whether to write a checkpoint before this batch, the same on all processes."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             return True
-        if self.every_minutes is None or batch_idx % self.LOOK:
+        if self.every_minutes is None or batch_idx % self.CHECK_EVERY_BATCHES:
             return False
-        late = time.monotonic() - self.saved_at > 60 * self.every_minutes
+        late = time.monotonic() - self.saved_time > 60 * self.every_minutes
         return trainer.strategy.broadcast(late) if trainer.world_size > 1 else late
 
-    def save(self, trainer: pl.Trainer, *, begun: str | None = None) -> None:
-        """Writes last.ckpt, and best.ckpt if the latest score is the best so far.
+    def save(self, trainer: pl.Trainer, *, advanced_progress: str | None = None) -> None:
+        """Write last.ckpt, and best.ckpt if the latest score is the best so far.
 
         Args:
-            trainer: whose state is saved.
-            begun: the progress of Lightning's loops that is already ahead by one, for what has begun but not happened.
+            trainer: the trainer whose state is saved.
+            advanced_progress: key of the loop progress that Lightning has already advanced for a step that has not
+                happened yet.
         """
         for logger in trainer.loggers:
             logger.save()
-        self.begun = begun
+        self.advanced_progress = advanced_progress
         is_best = self.score is not None and (self.best_score is None or self.score >= self.best_score)
         if is_best:
             self.best_score = self.score
-        fresh = self.folder / ".fresh.ckpt"
-        trainer.save_checkpoint(fresh)
+        new = self.folder / ".new.ckpt"
+        trainer.save_checkpoint(new)
         if trainer.is_global_zero:
             last = self.folder / LAST
             if is_best or (self.score is None and self.best_score is None):
-                atomic_link(fresh, self.best)
+                atomic_link(new, self.best)
             if last.is_file():
                 last.replace(self.folder / PREVIOUS)
-            fresh.replace(last)
+            new.replace(last)
             sync_folder(self.folder)
-        trainer.strategy.barrier("checkpoint")  # the others may read it next
+        trainer.strategy.barrier("checkpoint")  # the other processes may read the file next
         self.score = None
-        self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
+        self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self.begun is not None:
-            progress = checkpoint["loops"]["fit_loop"][self.begun]
+        # Lightning has already advanced this loop's "ready" counter: save it minus one, so that a resumed run repeats
+        # the step.
+        if self.advanced_progress is not None:
+            progress = checkpoint["loops"]["fit_loop"][self.advanced_progress]
             for counts in (progress["total"], progress["current"]):
                 counts["ready"] -= 1
 

@@ -1,4 +1,4 @@
-"""A line of text an epoch."""
+"""One log line per epoch."""
 
 import logging
 import time
@@ -11,29 +11,30 @@ log = logging.getLogger(__name__)
 
 
 class EpochLogger(pl.Callback):
-    """Logs one line an epoch, so that a run without a terminal leaves a readable log."""
+    """Log one line per epoch with scores, speed and the remaining time, for runs without a terminal."""
 
-    NAMES = ("train/loss", "train/top1", "val/loss", "val/top1", "val/box_ap", "val/mask_ap", "speed/images_per_s")
+    METRICS = ("train/loss", "train/top1", "val/loss", "val/top1", "val/box_ap", "val/mask_ap", "speed/images_per_s")
 
     def __init__(self) -> None:
-        self.begun: tuple[float, int] | None = None
+        self.start_time: float | None = None
+        self.start_epoch = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.begun is None:
-            self.begun = time.monotonic(), trainer.current_epoch
+        if self.start_time is None:
+            self.start_time, self.start_epoch = time.monotonic(), trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        metrics = trainer.callback_metrics  # which all processes compute together
+        metrics = trainer.callback_metrics  # a collective operation, so on all processes
         if not trainer.is_global_zero:
             return
-        numbers = "  ".join(f"{name} {metrics[name].item():.4g}" for name in self.NAMES if name in metrics)
-        log.info("epoch %d/%s  %s%s", trainer.current_epoch + 1, trainer.max_epochs, numbers, self.left(trainer))
+        scores = "".join(f"  {name} {metrics[name].item():.4g}" for name in self.METRICS if name in metrics)
+        remaining = self.format_remaining_time(trainer)
+        log.info("epoch %d/%s%s%s", trainer.current_epoch + 1, trainer.max_epochs, scores, remaining)
 
-    def left(self, trainer: pl.Trainer) -> str:
-        """The time that the other epochs will take if they take as long as those since this start."""
-        epochs = (trainer.max_epochs or 0) - trainer.current_epoch - 1
-        if self.begun is None or epochs < 1:
+    def format_remaining_time(self, trainer: pl.Trainer) -> str:
+        """Extrapolate the mean duration of the epochs since this start of the run to the remaining ones."""
+        remaining_epochs = (trainer.max_epochs or 0) - trainer.current_epoch - 1
+        if self.start_time is None or remaining_epochs < 1:
             return ""
-        start, first = self.begun
-        each = (time.monotonic() - start) / (trainer.current_epoch + 1 - first)
-        return f"  {format_duration(epochs * each)} left"
+        seconds_per_epoch = (time.monotonic() - self.start_time) / (trainer.current_epoch + 1 - self.start_epoch)
+        return f"  {format_duration(remaining_epochs * seconds_per_epoch)} left"

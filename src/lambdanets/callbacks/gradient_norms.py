@@ -1,4 +1,4 @@
-"""Where in the network the gradients are."""
+"""Gradient norms by stage of the network."""
 
 import re
 
@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 
 class GradientNorms(pl.Callback):
-    """Logs gradients/<stage>, the norm of the gradient of a stage's parameters, whenever the trainer logs: c2 to c5,
-    stem, classifier, or what else the model's parts are called.
+    """Log gradients/<stage>, the norm of the gradient of a stage's parameters, whenever the trainer logs.
+
+    The stages of a ResNet are stem, c2 to c5 and classifier; other models have the names of their submodules.
     """
 
     def on_before_optimizer_step(
@@ -22,16 +23,16 @@ class GradientNorms(pl.Callback):
         stages: dict[str, list[Tensor]] = {}
         for name, parameter in pl_module.named_parameters():
             if parameter.grad is not None:
-                stages.setdefault(stage_of(name), []).append(parameter.grad)
+                stages.setdefault(stage_name(name), []).append(parameter.grad)
         norms = {stage: torch.nn.utils.get_total_norm(gradients).detach() for stage, gradients in stages.items()}
         pl_module.log_dict(
             {f"gradients/{stage}": n.full_tensor() if isinstance(n, DTensor) else n for stage, n in norms.items()}
         )
 
 
-def stage_of(name: str) -> str:
-    """The stage that a parameter belongs to, from its name: model.stages.2.0.conv1.weight is of c4."""
-    if found := re.search(r"\bstages\.(\d+)\.", name):
-        return f"c{int(found[1]) + 2}"
-    parts = [part for part in name.split(".")[:-1] if part not in ("model", "module", "backbone", "body")]
-    return parts[0] if parts else name
+def stage_name(parameter_name: str) -> str:
+    """Return the stage of a parameter: model.stages.2.0.conv1.weight belongs to c4."""
+    if match := re.search(r"\bstages\.(\d+)\.", parameter_name):
+        return f"c{int(match[1]) + 2}"
+    parts = [part for part in parameter_name.split(".")[:-1] if part not in ("model", "module", "backbone", "body")]
+    return parts[0] if parts else parameter_name

@@ -1,4 +1,4 @@
-"""Histograms in TensorBoard and a check of the gradients, by lightning-bolts."""
+"""TensorBoard histograms and a gradient check, by lightning-bolts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from lambdanets.errors import UserError
 
 
 def data_monitor(log_every_n_steps: int | None = None) -> pl.Callback:
-    """Histograms of the batches that enter `training_step`.
+    """Create a callback that logs histograms of the batches that enter `training_step`.
 
     Args:
-        log_every_n_steps: None takes the trainer's interval.
+        log_every_n_steps: steps between histograms; None takes the trainer's interval.
 
     Raises:
         UserError: lightning-bolts is not installed.
@@ -23,11 +23,11 @@ def data_monitor(log_every_n_steps: int | None = None) -> pl.Callback:
 
 
 def module_monitor(modules: Sequence[str] | None = None, log_every_n_steps: int | None = None) -> pl.Callback:
-    """Histograms of what goes into and comes out of chosen modules.
+    """Create a callback that logs histograms of the inputs and outputs of chosen modules.
 
     Args:
-        modules: their names, such as model.stages.0.0.mixer; None watches the whole task.
-        log_every_n_steps: None takes the trainer's interval.
+        modules: names such as model.stages.0.0.mixer; None chooses the whole task.
+        log_every_n_steps: steps between histograms; None takes the trainer's interval.
 
     Raises:
         UserError: lightning-bolts is not installed.
@@ -38,12 +38,13 @@ def module_monitor(modules: Sequence[str] | None = None, log_every_n_steps: int 
 
 
 def gradient_check() -> pl.Callback:
-    """Before training, verifies that no image's output depends on another image of its batch, and else stops the run.
+    """Create a callback that verifies before training that no image's output depends on another image of its batch.
 
-    Batch norm, which mixes images by design, is in evaluation mode during the check.
+    Batch norm, which mixes images by design, is in evaluation mode during the check. A model that mixes images ends the
+    run with a UserError when training starts.
 
     Raises:
-        UserError: lightning-bolts is not installed; when training starts, that the model mixes images.
+        UserError: lightning-bolts is not installed.
     """
     base = import_bolts("callbacks.verification.batch_gradient").BatchGradientVerificationCallback
 
@@ -55,6 +56,8 @@ def gradient_check() -> pl.Callback:
             super().on_train_start(trainer, pl_module)
 
         def _raise(self) -> None:
-            raise UserError("The model mixes the images of a batch; look for a reshape or permute across dimension 0.")
+            raise UserError(
+                "The model mixes the images of a batch: check its operations for a reshape or permute across dimension 0."
+            )
 
     return GradientCheck()

@@ -1,4 +1,4 @@
-"""What a classifier gets right, and what it takes for what."""
+"""Predictions, confusion matrix and per-class accuracy of a classifier."""
 
 from typing import Any
 
@@ -8,23 +8,24 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization
-from lambdanets.callbacks.drawing import GREEN, RED, captioned, enlarged, matrix, tiles
+from lambdanets.callbacks.drawing import GREEN, RED, add_captions, draw_matrix, enlarge, tile_images
 from lambdanets.tasks import Classification
 
-FEW = 20  # classes that get a curve each, and rows of a table
+IMAGE_SIDE = 96  # pixels
+MAX_CLASSES = 20  # with a curve each, and rows of the table
 
 
 class PredictionVisualization(BudgetedVisualization):
-    """Of a classifier's validation:
+    """Write a classifier's predictions on the validation split.
 
-    - predictions: images with what they were taken for, in red what they are not.
-    - confusion: the share of each class's images, a row, that were taken for each class, a column.
-    - class_top1: accuracies of the classes, as a histogram, and as a table of those that are worst.
-    - class_top1/<class>: a curve for each where there are not more than 20.
+    - predictions: images with the predicted class, in red where it is wrong.
+    - confusion: fraction of the images of each class (row) that were classified as each class (column).
+    - class_top1: accuracies of the classes as a histogram, and as a table of the worst ones.
+    - class_top1/<class>: accuracy of each class, with up to MAX_CLASSES classes.
 
     Args:
         time_budget: as in `BudgetedVisualization`.
-        count: images that are shown.
+        count: images with predictions.
     """
 
     def __init__(self, time_budget: float = 0.005, count: int = 16) -> None:
@@ -36,38 +37,61 @@ class PredictionVisualization(BudgetedVisualization):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         step, classes, confusion = trainer.global_step, list(data.classes), task.confusion
-        images = self.images(self.count)
+        images = self.validation_images(self.count)
         if images is not None:
-            # Not the module's call, which a compiler would compile anew for this number of images.
-            certainties, guesses = type(task.model).forward(task.model, images).float().softmax(-1).max(-1)
+            # Without __call__, since a compiled model would be compiled anew for this number of images.
+            logits = type(task.model).forward(task.model, images)
             labels = self.batch[1][: self.count]
-            shown = enlarged(torch.stack([data.denormalize(image) for image in images]), 96)
-            captions = [
-                (f"{classes[guess][:9]} {certainty:.0%}", GREEN if guess == label else RED)
-                for guess, certainty, label in zip(guesses.tolist(), certainties.tolist(), labels.tolist(), strict=True)
-            ]
-            shown = captioned(shown.expand(-1, 3, -1, -1), captions)
-            writer.add_image("predictions", tiles(shown / 255, 8), step)
-        shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-        writer.add_image("confusion", matrix(shares, classes), step)
+            pixels = torch.stack([data.denormalize(image) for image in images]).expand(-1, 3, -1, -1)
+            writer.add_image("predictions", draw_predictions(pixels, logits, labels, classes), step)
+        fractions = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+        writer.add_image("confusion", draw_matrix(fractions, classes), step)
         present = confusion.sum(1) > 0
-        right = shares.diagonal()
-        writer.add_histogram("class_top1", right[present], step)
-        writer.add_text("class_top1", table(right, confusion, present, classes), step)
-        if len(classes) <= FEW:
-            for name, share, there in zip(classes, right.tolist(), present.tolist(), strict=True):
-                if there:
-                    writer.add_scalar(f"class_top1/{name}", share, step)
+        accuracies = fractions.diagonal()
+        writer.add_histogram("class_top1", accuracies[present], step)
+        writer.add_text("class_top1", worst_classes_table(confusion, classes), step)
+        if len(classes) <= MAX_CLASSES:
+            for index in present.nonzero().flatten().tolist():
+                writer.add_scalar(f"class_top1/{classes[index]}", accuracies[index], step)
 
 
-def table(right: Tensor, confusion: Tensor, present: Tensor, classes: list[str]) -> str:
-    """The classes that are worst, as Markdown: of how many images how many, and for what they are taken."""
+def draw_predictions(pixels: Tensor, logits: Tensor, labels: Tensor, classes: list[str]) -> Tensor:
+    """Draw images with the predicted class and its probability, in green if it is the label, else in red.
+
+    Args:
+        pixels: (N, 3, H, W) uint8.
+        logits: (N, classes).
+        labels: (N,).
+        classes: names of the classes.
+
+    Returns:
+        (3, H', W'), from 0 to 1.
+    """
+    probabilities, predictions = logits.float().softmax(-1).max(-1)
+    captions = [
+        (f"{classes[prediction][:9]} {probability:.0%}", GREEN if prediction == label else RED)
+        for prediction, probability, label in zip(
+            predictions.tolist(), probabilities.tolist(), labels.tolist(), strict=True
+        )
+    ]
+    return tile_images(add_captions(enlarge(pixels, IMAGE_SIDE), captions) / 255, columns=8)
+
+
+def worst_classes_table(confusion: Tensor, classes: list[str]) -> str:
+    """Return the classes with the lowest accuracies as a Markdown table.
+
+    Args:
+        confusion: (classes, classes), images of each class (row) by predicted class (column).
+        classes: names of the classes.
+    """
     lines = ["| class | images | top-1 | most often taken for |", "|---|---|---|---|"]
-    order = [index for index in right.argsort().tolist() if present[index]]
-    for index in order[:FEW]:
-        others = confusion[index].clone()
-        others[index] = 0
-        most = int(others.argmax())
-        taken = f"{classes[most]} ({int(others[most])})" if others[most] else ""
-        lines.append(f"| {classes[index]} | {int(confusion[index].sum())} | {right[index]:.1%} | {taken} |")
+    counts = confusion.sum(1)
+    accuracies = confusion.diagonal() / counts.clamp(min=1)
+    order = [index for index in accuracies.argsort().tolist() if counts[index]]
+    for index in order[:MAX_CLASSES]:
+        errors = confusion[index].clone()
+        errors[index] = 0
+        most = int(errors.argmax())
+        confused_with = f"{classes[most]} ({int(errors[most])})" if errors[most] else ""
+        lines.append(f"| {classes[index]} | {int(counts[index])} | {accuracies[index]:.1%} | {confused_with} |")
     return "\n".join(lines)

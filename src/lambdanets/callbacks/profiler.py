@@ -1,4 +1,4 @@
-"""A trace of some training steps, on request."""
+"""Trace of some training steps."""
 
 import logging
 import os
@@ -9,20 +9,20 @@ import pytorch_lightning as pl
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from lambdanets.callbacks.budgeted_visualization import writer_of
+from lambdanets.callbacks.budgeted_visualization import find_writer
 
 log = logging.getLogger(__name__)
 
 
 class Profiler(pl.Callback):
-    """Records training steps by torch.profiler, in the first process, into the run's folder profile/:
+    """Profile training steps with torch.profiler on rank 0, and write to the run's folder profile/.
 
-    trace.json, for chrome://tracing or ui.perfetto.dev, and operators.txt, a table of what took most time, which
-    TensorBoard's text tab has too.
+    The files are trace.json, for chrome://tracing or ui.perfetto.dev, and operators.txt, a table of the operators that
+    take most time, which TensorBoard's text tab has too.
 
     Args:
-        wait: steps before it begins, in which memory is allocated and what is compiled is compiled.
-        steps: that are recorded.
+        wait: steps before the profiled ones, in which memory is allocated and models are compiled.
+        steps: profiled steps.
         table_rows: rows of the table.
     """
 
@@ -39,7 +39,7 @@ class Profiler(pl.Callback):
         self.profile = profile(
             activities=activities,
             schedule=schedule(wait=self.wait, warmup=1, active=self.steps, repeat=1),
-            on_trace_ready=lambda done: self.write(done, trainer),
+            on_trace_ready=lambda result: self.write(result, trainer),
             profile_memory=True,
         )
         self.profile.__enter__()
@@ -61,13 +61,13 @@ class Profiler(pl.Callback):
             self.profile.__exit__(None, None, None)
             self.profile = None
 
-    def write(self, done: profile, trainer: pl.Trainer) -> None:
+    def write(self, result: profile, trainer: pl.Trainer) -> None:
         folder = Path(trainer.default_root_dir) / "profile"
         folder.mkdir(parents=True, exist_ok=True)
-        done.export_chrome_trace(str(folder / "trace.json"))
-        order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        table = done.key_averages().table(sort_by=order, row_limit=self.table_rows)
+        result.export_chrome_trace(str(folder / "trace.json"))
+        sort_by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        table = result.key_averages().table(sort_by=sort_by, row_limit=self.table_rows)
         (folder / "operators.txt").write_text(table)
-        if (writer := writer_of(trainer)) is not None:
+        if (writer := find_writer(trainer)) is not None:
             writer.add_text("profile", "```\n" + table + "\n```", trainer.global_step)
-        log.info("%d steps are profiled in %s.", self.steps, os.path.relpath(folder))
+        log.info("Profiled %d steps: %s", self.steps, os.path.relpath(folder))

@@ -1,4 +1,4 @@
-"""Images per second and peak memory."""
+"""Throughput and peak memory."""
 
 import contextlib
 import resource
@@ -14,26 +14,25 @@ GIB = 2**30
 
 
 class Speed(pl.Callback):
-    """Logs, for each epoch, speed/images_per_s over all processes and speed/peak_memory_gib of this one.
+    """Log per epoch speed/images_per_s over all processes, and speed/peak_memory_gib of this process.
 
-    The rate counts training batches only, from the arrival of one batch to that of the next, without validation and
-    checkpoints. The memory is what torch has allocated on a GPU, or the resident size of the process on a CPU, at most
-    since training started.
+    The throughput covers training batches, with the time to load them, and neither validation nor checkpoints. The
+    memory is the peak since training started: allocated by torch on a GPU, or resident in the process on a CPU.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         reset_peak_memory(pl_module.device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.begin()  # a run that goes on from the middle of an epoch doesn't start it
+        self.start_epoch()  # a run resumed within an epoch has no on_train_epoch_start
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.begin()
+        self.start_epoch()
 
-    def begin(self) -> None:
+    def start_epoch(self) -> None:
         self.images = 0
         self.seconds = 0.0
-        self.start = time.perf_counter()
+        self.start_time = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -42,31 +41,31 @@ class Speed(pl.Callback):
         if trainer.is_last_batch:
             if pl_module.device.type == "cuda":
                 torch.cuda.synchronize(pl_module.device)
-            self.seconds = time.perf_counter() - self.start
+            self.seconds = time.perf_counter() - self.start_time
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.seconds:
-            rate = self.images * trainer.world_size / self.seconds
-            pl_module.log("speed/images_per_s", rate, rank_zero_only=True)
-        pl_module.log("speed/peak_memory_gib", peak_memory(pl_module.device) / GIB, rank_zero_only=True)
+            images_per_s = self.images * trainer.world_size / self.seconds
+            pl_module.log("speed/images_per_s", images_per_s, rank_zero_only=True)
+        pl_module.log("speed/peak_memory_gib", peak_memory_bytes(pl_module.device) / GIB, rank_zero_only=True)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Lets the peak start from what is held now, so that a sweep's runs in one process don't see one another's."""
+    """Restart the measurement of peak memory, so that runs in one process are measured apart from each other."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with contextlib.suppress(OSError):  # elsewhere than on Linux the peak is that of the whole process
+    with contextlib.suppress(OSError):  # only Linux can reset the peak of a process
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: allocated at most on a GPU since the reset, or resident at most in this process."""
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the peak memory since the reset: allocated by torch on a GPU, or resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError, StopIteration):
-        # Linux's ru_maxrss also holds what the process was before exec: a large parent's memory.
+        # Linux's ru_maxrss includes the process before exec, which may be a large parent.
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
-    kilobytes = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

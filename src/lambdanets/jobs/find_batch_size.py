@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.tuner import Tuner
 from torch import Tensor
 
-from lambdanets.callbacks.speed import peak_memory
+from lambdanets.callbacks.speed import peak_memory_bytes
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.errors import UserError
@@ -88,7 +88,7 @@ class CPUMemory:
     FULL = "DefaultCPUAllocator: can't allocate memory"  # as Lightning knows it
 
     def __init__(self, gib: float | None) -> None:
-        self.most = peak_memory(CPU) + (0.9 * free_memory() if gib is None else gib * 2**30)
+        self.most = peak_memory_bytes(CPU) + (0.9 * free_memory() if gib is None else gib * 2**30)
         self.taken: dict[int, int] = {}
 
     def watch(self, task: pl.LightningModule) -> None:
@@ -101,7 +101,7 @@ class CPUMemory:
             raise RuntimeError(self.FULL)
 
     def after(self, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.taken[len(batch[0])] = peak_memory(CPU)
+        self.taken[len(batch[0])] = peak_memory_bytes(CPU)
 
     def expected(self, images: int) -> float:
         """Bytes with a batch of that many images, from the last two that were tried."""
