@@ -79,6 +79,7 @@ def test_the_maps_of_all_heads_are_drawn_above_the_lambda():
     assert below.min() > rows.max()
 
 
+@torch.no_grad()
 def test_entropy_of_keys_is_scipys():
     torch.manual_seed(0)
     layer = LambdaLayer(8, scope=3, key_depth=4, heads=2).eval()
