@@ -57,7 +57,7 @@ def gradient_check() -> pl.Callback:
 
         def _raise(self) -> None:
             raise UserError(
-                "The model mixes the images of a batch: check its operations for a reshape or permute across dimension 0."
+                "The model mixes the images of a batch: check its code for a reshape or permute across dimension 0."
             )
 
     return GradientCheck()
