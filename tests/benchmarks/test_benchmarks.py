@@ -17,7 +17,6 @@ from lambdanets.benchmarks import (
     measure_input_pipeline,
     measure_scaling,
 )
-from lambdanets.benchmarks.detectors import objects, saturate_detector
 from lambdanets.benchmarks.experiment_networks import NetworkSpec
 from lambdanets.benchmarks.measure import Setting, matrix_rate
 from lambdanets.benchmarks.plots import draw
@@ -152,23 +151,6 @@ def test_detectors_beside_the_maps_of_attention():
     assert lambdas["maps MiB"] == pytest.approx(2 * 8 * 64**2 * 4 / 2**20)
     assert conv["peak MiB"] > 0
     assert any(note.startswith("Detectors train on 8 objects") for note in result.notes)
-
-
-def test_a_levelled_detector_finds_all_that_it_may_whatever_its_backbone_says():
-    torch.manual_seed(0)
-    backbone = partial(ResNet, depth=[1, 1], layout="CC", strides=[1, 2], width=0.25)
-    model = saturate_detector(
-        MaskRCNN(Conv, backbone=backbone, image_size=(64, 64), channels=8, hidden=16, proposals=40, detections=10)
-    )
-    images = torch.randn(2, 3, 64, 64)
-    targets = [objects(image) for image in images]
-    for target in targets:
-        left, top, right, bottom = target["boxes"].round().int().unbind(1)
-        assert target["masks"].sum((1, 2)).tolist() == ((right - left) * (bottom - top)).tolist()
-    losses = model.train()(list(images), targets)
-    assert len(losses) == 5
-    assert all(loss.isfinite() for loss in losses.values())
-    assert [len(found["labels"]) for found in model.eval()(list(images))] == [10, 10]
 
 
 def test_the_job_measures_experiments(tmp_path):

@@ -115,11 +115,14 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
     [
         (
             "model=resnet50 data.root=coco data.val_size=3",
-            "task=detection needs model=mask_rcnn; ResNet finds no objects.",
+            "task=detection needs model=mask_rcnn, and ResNet is not a detector.",
         ),
         ("data=digits", "data.augment takes recipe.augment, which this recipe doesn't have, so that the two don't fit"),
         ("task=classification data=coco data.root=coco", "recipe=…; task=detection brings those for COCO."),
-        ("data=digits +recipe.augment=none", "These data, Digits, are for task=classification, not for task=detection"),
+        (
+            "data=digits +recipe.augment=none",
+            "Digits is a data set for classification, and the task needs one for detection",
+        ),
         (
             "data.root=coco recipe.flip=${flips}",
             "takes flips, which is not a key of the config: give data.flip a value",

@@ -80,3 +80,18 @@ def test_stages_must_halve_their_maps():
         detector(Conv, backbone=partial(SMALL, strides=[1, 1, 2, 2]))
     with pytest.raises(UserError, match="norm=group is not known"):
         detector(Conv, norm="group")
+
+
+def test_a_saturated_detector_detects_as_much_as_it_may_on_any_backbone():
+    torch.manual_seed(0)
+    backbone = partial(ResNet, depth=[1, 1], layout="CC", strides=[1, 2], width=0.25)
+    model = MaskRCNN(Conv, backbone=backbone, image_size=(64, 64), channels=8, hidden=16, proposals=40, detections=10)
+    model.saturate()
+    images, targets = model.example_batch(torch.randn(2, 3, 64, 64))
+    for target in targets:
+        left, top, right, bottom = target["boxes"].round().int().unbind(1)
+        assert target["masks"].sum((1, 2)).tolist() == ((right - left) * (bottom - top)).tolist()
+    losses = model.train()(images, targets)
+    assert len(losses) == 5
+    assert all(loss.isfinite() for loss in losses.values())
+    assert [len(detections["labels"]) for detections in model.eval()(images)] == [10, 10]

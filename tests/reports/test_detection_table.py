@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from lambdanets.reports.detection_table import DetectionRow, detection_table, mean_test_scores
 from omegaconf import OmegaConf
 
-from lambdanets.reports.detection_table import DetectionRow, detection_table, mean_test_scores
 from lambdanets.reports.runs import ExperimentRuns, RunRecord
 
 

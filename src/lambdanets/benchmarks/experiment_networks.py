@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from lambdanets.benchmarks.detectors import detection_step, saturate_detector
 from lambdanets.benchmarks.measure import Setting, Step
 from lambdanets.benchmarks.result import Result
 from lambdanets.costs.closed_forms import total_memory_gib
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.costs.layer_sizes import mixing_layers
-from lambdanets.models import MaskRCNN
+from lambdanets.models import CompositeNetwork
 from lambdanets.reports.published import published_value, row_label
 from lambdanets.table import Row
 
@@ -79,7 +78,7 @@ def compare_experiments(
     counted = {name: sum_costs(parts) for name, parts in pieces.items()}
     batches = {name: fitting(cost, batch, setting.memory_gib) for name, cost in counted.items()}
     with setting.limit_threads():
-        train, infer, peak = measure(setting, networks, batches)
+        train, infer, peak, notes = measure(setting, networks, batches)
     needs = {name: Need.of(counted[name], peak[name], batches[name]) for name in networks}
     for name, network in networks.items():
         row: Row = {
@@ -119,11 +118,7 @@ def compare_experiments(
             f"Maps: what the maps alone of global self-attention with {attention_heads} heads in the lambda layers' "
             "places would add in float32, as Table 4 counts: blocks with a stride at the size of their output."
         )
-    if any("box head" in parts for parts in pieces.values()):
-        result.notes.append(
-            "Detectors train on 8 objects an image; in inference all regions are one class, so that the heads work "
-            "on as many as they can."
-        )
+    result.notes += notes
     if reference:
         result.notes.append(f"Ratios: {row_label(reference)}'s images/s over the row's.")
     for ours, theirs in pairs:
@@ -162,20 +157,23 @@ def fitting(cost: ModelCost, batch: int, memory_gib: float) -> int:
 
 def measure(
     setting: Setting, networks: dict[str, NetworkSpec], batches: dict[str, int]
-) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """Seconds of training and of inference, and the training's peak MiB."""
+) -> tuple[dict[str, float], dict[str, float], dict[str, float], list[str]]:
+    """Measure the seconds of training and of inference, and the training's peak MiB; return them with notes."""
     training: dict[str, Step] = {}
     inference: dict[str, Step] = {}
+    notes: list[str] = []
     for name, network in networks.items():
         model = network.make().to(setting.torch_device)
         x = torch.randn(batches[name], network.channels, *network.size, device=setting.torch_device)
-        if isinstance(model, MaskRCNN):
-            training[name] = freed(detection_step(setting, saturate_detector(model), x), model)
+        if isinstance(model, CompositeNetwork):
+            model.saturate()
+            notes.append(model.benchmark_note)
+            training[name] = freed(setting.make_loss_step(model, model.example_batch(x)), model)
         else:
             training[name] = freed(setting.make_training_step(model, x), model)
         inference[name] = setting.make_inference_step(model, x)
     peak = setting.measure_peaks(training)
-    return setting.measure_times(training), setting.measure_times(inference), peak
+    return setting.measure_times(training), setting.measure_times(inference), peak, list(dict.fromkeys(notes))
 
 
 def freed(step: Step, model: nn.Module) -> Step:

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,18 @@ class Setting:
             if not grads:
                 grads.append(torch.randn_like(y))
             y.backward(grads[0])
+
+        return step
+
+    def make_loss_step(self, module: nn.Module, arguments: tuple[Any, ...]) -> Step:
+        """Return a step that computes the sum of a module's losses, and its gradients."""
+        device = next(module.parameters()).device.type
+
+        def step() -> None:
+            module.train().zero_grad()
+            with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                losses = module(*arguments)
+            torch.stack(list(losses.values())).sum().backward()
 
         return step
 

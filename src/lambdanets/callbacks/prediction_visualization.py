@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization
 from lambdanets.callbacks.drawing import GREEN, RED, add_captions, draw_matrix, enlarge, tile_images
-from lambdanets.tasks import Classification
+from lambdanets.tasks import Task
 
 IMAGE_SIDE = 96  # pixels
 MAX_CLASSES = 20  # with a curve each, and rows of the table
@@ -33,7 +33,7 @@ class PredictionVisualization(BudgetedVisualization):
         self.count = count
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        if not isinstance(task, Classification) or task.confusion is None:
+        if not isinstance(task, Task) or task.confusion is None:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         step, classes, confusion = trainer.global_step, list(data.classes), task.confusion

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -54,6 +54,11 @@ def build_model(config: DictConfig, images: ImageSpec) -> nn.Module:
     )
 
 
+def task_class(config: DictConfig) -> type[Task]:
+    """Return the class of the config's task, without building the model."""
+    return get_class(config.task._target_)
+
+
 def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> Task:
     """Return the task around the model, both built for the data; its weights are a function of the seed.
 
@@ -66,10 +71,10 @@ def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> Task:
     if config.compile:
         model.compile()
     task: Task = instantiate(config.task)(model, num_classes=len(classes))
-    if task.NAME != data.TASK:
+    if task.DATA_TASK != data.TASK:
         raise UserError(
-            f"The data {type(data).__name__} are for task={data.TASK}, not for task={task.NAME}: choose other data "
-            "with data=…, or the other task."
+            f"{type(data).__name__} is a data set for {data.TASK}, and the task needs one for {task.DATA_TASK}: choose "
+            "another data=… or task=…."
         )
     return task
 

@@ -34,8 +34,8 @@ UNNAMED_KEYS = ("job", "ckpt", "base_run", "allow_targets", *LABEL_KEYS, "sweep.
 SWEEP_KEYS = (*COMMAND_KEYS, *LABEL_KEYS, "experiment")
 # Keys whose overrides don't distinguish two rows of a report.
 UNREPORTED_KEYS = (*SWEEP_KEYS, "seed", "hydra", *MACHINE_KEYS)
-# Keys that a network, and the preparation of its images, are built from.
-NETWORK_KEYS = ("name", "seed", "mixer", "model", "data", "recipe")
+# Keys that a network and the preparation of its images are built from, and the task that interprets its outputs.
+NETWORK_KEYS = ("name", "seed", "mixer", "model", "data", "recipe", "task")
 
 
 def override_key(override: str) -> str:

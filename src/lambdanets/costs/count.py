@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lambdanets.mixers import LambdaLayer
-from lambdanets.models import MaskRCNN
+from lambdanets.models import CompositeNetwork
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def sum_costs(parts: dict[str, ModelCost]) -> ModelCost:
 
 def parts_of(model: nn.Module) -> dict[str, list[nn.Module]]:
     """What a network is made of: its stages one by one, and everything else."""
-    if isinstance(model, MaskRCNN):
+    if isinstance(model, CompositeNetwork):
         return model.parts()
     found: dict[str, list[nn.Module]] = {}
     for name, child in model.named_children():
@@ -137,7 +137,7 @@ def run_parts(model: nn.Module, images: Tensor) -> dict[str, ModelCost]:
             for hook in (module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)):
                 stack.callback(hook.remove)
         stack.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
-        output = model.dense(images) if isinstance(model, MaskRCNN) else model(images)
+        output = model.dense(images) if isinstance(model, CompositeNetwork) else model(images)
     del output
     if shared:
         parts["(shared)"] = ModelCost(-shared)

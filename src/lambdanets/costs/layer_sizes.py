@@ -16,7 +16,7 @@ from lambdanets.mixers import (
     LocalRelation,
     PatchwiseAttention,
 )
-from lambdanets.models import MaskRCNN, ResNet
+from lambdanets.models import CompositeNetwork, ResNet
 from lambdanets.models.resnet import EXPANSION, Bottleneck
 
 
@@ -25,8 +25,8 @@ def mixing_layers(model: nn.Module, image_size: tuple[int, int]) -> tuple[str, l
 
     As in the paper's Table 4, a block with a stride counts at the size of its output.
     """
-    if isinstance(model, MaskRCNN):
-        model = model.backbone.body
+    if isinstance(model, CompositeNetwork):
+        model = model.skeleton
     if not isinstance(model, ResNet):
         return None
     found: list[tuple[str, LayerSizes]] = []

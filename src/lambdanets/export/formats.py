@@ -1,4 +1,4 @@
-"""The formats that job=export writes beside the weights, and how they are read."""
+"""The graph formats of job=export: writing and reading."""
 
 import importlib
 import io
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from lambdanets.atomic import atomic_open
 from lambdanets.errors import UserError
 
-# Of the graph's one input and one output.
+# Names of the graph's input and output.
 INPUT, OUTPUT = "images", "logits"
 Run = Callable[[Tensor], Tensor]
 
 
 class Format(NamedTuple):
-    """A format for whole graphs, of any number of images of one size.
+    """A format for whole graphs that take any number of images of one size.
 
     Args:
-        file: name of its file.
-        write: from a network in evaluation mode, an example of its input and a file to that file.
-        read: from the file to a function of normalized images, (B, C, H, W) → (B, num_classes).
+        file: name of the file.
+        write: writes a network in evaluation mode, given an example of its input and the file.
+        read: reads the file as a function of normalized images, (B, C, H, W) → (B, num_classes).
     """
 
     file: str
@@ -35,7 +35,7 @@ class Format(NamedTuple):
 
 
 def write_onnx(network: nn.Module, images: Tensor, file: Path) -> None:
-    needs("onnxscript")
+    import_package("onnxscript")
     program = torch.onnx.export(
         network,
         (images,),
@@ -51,7 +51,7 @@ def write_onnx(network: nn.Module, images: Tensor, file: Path) -> None:
 
 
 def read_onnx(file: Path) -> Run:
-    onnxruntime = needs("onnxruntime")
+    onnxruntime = import_package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(file), options, providers=onnxruntime.get_available_providers())
@@ -76,7 +76,7 @@ def write_torchscript(network: nn.Module, images: Tensor, file: Path) -> None:
 
 
 def read_torchscript(file: Path) -> Run:
-    with silence():
+    with silence_exporters():
         graph = torch.jit.load(file, map_location="cpu")
     return lambda images: graph(images)
 
@@ -88,41 +88,46 @@ FORMATS = {
 }
 
 
-def write(name: str, network: nn.Module, images: Tensor, file: Path) -> None:
-    """Writes a network in one of FORMATS, whole or not at all.
+def write_graph(name: str, network: nn.Module, images: Tensor, file: Path) -> None:
+    """Write a network in one of FORMATS, as a whole file or none.
 
     Args:
-        name: of the format.
+        name: a key of FORMATS.
         network: in evaluation mode, of PyTorch's own operators.
-        images: (2, C, H, W) or more, an example of its input.
-        file: to write.
+        images: (B, C, H, W) with B ≥ 2, an example of its input.
+        file: path of the file.
 
     Raises:
-        UserError: the packages for it are missing, or the exporter can't translate the network.
+        UserError: a package is missing, or the exporter can't translate the network.
     """
     try:
-        with torch.no_grad(), silence():
+        with torch.no_grad(), silence_exporters():
             FORMATS[name].write(network, images, file)
     except UserError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"format={name} can't hold this network: {reason} Take another format; safetensors holds every one."
+            f"The network can't be exported with format={name}: {reason} Choose another format; format=safetensors "
+            "works for all networks."
         ) from error
 
 
-def needs(package: str) -> Any:
-    """The imported package. Raises UserError: it isn't installed."""
+def import_package(package: str) -> Any:
+    """Import a package that format=onnx needs.
+
+    Raises:
+        UserError: it isn't installed.
+    """
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"format=onnx needs {package}, which isn't installed: pip install -e '.[export]'") from error
+        raise UserError(f"format=onnx needs {package}, which is not installed: pip install -e '.[export]'") from error
 
 
 @contextmanager
-def silence() -> Iterator[None]:
-    """Without what exporters tell of their steps."""
+def silence_exporters() -> Iterator[None]:
+    """Suppress the exporters' warnings and progress messages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What a model's folder tells of it to people: README.md, in the form that the Hugging Face hub reads."""
+"""The model card, README.md, in the form that the Hugging Face hub reads."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,40 +7,44 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.data import ImageData
+from lambdanets.tasks import Task
 
 
 def model_card(
     config: DictConfig,
     data: ImageData,
     *,
+    task: type[Task],
     classes: Sequence[str],
     metrics: Mapping[str, float],
     origin: Mapping[str, Any],
     files: Sequence[Path],
 ) -> str:
-    """The card's Markdown.
+    """Return the card's Markdown.
 
     Args:
         config: of the run, resolved.
-        data: knows how images are prepared.
-        classes: their names.
+        data: prepares images as in evaluation.
+        task: class of the run's task.
+        classes: names of the classes.
         metrics: the run's scores.
-        origin: of this export: its command, commit, packages.
-        files: of the folder, that can be loaded.
+        origin: command, commit and packages of this export.
+        files: the model's files in the folder.
     """
     mixer, model = (str(config[group]["_target_"]).rsplit(".", 1)[-1] for group in ("mixer", "model"))
     options = ", ".join(
         f"{key} {value}" for key, value in config.mixer.items() if not str(key).startswith("_") and value is not None
     )
     height, width = data.image_size
-    task = "object-detection" if data.TASK == "detection" else "image-classification"
     rows = "\n".join(f"| {name} | {value:,.6g} |" for name, value in metrics.items())
-    named = ", ".join(f"`{name}`" for name in classes[:20]) + (f" and {len(classes) - 20} more" * (len(classes) > 20))
-    shown = "\n".join(f"- `{file.name}`, {file.stat().st_size / 2**20:,.1f} MiB" for file in files)
+    class_names = ", ".join(f"`{name}`" for name in classes[:20]) + (
+        f" and {len(classes) - 20} more" * (len(classes) > 20)
+    )
+    file_list = "\n".join(f"- `{file.name}`, {file.stat().st_size / 2**20:,.1f} MiB" for file in files)
     packages = ", ".join(f"{name} {version}" for name, version in origin["packages"].items() if version)
     return f"""---
 library_name: lambdanets
-pipeline_tag: {task}
+pipeline_tag: {task.PIPELINE_TAG}
 tags: [lambda-networks, pytorch]
 ---
 # {config.name}
@@ -58,15 +62,15 @@ model(images)  # normalized, (B, {data.channels}, {height}, {width})
 
 ## Files
 
-{shown}
+{file_list}
 
 ## Images
 
-{preparation(data)}
+{describe_preprocessing(data)}
 
 ## Classes
 
-{len(classes)}: {named}
+{len(classes)}: {class_names}
 
 ## Scores of its run
 
@@ -87,12 +91,12 @@ recipe, and `python run.py base_run=<this folder>` trains it again.
 """
 
 
-def preparation(data: ImageData) -> str:
-    """How an image becomes the network's input, in a sentence."""
+def describe_preprocessing(data: ImageData) -> str:
+    """Describe in a sentence how an image becomes the network's input."""
     height, width = data.image_size
-    colours = "one grey channel" if data.channels == 1 else "red, green and blue"
+    colors = "one grey channel" if data.channels == 1 else "red, green and blue"
     mean, std = ([round(value, 4) for value in values.tolist()] for values in (data.mean, data.std))
     return (
-        f"Images are {height} × {width} pixels, {colours}, scaled to [0, 1], minus {mean}, divided by {std}. "
+        f"Images are {height} × {width} pixels, {colors}, scaled to [0, 1], minus {mean}, divided by {std}. "
         "`preprocessing.json` has the numbers, `model.preprocess(image)` does it."
     )

@@ -1,4 +1,4 @@
-"""A network as any runtime can have it: of PyTorch's own operators only."""
+"""Networks of PyTorch's own operators only, which every runtime can run."""
 
 import copy
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from lambdanets.mixers import LambdaLayer
 from lambdanets.ops import MethodName, predict_costs
 
-# The methods of the lambda layer without an operator of our own.
+# The lambda layer's methods without a custom operator.
 METHODS: tuple[MethodName, ...] = ("lambdas", "convolution")
 
 
-def portable(network: nn.Module, images: Tensor) -> nn.Module:
-    """A copy in evaluation mode whose lambda layers compute what they did, by the cheaper of these methods.
+def portable_copy(network: nn.Module, images: Tensor) -> nn.Module:
+    """Copy a network into evaluation mode, with lambda layers that use the cheaper of METHODS.
 
     Args:
-        network: of which a copy is made.
-        images: (B, C, H, W), an example of what it is given.
+        network: stays as it is.
+        images: (B, C, H, W), an example of its input.
     """
     network = copy.deepcopy(network).eval()
-    with recorded(network) as inputs, torch.no_grad():
+    with record_inputs(network) as inputs, torch.no_grad():
         network(images)
     for layer, x in inputs.items():
         found = predict_costs(layer.cost_shape(x[:, :, :: layer.step, :: layer.step], x))
@@ -32,8 +32,8 @@ def portable(network: nn.Module, images: Tensor) -> nn.Module:
 
 
 @contextmanager
-def recorded(network: nn.Module) -> Iterator[dict[LambdaLayer, Tensor]]:
-    """The inputs of all lambda layers with position embeddings that a pass through the network meets."""
+def record_inputs(network: nn.Module) -> Iterator[dict[LambdaLayer, Tensor]]:
+    """Record the inputs of all lambda layers with position embeddings in a pass through the network."""
     inputs: dict[LambdaLayer, Tensor] = {}
     layers = [module for module in network.modules() if isinstance(module, LambdaLayer) and module.table is not None]
     hooks = [layer.register_forward_pre_hook(lambda layer, given: inputs.update({layer: given[0]})) for layer in layers]

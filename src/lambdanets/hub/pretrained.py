@@ -1,4 +1,4 @@
-"""Weights that a network starts from: of a run, of an exported model, of a hub."""
+"""Pretrained weights for a new network: of a run, of an exported model, or from a hub."""
 
 import logging
 import os
@@ -9,56 +9,58 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
-from lambdanets.hub.download import HUB, download_from_hub
+from lambdanets.hub.download import HUB_PREFIX, download_from_hub
 from lambdanets.hub.load import model_file
 from lambdanets.peers import TIMM_NETWORKS, rename_weights
 from lambdanets.runs.checkpoints import is_resizable_table, read_checkpoint
 
 log = logging.getLogger(__name__)
-HEAD = "classifier."
-# Of the hub's models, those that timm keeps there.
-TIMM = "timm/"
+HEAD_PREFIX = "classifier."
+# timm's own models on the hub.
+TIMM_PREFIX = "timm/"
 
 
 def load_pretrained(network: nn.Module, source: str, *, key: str = "pretrained") -> None:
-    """Loads trained weights, layer by layer; position tables of a global scope are stretched to the network's maps.
+    """Load trained weights into a network; position tables of a global scope are resized to the network's maps.
 
-    A classifier of another number of classes, or of none, stays as it is.
+    A classifier of another number of classes, or of none, keeps its own weights.
 
     Args:
-        network: a classifier, or a detector's skeleton.
-        source: a run's folder, whose best checkpoint counts; a checkpoint; what job=export wrote, also as
-            `<user>/<name>` on the Hugging Face hub; or one of timm's lambda networks there,
-            `timm/lambda_resnet26t.c1_in1k` for instance.
-        key: how the user calls the source.
+        network: a classifier, or the part of another network that loads a classifier's weights.
+        source: a run's folder, whose best checkpoint counts; a checkpoint; a folder or file of job=export, also as
+            `<user>/<name>` on the Hugging Face hub; or one of timm's lambda networks there, such as
+            `timm/lambda_resnet26t.c1_in1k`.
+        key: the config key of the source, for messages.
 
     Raises:
-        UserError: there is no such thing, or some of its layers are not the network's.
+        UserError: there is no such source, or some of its layers don't match the network's.
     """
-    state, origin = weights_of(network, source, key)
+    state, architecture = read_weights(network, source, key)
     own: dict[str, Tensor] = network.state_dict()
-    head = {name for name in (*own, *state) if name.startswith(HEAD)}
+    head = {name for name in (*own, *state) if name.startswith(HEAD_PREFIX)}
     new_head = any(name not in own or name not in state or own[name].shape != state[name].shape for name in head)
     if new_head:
         state = {name: tensor for name, tensor in state.items() if name not in head}
         state |= {name: own[name] for name in head if name in own}
-    wrong = state_dict_mismatches(network, state)
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    mismatches = state_dict_mismatches(network, state)
+    if mismatches:
+        more = f" and {len(mismatches) - 3} more" if len(mismatches) > 3 else ""
         raise UserError(
-            f"{key}={source} doesn't fit in {len(wrong)} of {len(own)} tensors: {'; '.join(wrong[:3])}{more}. Give "
-            f"mixer, model and their options as there, which is of {origin}."
+            f"{key}={source} does not match the model in {len(mismatches)} of {len(own)} tensors: "
+            f"{'; '.join(mismatches[:3])}{more}. Set mixer, model and their options as in the source, which has "
+            f"{architecture}."
         )
     network.load_state_dict(state)
-    but = ", but for the classifier, which is new" if new_head and not head.isdisjoint(own) else ""
-    log.info("Starting from %s: all of its tensors fit%s.", source, but)
+    exception = " except for the classifier, which is new" if new_head and not head.isdisjoint(own) else ""
+    log.info("Initialized all weights from %s%s.", source, exception)
 
 
-def weights_of(network: nn.Module, source: str, key: str) -> tuple[dict[str, Tensor], str]:
-    """The source's weights under the network's names, and what they are of, in words."""
-    if source.startswith(TIMM) and not Path(source).exists():
-        return timm_weights(network, source, key)
-    if not Path(source).exists() and source.removeprefix(HUB).count("/") == 1 and not source.startswith((".", os.sep)):
+def read_weights(network: nn.Module, source: str, key: str) -> tuple[dict[str, Tensor], str]:
+    """Return the source's weights under the network's names, and a summary of the source's architecture."""
+    if source.startswith(TIMM_PREFIX) and not Path(source).exists():
+        return read_timm_weights(network, source, key)
+    name = source.removeprefix(HUB_PREFIX)
+    if not Path(source).exists() and name.count("/") == 1 and not source.startswith((".", os.sep)):
         file = model_file(download_from_hub(source))
     else:
         file = model_file(Path(source))
@@ -67,33 +69,34 @@ def weights_of(network: nn.Module, source: str, key: str) -> tuple[dict[str, Ten
     return state, architecture_summary(checkpoint["config"])
 
 
-def timm_weights(network: nn.Module, source: str, key: str) -> tuple[dict[str, Tensor], str]:
-    name = source.removeprefix(TIMM).split(".")[0]
+def read_timm_weights(network: nn.Module, source: str, key: str) -> tuple[dict[str, Tensor], str]:
+    """Return the weights of a lambda network of timm's as `read_weights` does."""
+    name = source.removeprefix(TIMM_PREFIX).split(".")[0]
     if name not in TIMM_NETWORKS:
-        raise UserError(f"{key}={source} is no lambda network of timm's; choose among {', '.join(TIMM_NETWORKS)}.")
+        raise UserError(f"{key}={source} is not a lambda network of timm's; choose among {', '.join(TIMM_NETWORKS)}.")
     weights = load_file(download_from_hub(source, "model.safetensors"))
     try:
         return rename_weights(weights, network), f"model={name}"
     except (AttributeError, AssertionError) as error:
-        raise UserError(f"{key}={source} are weights of another network than this one: choose model={name}.") from error
+        raise UserError(f"{key}={source} does not match the model: choose model={name}.") from error
 
 
 def state_dict_mismatches(network: nn.Module, state: dict[str, Tensor]) -> list[str]:
-    """What of the weights doesn't fit, in words."""
+    """Describe each tensor of the weights that doesn't match the network's."""
     own: dict[str, Tensor] = network.state_dict()
-    found = []
+    mismatches = []
     for name, tensor in own.items():
         if name not in state:
-            found.append(f"{name} is not in it")
+            mismatches.append(f"{name} is missing")
         elif state[name].shape != tensor.shape:
             if is_resizable_table(network, name) and state[name].shape[:2] == tensor.shape[:2]:
                 continue
-            found.append(f"{name} is {list(state[name].shape)} in it and {list(tensor.shape)} in the model")
-    return found + [f"{name} is not in the model" for name in state if name not in own]
+            mismatches.append(f"{name} is {list(state[name].shape)}, and {list(tensor.shape)} in the model")
+    return mismatches + [f"{name} is not in the model" for name in state if name not in own]
 
 
 def architecture_summary(config: dict[str, Any]) -> str:
-    """A run's mixer and model in a few words."""
+    """Summarize the mixer and the model of a run's config in a few words."""
     mixer, model = config["mixer"], config["model"]
     options = ", ".join(
         f"{key}={model[key]}" for key in ("name", "depth", "width", "layout", "stem", "shortcut") if key in model

@@ -1,4 +1,4 @@
-"""A trained network with what it takes to use it."""
+"""A trained network together with the preparation of its images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,30 +13,33 @@ from torchvision.transforms.v2 import functional as F
 from lambdanets.data import ImageData
 from lambdanets.data.files import read_image
 from lambdanets.errors import UserError
+from lambdanets.tasks import Task
 
-Picture = str | Path | Image.Image | Tensor
+ImageSource = str | Path | Image.Image | Tensor
 
 
 class TrainedModel(nn.Module):
-    """What `lambdanets.load` gives: normalized images (B, C, H, W) → logits (B, num_classes), or a detector's objects.
+    """A trained network or graph, from `lambdanets.load`: normalized images (B, C, H, W) → logits, or a task's outputs.
 
     Args:
-        run: computes that; a network, or a graph in a format of another runtime.
-        data: knows how images are prepared.
-        classes: their names.
+        run: a network, or a function that runs a graph of another runtime.
+        task: class of the task that it was trained for.
+        data: prepares images as in evaluation.
+        classes: names of the classes.
         config: of the run that trained it.
 
     Attributes:
-        network: the network as a module to look into or to train on, or None where the format has graphs only.
+        network: the network, to inspect or to train on; None for a graph.
     """
 
     def __init__(
-        self, run: Callable[[Tensor], Any], *, data: ImageData, classes: list[str], config: DictConfig
+        self, run: Callable[[Tensor], Any], *, task: type[Task], data: ImageData, classes: list[str], config: DictConfig
     ) -> None:
         super().__init__()
         self.network = run if isinstance(run, nn.Module) else None
         self.run = run
         self.eval()
+        self.task = task
         self.data = data
         self.classes = classes
         self.config = config
@@ -44,39 +47,38 @@ class TrainedModel(nn.Module):
     def forward(self, images: Tensor) -> Any:
         return self.run(images)
 
-    def preprocess(self, picture: Picture) -> Tensor:
-        """An image as the network was trained to see it: (C, H, W) float, normalized.
+    def preprocess(self, image: ImageSource) -> Tensor:
+        """Prepare an image as in evaluation: (C, H, W) float, normalized.
 
         Args:
-            picture: a file, an image of PIL's, or (3, H, W) or (1, H, W) uint8, of any size.
+            image: a file, a PIL image, or (3, H, W) or (1, H, W) uint8, of any size.
         """
-        pixels = pixels_of(picture)
+        pixels = read_pixels(image)
         if pixels.dtype != torch.uint8 or pixels.ndim != 3:
             raise UserError(
-                f"An image is (C, H, W) uint8, and this is {tuple(pixels.shape)} {pixels.dtype}: give pixels from 0 "
-                "to 255, which preprocess() normalizes itself."
+                f"preprocess() needs an image (C, H, W) uint8, not {tuple(pixels.shape)} {pixels.dtype}: give pixels "
+                "from 0 to 255, which it normalizes itself."
             )
         return self.data.normalize(self.data.preprocess(pixels))
 
     @torch.no_grad()
-    def predict(self, picture: Picture, top: int = 5) -> list[tuple[str, float]]:
-        """The likeliest classes of an image with their probabilities.
+    def predict(self, image: ImageSource, top: int = 5) -> Any:
+        """Predict one image as the model's task does: as a rule the likeliest classes with their probabilities.
+
+        Args:
+            image: as in `preprocess`.
+            top: number of classes.
 
         Raises:
-            UserError: the model is a detector, which finds objects.
+            UserError: the task has no prediction for one image, such as detection.
         """
-        if self.data.TASK != "classification":
-            raise UserError("This model finds objects in images: use its forward, or job=predict for pictures.")
-        probabilities = self(self.preprocess(picture)[None]).float().softmax(-1)[0]
-        likeliest = probabilities.topk(min(top, len(self.classes)))
-        pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
-        return [(self.classes[index], probability) for index, probability in pairs]
+        return self.task.interpret(self(self.preprocess(image)[None]), self.classes, top=top)
 
 
-def pixels_of(picture: Picture) -> Tensor:
-    """(C, H, W)."""
-    if isinstance(picture, Tensor):
-        return picture
-    if isinstance(picture, Image.Image):
-        return F.pil_to_tensor(picture.convert("RGB"))
-    return read_image(Path(picture))
+def read_pixels(image: ImageSource) -> Tensor:
+    """Return the pixels of an image: (C, H, W)."""
+    if isinstance(image, Tensor):
+        return image
+    if isinstance(image, Image.Image):
+        return F.pil_to_tensor(image.convert("RGB"))
+    return read_image(Path(image))

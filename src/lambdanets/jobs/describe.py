@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from lambdanets.atomic import atomic_write
 from lambdanets.config import experiments
-from lambdanets.config.build import ImageSpec, build_model, check_numbers, image_spec
+from lambdanets.config.build import build_model, check_numbers, image_spec
 from lambdanets.console import silence_lightning
 from lambdanets.costs.closed_forms import FORMS, total_memory_gib, total_multiply_adds
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.costs.layer_sizes import mixing_layers
+from lambdanets.models import CompositeNetwork
 from lambdanets.progress import progress_bar
 from lambdanets.reports.comparison import format_published
 from lambdanets.reports.published import row_label
@@ -34,12 +36,14 @@ class Description:
         image_size: (H, W).
         parts: costs by part.
         form: cells of the closed form of its mixing layers, None without such layers.
+        note: how the network is counted, if that is peculiar to it.
     """
 
     experiment: str
     image_size: tuple[int, int]
     parts: dict[str, ModelCost]
     form: Row | None
+    note: str | None
 
     @property
     def cost(self) -> ModelCost:
@@ -92,7 +96,10 @@ def describe(experiment: str, config: DictConfig, batch: int, device: str) -> De
         batch=batch,
         device=device,
     )
-    return Description(experiment, images.size, parts, closed_form(config, images, batch))
+    with torch.device("meta"):
+        model = build_model(config, images)
+    note = model.cost_note if isinstance(model, CompositeNetwork) else None
+    return Description(experiment, images.size, parts, closed_form(model, images.size, batch), note)
 
 
 def networks_table(title: str, descriptions: Sequence[Description], batch: int, device: str) -> Table:
@@ -114,10 +121,7 @@ def networks_table(title: str, descriptions: Sequence[Description], batch: int, 
         f"{device} at batch {batch}, and in the paper's order, which computes all lambdas first.",
         "MiB: float32 activations per image that a training step stores for its backward pass.",
     ]
-    if any("box head" in description.parts for description in descriptions):
-        table.notes.append(
-            "Detectors: with all regions that the heads process in evaluation; MiB without those of the targets."
-        )
+    table.notes += dict.fromkeys(description.note for description in descriptions if description.note)
     if any(row["published M"] or row["published top-1"] for row in table.rows):
         table.notes.append("Published numbers are the papers'; unconfirmed: as recalled, not read again.")
     return table
@@ -157,10 +161,9 @@ def format_cost(cost: ModelCost) -> Row:
     }
 
 
-def closed_form(config: DictConfig, images: ImageSpec, batch: int) -> Row | None:
+def closed_form(model: nn.Module, image_size: tuple[int, int], batch: int) -> Row | None:
     """Return the closed form's cells for the layers that relate positions, None for a network without any."""
-    with torch.device("meta"):
-        mixing = mixing_layers(build_model(config, images), images.size)
+    mixing = mixing_layers(model, image_size)
     if mixing is None:
         return None
     kind, layers = mixing

@@ -145,9 +145,9 @@ def initialize_weights(config: DictConfig, task: Task) -> None:
     """
     model: Any = task.model
     if OmegaConf.select(config, "model.backbone.pretrained") is not None:
-        raise UserError("A detector's backbone starts from model.backbone_ckpt=…; leave model.backbone.pretrained out.")
+        raise UserError("model.backbone.pretrained is not used: give the backbone's weights as model.backbone_ckpt=….")
     if (source := config.model.get("backbone_ckpt")) is not None:
-        load_pretrained(model.get_submodule("backbone.body"), source, key="model.backbone_ckpt")
+        load_pretrained(model.skeleton, source, key="model.backbone_ckpt")
     if (source := config.model.get("pretrained")) is not None:
         load_pretrained(model, source, key="model.pretrained")
 

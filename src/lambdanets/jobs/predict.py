@@ -1,29 +1,29 @@
-"""job=predict: what a trained model says of images."""
+"""job=predict: the predictions of a trained model for image files."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
+from torch.utils.data import DataLoader
 
-from lambdanets.config.build import build_data, build_task
+from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import silence_lightning
-from lambdanets.data.files import EXTENSIONS
+from lambdanets.data import ImageData
+from lambdanets.data.files import EXTENSIONS, ImageFiles, Photo
 from lambdanets.errors import UserError
-from lambdanets.jobs.predict_classes import predict_classes
-from lambdanets.jobs.predict_objects import predict_objects
-from lambdanets.jobs.trained import Trained
 from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
-from lambdanets.tasks import Detection
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Names the likeliest classes of each image, or finds the objects in it; the data set itself isn't needed.
+    """Predict image files in the way of the checkpoint's task; the data set itself isn't needed.
 
     Args:
         config: resolved.
-        folder: where predictions.json, or pictures and COCO results, go.
+        folder: folder for the predictions.
 
     Returns:
-        The number of images, and of objects.
+        The number of images, and what else the task counts, such as objects.
 
     Raises:
         UserError: no checkpoint or input is named, either can't be read, or they don't fit.
@@ -33,22 +33,42 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         raise UserError("job=predict needs ckpt=<run's folder or file> and input=<image or folder of images>.")
     checkpoint = read_checkpoint(config.ckpt)
     data = build_data(config)
-    task = build_task(config, data, checkpoint["classes"])
+    task = build_task(config, data, checkpoint["labels"]["classes"])
     check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
     config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
-    trained = Trained(task, data, checkpoint)
     files = image_files(Path(config.input))
-    if isinstance(task, Detection):
-        return predict_objects(config, trained, files, folder)
-    return predict_classes(config, trained, files, folder)
+    trainer = build_trainer(config, logger=False, default_root_dir=folder)
+    loader = DataLoader(InputImages(files, data), config.recipe.batch_size, collate_fn=data.collate)
+    batches: Any = trainer.predict(task, loader)
+    predictions = [prediction for batch in batches for prediction in batch]
+    folder.mkdir(parents=True, exist_ok=True)
+    return task.write_predictions(files, predictions, folder, labels=checkpoint["labels"], options=config.job)
+
+
+class InputImages(ImageFiles):
+    """Normalized images, each with its "image_id", counted from 1, and the "size" (H, W) of its file.
+
+    Args:
+        files: the images.
+        data: prepares images as in evaluation.
+    """
+
+    def __init__(self, files: Sequence[Path], data: ImageData) -> None:
+        super().__init__(
+            [(str(file), image_id) for image_id, file in enumerate(files, 1)],
+            lambda photo: data.normalize(data.preprocess(photo.decode())),
+        )
+
+    def example(self, index: int, photo: Photo) -> Any:
+        return self.transform(photo), {"image_id": self.samples[index][1], "size": photo.size}
 
 
 def image_files(path: Path) -> list[Path]:
-    """The image itself, or the images in a folder and below it, by name.
+    """List the image itself, or the images in a folder and below it, by name.
 
     Raises:
-        UserError: there is nothing there.
+        UserError: there are none.
     """
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)

@@ -22,10 +22,8 @@ from lambdanets.reports.html import render_page
 from lambdanets.reports.runs import RunRecord, read_runs
 from lambdanets.runs import provenance
 from lambdanets.runs.folders import SWEEPS
-from lambdanets.tasks import Classification, Detection
 
 log = logging.getLogger(__name__)
-TASKS = (Classification, Detection)
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -49,7 +47,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     runs = read_runs(sweep_folders(config.sweep_dir))
     if config.job.archive_to:
         archive_runs(runs, Path(config.job.archive_to))
-    score = config.job.score or main_score(runs)
+    score = config.job.score or runs[0].task.SCORES[0]
     comparison = compare(runs, score=score, baseline=config.job.baseline, flops=run_flops)
     tables = comparison.tables
     for table in tables:
@@ -82,14 +80,6 @@ def sweep_folders(sweep_dir: str | list[str] | None) -> list[Path]:
     if not sweeps:
         raise UserError(f"There is no sweep below '{SWEEPS}': name a folder of runs with sweep_dir=<folder>.")
     return [max(sweeps, key=lambda file: file.stat().st_mtime).parent]
-
-
-def main_score(runs: list[RunRecord]) -> str:
-    """The first score of the first task of which a run has any; test/top1 if none has."""
-    for task in TASKS:
-        if any(score in row for run in runs for row in (run.metrics, *run.log) for score in task.SCORES):
-            return task.SCORES[0]
-    return TASKS[0].SCORES[0]
 
 
 def run_flops(run: RunRecord) -> float | None:

@@ -31,7 +31,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     data = build_data(config)
     if not data.has_test:
         raise UserError("The data have no test split: there is no folder 'test' below data.root.")
-    data.classes = checkpoint["classes"]
+    data.classes = checkpoint["labels"]["classes"]
     task = build_task(config, data, data.classes)
     check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])

@@ -4,8 +4,9 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -27,6 +28,8 @@ ANCHOR, RATIOS = 8, (0.5, 1.0, 2.0)
 # Of the skeleton's last stage, as a rule: what global tables count on when they are made.
 LAST_STRIDE = 32
 Detections = list[dict[str, Tensor]]
+# For benchmarks: objects per image, about COCO's mean, and the logit of the class that all regions get.
+EXAMPLE_OBJECTS, CONFIDENT_LOGIT = 8, 10.0
 
 
 class Pyramid(nn.Module):
@@ -76,6 +79,14 @@ class MaskRCNN(detection.MaskRCNN):
     Raises:
         UserError: the strides of the stages don't double, or an unknown norm.
     """
+
+    cost_note: ClassVar[str] = (
+        "Detectors: with all regions that the heads process in evaluation; MiB without those of the targets."
+    )
+    benchmark_note: ClassVar[str] = (
+        f"Detectors train on {EXAMPLE_OBJECTS} objects per image; in inference all regions are of one class, so that "
+        "the heads work on as many as they can."
+    )
 
     def __init__(
         self,
@@ -148,9 +159,14 @@ class MaskRCNN(detection.MaskRCNN):
         found, losses = self.roi_heads(features, proposals, sizes, targets)
         return {**proposal_losses, **losses} if self.training else found
 
+    @property
+    def skeleton(self) -> ResNet:
+        """The ResNet below the pyramid, which loads the weights of model.backbone_ckpt."""
+        return self.backbone.body
+
     def parts(self) -> dict[str, list[nn.Module]]:
-        """What the network is made of, in order."""
-        body, heads = self.backbone.body, self.roi_heads
+        """Return the modules of each part, in order."""
+        body, heads = self.skeleton, self.roi_heads
         return {
             "stem": [body.stem],
             **{f"stage {number}": [stage] for number, stage in enumerate(body.stages, 1)},
@@ -161,9 +177,9 @@ class MaskRCNN(detection.MaskRCNN):
         }
 
     def dense(self, images: Tensor) -> Any:
-        """All that is computed alike for each image, whatever is in it: (B, 3, H, W) → outputs of all heads.
+        """Compute all heads for as many regions as there may be, whatever is in the images: (B, 3, H, W).
 
-        The box head sees as many regions as there are proposals, the mask head as many as there may be detections.
+        The box head gets as many regions as there are proposals, the mask head as many as there may be detections.
         """
         features = list(self.backbone(images).values())
         regions = [
@@ -173,6 +189,23 @@ class MaskRCNN(detection.MaskRCNN):
         heads = self.roi_heads
         boxes = heads.box_predictor(heads.box_head(regions[0]))
         return self.rpn.head(features), boxes, heads.mask_predictor(heads.mask_head(regions[1]))
+
+    def saturate(self) -> None:
+        """Change the weights so that an untrained network works on as many regions as it can.
+
+        All anchors score alike and every region is one class. Random weights would instead detect anything from none
+        to all of the candidates, depending on the backbone.
+        """
+        predictor = self.roi_heads.box_predictor
+        with torch.no_grad():
+            for layer in (self.rpn.head.cls_logits, self.rpn.head.bbox_pred, predictor.cls_score, predictor.bbox_pred):
+                layer.weight.zero_()
+                layer.bias.zero_()
+            predictor.cls_score.bias[1] = CONFIDENT_LOGIT
+
+    def example_batch(self, images: Tensor) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """Return images, given as (B, 3, H, W), with the same targets in each, as `forward` takes them in training."""
+        return list(images), [example_target(image) for image in images]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compiles the backbone; the heads work on another number of regions each time."""
@@ -209,3 +242,16 @@ def pooler(levels: list[str], strides: list[int], side: int) -> MultiScaleRoIAli
 def round_up_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:
     height, width = size
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def example_target(image: Tensor) -> dict[str, Tensor]:
+    """Return a target of rectangles of all sizes, from a 32nd to half of the sides of an image (3, H, W)."""
+    height, width = image.shape[-2:]
+    sides = torch.logspace(-5, -1, EXAMPLE_OBJECTS, base=2)
+    corners = (1 - sides) * torch.linspace(0, 1, EXAMPLE_OBJECTS)
+    boxes = torch.stack([corners * width, corners * height, (corners + sides) * width, (corners + sides) * height], 1)
+    masks = torch.zeros(EXAMPLE_OBJECTS, height, width, dtype=torch.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.round().int().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    target = {"boxes": boxes, "labels": torch.ones(EXAMPLE_OBJECTS, dtype=torch.int64), "masks": masks}
+    return {name: tensor.to(image.device) for name, tensor in target.items()}

@@ -6,18 +6,12 @@ from statistics import fmean
 
 from omegaconf import OmegaConf
 
-from lambdanets.reports.detection_table import (
-    AVERAGE_PRECISIONS,
-    DetectionRow,
-    detection_table,
-    mean_test_scores,
-)
 from lambdanets.reports.published import published_value, row_label
 from lambdanets.reports.runs import ExperimentRuns, RunRecord, describe_missing, group_runs
+from lambdanets.reports.score_table import mean_test_scores, score_names, score_table
 from lambdanets.reports.statistics import PairedDifference, ScoreSummary, paired_difference, summarize
 from lambdanets.table import Table
-
-QUANTITY_NAMES = {"top1": "top-1", "top5": "top-5", "box_ap": "box AP", "mask_ap": "mask AP"}
+from lambdanets.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -28,7 +22,7 @@ class ComparedRow:
         runs: the row's runs.
         name: label of the experiment, with the setting where it distinguishes rows.
         score: over seeds, in percent.
-        average_precisions: a detector's, in percent, by name; empty for other networks.
+        test_scores: scores of the task's own table, in percent, by name; empty without such a table.
         difference: to the baseline, in percent.
         parameters: of the network.
         flops: of one image's forward pass.
@@ -39,7 +33,7 @@ class ComparedRow:
     runs: ExperimentRuns
     name: str
     score: ScoreSummary | None
-    average_precisions: dict[str, float]
+    test_scores: dict[str, float]
     difference: PairedDifference | None
     parameters: float | None
     flops: float | None
@@ -76,13 +70,19 @@ class Comparison:
 
     @property
     def tables(self) -> list[Table]:
-        """Tables for readers: the comparison, and for detectors their average precisions."""
-        rows = [DetectionRow(row.name, row.experiment, row.average_precisions) for row in self.rows]
-        return [self.table(), *([detection_table(rows)] if any(row.scores for row in rows) else [])]
+        """Tables for readers: the comparison, and the task's own table of scores if it has one."""
+        rows = [(row.name, row.experiment, row.test_scores) for row in self.rows]
+        layout = self.task.SCORE_TABLE if any(row.test_scores for row in self.rows) else None
+        return [self.table(), *([score_table(layout, rows, self.task.PUBLISHED_ON)] if layout else [])]
+
+    @property
+    def task(self) -> type[Task]:
+        """The task of the first row."""
+        return self.rows[0].runs.task
 
     def table(self) -> Table:
         """Return the comparison for readers."""
-        published_score = f"published {QUANTITY_NAMES.get(self.quantity, self.quantity)}"
+        published_score = f"published {self.task.SCORE_TITLES.get(self.quantity, self.quantity)}"
         columns = ["row", "runs", f"{self.score} %", published_score, "difference [95 %]", "M parameters"]
         columns += ["published M", "GFLOPs", "images/s", "GiB"]
         table = Table(self.title, columns)
@@ -120,7 +120,7 @@ class Comparison:
             "runs on their machines."
         )
         if any(published_value(row.experiment, self.quantity) for row in self.rows):
-            data = "COCO" if self.quantity in AVERAGE_PRECISIONS else "ImageNet"
+            data = self.task.PUBLISHED_ON
             notes.append(f"Published: on {data}, by the papers, not by us; unconfirmed: as recalled, not read again.")
         return notes + [f"Missing: {description.rstrip('.')}." for description in self.missing]
 
@@ -128,7 +128,7 @@ class Comparison:
         """Return the comparison for programs: one number per cell."""
         columns = ["experiment", "setting", "runs", "mean", "deviation", "difference", "low", "high", "pairs"]
         columns += ["parameters", "flops", "images_per_s", "memory_gib"]
-        scores = AVERAGE_PRECISIONS if any(row.average_precisions for row in self.rows) else ()
+        scores = score_names(self.task.SCORE_TABLE) if any(row.test_scores for row in self.rows) else []
         columns += scores
         quantities = dict.fromkeys([self.quantity, "params", *scores])
         columns += [f"published_{name}{suffix}" for name in quantities for suffix in ("", "_trust")]
@@ -151,7 +151,7 @@ class Comparison:
                     "flops": row.flops,
                     "images_per_s": row.images_per_s,
                     "memory_gib": row.memory_gib,
-                    **row.average_precisions,
+                    **row.test_scores,
                     **{f"published_{name}": number.value for name, number in published.items() if number},
                     **{f"published_{name}_trust": number.trust for name, number in published.items() if number},
                 }

@@ -9,12 +9,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lambdanets.config.build import task_class
 from lambdanets.config.keys import UNREPORTED_KEYS, is_key_in, override_key
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.errors import UserError
 from lambdanets.runs.folders import METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG
 from lambdanets.runs.provenance import PROVENANCE
 from lambdanets.runs.sweeps import FAILED
+from lambdanets.tasks import Classification, Task
 
 ARCHIVE = "runs.jsonl"
 FIT = "lambdanets.jobs.fit.run"
@@ -52,6 +54,14 @@ class RunRecord:
         return self.config.seed
 
     @property
+    def task(self) -> type[Task]:
+        """The class of the run's task; `Classification` if that class can't be imported any more."""
+        try:
+            return task_class(self.config)
+        except Exception:  # an import may raise anything
+            return Classification
+
+    @property
     def setting(self) -> tuple[str, ...]:
         """The overrides that set the run apart from others of its experiment and seed."""
         return tuple(sorted(filter(is_setting, self.overrides)))
@@ -83,6 +93,10 @@ class ExperimentRuns:
     experiment: str
     setting: tuple[str, ...]
     by_seed: dict[int, RunRecord] = field(default_factory=dict)
+
+    @property
+    def task(self) -> type[Task]:
+        return next(iter(self.by_seed.values())).task
 
     def scores(self, score: str) -> dict[int, float]:
         """Return a score of the finished runs by seed."""

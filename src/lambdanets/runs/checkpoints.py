@@ -23,7 +23,9 @@ from lambdanets.errors import UserError
 # The suffix of the weights that job=export writes.
 SAFETENSORS_SUFFIX = ".safetensors"
 # Entries of a checkpoint that describe its run.
-METADATA_KEYS = ("config", "classes", "category_ids")
+METADATA_KEYS = ("config", "labels")
+# Entries that checkpoints of version 0.1.0 have in the place of "labels".
+FORMER_LABEL_KEYS = ("classes", "category_ids")
 # Checkpoints that were read with keep=True and wait for their next reader.
 unclaimed: dict[Path, dict[str, Any]] = {}
 
@@ -33,7 +35,7 @@ class RunInCheckpoint(pl.Callback):
 
     Args:
         config: the run's config with its interpolations.
-        labels: the names of the classes, and other facts of the data that predictions need.
+        labels: the names of the "classes", and other facts of the data that predictions need.
     """
 
     def __init__(self, config: dict[str, Any], labels: dict[str, Any]) -> None:
@@ -44,7 +46,7 @@ class RunInCheckpoint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = self.config
-        checkpoint.update(self.labels)
+        checkpoint["labels"] = self.labels
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -108,9 +110,20 @@ def read_archive(path: Path) -> dict[str, Any]:
         raise UserError(
             f"The checkpoint '{path}' is damaged or cut off ({path.stat().st_size} bytes): {advice}"
         ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "config", "classes"} <= checkpoint.keys():
+    if isinstance(checkpoint, dict):
+        checkpoint = upgrade_metadata(checkpoint)
+    if not isinstance(checkpoint, dict) or not {"state_dict", *METADATA_KEYS} <= checkpoint.keys():
         raise UserError(f"The file '{path}' is not a checkpoint of a run; give one that run.py wrote.")
-    return checkpoint | {"config": upgrade_config(checkpoint["config"])}
+    return checkpoint
+
+
+def upgrade_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint with its config and labels as this version writes them."""
+    checkpoint = dict(checkpoint)
+    if "config" in checkpoint:
+        checkpoint["config"] = upgrade_config(checkpoint["config"])
+    labels = {name: checkpoint.pop(name) for name in FORMER_LABEL_KEYS if name in checkpoint}
+    return {"labels": labels, **checkpoint} if labels else checkpoint
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
@@ -127,18 +140,19 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         raise UserError(
             f"The file '{path}' is damaged or not a safetensors file ({error}): export it again."
         ) from error
-    if not {"config", "classes"} <= metadata.keys():
+    known = (*METADATA_KEYS, *FORMER_LABEL_KEYS)
+    entries = upgrade_metadata({key: json.loads(text) for key, text in metadata.items() if key in known})
+    if not set(METADATA_KEYS) <= entries.keys():
         raise UserError(f"The file '{path}' has no config of a run; give one that job=export wrote.")
-    entries = {key: json.loads(metadata[key]) for key in METADATA_KEYS if key in metadata}
-    return {"state_dict": state, **entries, "config": upgrade_config(entries["config"])}
+    return {"state_dict": state, **entries}
 
 
 def write_weights(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint's weights, under the model's names, with its config and classes as a safetensors file."""
+    """Write a checkpoint's weights, under the model's names, with its config and labels as a safetensors file."""
     # The format has no shared tensors: tensors that layers share are written once for each layer.
     dense = torch.contiguous_format
     state = {name.removeprefix("model."): t.clone(memory_format=dense) for name, t in checkpoint["state_dict"].items()}
-    metadata = {key: json.dumps(checkpoint[key]) for key in METADATA_KEYS if key in checkpoint}
+    metadata = {key: json.dumps(checkpoint[key]) for key in METADATA_KEYS}
     atomic_write(path, save(state, {**metadata, "format": "pt"}))
 
 

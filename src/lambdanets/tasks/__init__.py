@@ -1,7 +1,7 @@
-"""LightningModules: what is learnt with a model."""
+"""LightningModules: losses and scores around a model."""
 
 from lambdanets.tasks.classification import Classification
 from lambdanets.tasks.detection import Detection
-from lambdanets.tasks.task import Task
+from lambdanets.tasks.task import ScoreTable, Task
 
-__all__ = ["Classification", "Detection", "Task"]
+__all__ = ["Classification", "Detection", "ScoreTable", "Task"]

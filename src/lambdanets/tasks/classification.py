@@ -1,6 +1,6 @@
 """Image classification."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +14,24 @@ from lambdanets.tasks.task import Task
 
 
 class Classification(Task):
-    """Cross entropy with label smoothing; top-1 and top-5 accuracy over whole splits, all processes together.
+    """Cross entropy with label smoothing; top-1 and top-5 accuracy over whole splits and all processes.
 
     Logs train/loss, train/top1, and loss, top1 and top5 below val/ and test/. With fewer than five classes, top5 counts
     all of them.
 
-    `confusion` is the last validation's, (num_classes, num_classes): of the images of a class, a row, how many were
-    taken for each class, a column.
-
     Args:
         model: (B, C, H, W) → (B, num_classes).
         num_classes: number of classes.
-        label_smoothing: share of the target spread over all classes, in training only.
+        label_smoothing: fraction of the target spread over all classes, in training only.
         **options: as `Task`.
 
     Raises:
         UserError: the model is not a classifier.
     """
 
-    NAME = "classification"
     MONITOR = "val/top1"
     SCORES = ("test/top1", "test/top5", "val/top1")
+    SCORE_TITLES: ClassVar = {"top1": "top-1", "top5": "top-5"}
 
     def __init__(
         self,
@@ -46,7 +43,7 @@ class Classification(Task):
     ) -> None:
         super().__init__(model, **options)
         if isinstance(model, MaskRCNN):
-            raise UserError("model=mask_rcnn finds objects and gives no class of an image: use task=detection with it.")
+            raise UserError("model=mask_rcnn is a detector and gives no class of an image: use task=detection with it.")
         self.label_smoothing = label_smoothing
         top5 = min(5, num_classes)
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
@@ -61,7 +58,6 @@ class Classification(Task):
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
         self.val_confusion = MulticlassConfusionMatrix(num_classes)
-        self.confusion: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
@@ -76,7 +72,12 @@ class Classification(Task):
         return loss
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What training makes small: (B, num_classes) and labels, (B,) or, mixed, (B, num_classes) → a scalar."""
+        """Return the training loss, a scalar.
+
+        Args:
+            logits: (B, num_classes).
+            labels: (B,), or (B, num_classes) after mixup or cutmix.
+        """
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -93,7 +94,7 @@ class Classification(Task):
 
     def evaluate(self, batch: tuple[Tensor, Tensor], *scores: MetricCollection | Metric) -> None:
         images, labels = batch
-        if not len(labels):  # all of the batch's images were corrupt
+        if not len(labels):  # every image of the batch was corrupt
             return
         logits = self(images).float()
         metrics = [m for score in scores for m in (score.values() if isinstance(score, MetricCollection) else [score])]
@@ -104,12 +105,12 @@ class Classification(Task):
                 metric.update(logits, labels)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int = 0) -> Tensor:
-        """Class probabilities: (B, C, H, W) → (B, num_classes)."""
+        """Return the class probabilities: (B, C, H, W) → (B, num_classes)."""
         images, _ = batch
         return self(images).float().softmax(-1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what the epoch's training accuracy has counted so far, in all processes."""
+        """Add the counts of the epoch's training accuracy, over all processes."""
         metric = self.train_top1
         metric.sync()
         checkpoint["train_top1"] = {name: torch.as_tensor(value).clone() for name, value in metric.metric_state.items()}
@@ -118,7 +119,7 @@ class Classification(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint.get("train_top1", {})
-        if state and self.global_rank == 0:  # the counts of all processes come back in one
+        if state and self.global_rank == 0:  # one process restores the counts of all
             self.train_top1._update_count = 1
             for name, value in state.items():
                 setattr(self.train_top1, name, value.to(self.device))

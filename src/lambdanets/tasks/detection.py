@@ -1,48 +1,65 @@
 """Object detection and instance segmentation."""
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torchvision.transforms.v2 import functional as F
+from typing_extensions import override
 
-from lambdanets.atomic import atomic_write
 from lambdanets.errors import UserError
 from lambdanets.models import MaskRCNN
 from lambdanets.tasks.average_precision import AveragePrecision
-from lambdanets.tasks.predictions import ImagePrediction, coco_results, rescale_predictions
-from lambdanets.tasks.task import Task
+from lambdanets.tasks.object_predictions import write_object_predictions
+from lambdanets.tasks.predictions import ImagePrediction, rescale_predictions, write_coco_results
+from lambdanets.tasks.task import ScoreTable, Task
 from lambdanets.tasks.visualization import draw_objects
 
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
 class Detection(Task):
-    """Mask R-CNN's losses; COCO's average precision and recall of boxes and masks over whole splits, all processes
-    together.
+    """Mask R-CNN's losses, and COCO's average precision and recall of boxes and masks.
 
-    Logs train/loss and its five parts, and box_ap, box_ap50, box_ap75, box_ap_small, _medium, _large, box_ar1, 10, 100,
-    box_ar_small, _medium, _large, and the same of masks, below val/ and test/: from 0 to 1, −1 where nothing is there
-    to be found. A test writes what was found as COCO results, boxes.json and masks.json.
+    Scores are of whole splits, over all processes. Logs train/loss and its five parts, and box_ap, box_ap50, box_ap75,
+    box_ap_small, _medium, _large, box_ar1, 10, 100, box_ar_small, _medium, _large, and the same of masks, below val/
+    and test/: from 0 to 1, or −1 without any such object in the data. A test writes the detected objects as COCO
+    results, boxes.json and masks.json.
 
     Args:
         model: `MaskRCNN`.
         num_classes: number of classes, without the background.
-        pictures: images of each validation that are put into TensorBoard, what is there above what was found.
-        picture_score: the score from which on an object is drawn.
+        pictures: images of each validation that are drawn into TensorBoard, the true objects above the detected ones.
+        picture_score: the lowest score of an object that is drawn.
         **options: as `Task`.
 
     Raises:
         UserError: the model is not a detector.
     """
 
-    NAME = "detection"
     MONITOR = "val/box_ap"
     SCORES = ("test/box_ap", "test/mask_ap", "val/box_ap", "val/mask_ap")
+    SCORE_TITLES: ClassVar = {"box_ap": "box AP", "mask_ap": "mask AP"}
+    SCORE_TABLE = ScoreTable(
+        "Average precision by overlap and by size of objects",
+        {
+            "box AP": ("box_ap",),
+            "box 50 / 75": ("box_ap50", "box_ap75"),
+            "box s / m / l": ("box_ap_small", "box_ap_medium", "box_ap_large"),
+            "mask AP": ("mask_ap",),
+            "mask 50 / 75": ("mask_ap50", "mask_ap75"),
+            "mask s / m / l": ("mask_ap_small", "mask_ap_medium", "mask_ap_large"),
+        },
+        ("AP: COCO's, in percent, over overlaps of 50 to 95 %; at 50 and 75 %; of small, medium and large objects.",),
+    )
+    DATA_TASK = "detection"
+    PUBLISHED_ON = "COCO"
+    PIPELINE_TAG = "object-detection"
+    NO_GRAPH = "the work of a detector depends on the objects in the image"
 
     model: MaskRCNN
 
@@ -50,26 +67,53 @@ class Detection(Task):
         self, model: nn.Module, *, num_classes: int, pictures: int = 4, picture_score: float = 0.5, **options: Any
     ) -> None:
         if not isinstance(model, MaskRCNN):
-            raise UserError(f"task=detection needs model=mask_rcnn; {type(model).__name__} finds no objects.")
+            raise UserError(f"task=detection needs model=mask_rcnn, and {type(model).__name__} is not a detector.")
         super().__init__(model, **options)
         self.pictures = pictures
         self.picture_score = picture_score
         self.val_ap = AveragePrecision()
         self.test_ap = AveragePrecision()
-        self.found: list[ImagePrediction] = []
+        self.test_predictions: list[ImagePrediction] = []
+
+    @override
+    @classmethod
+    def interpret(cls, outputs: Any, classes: Sequence[str], *, top: int) -> Any:
+        raise UserError(
+            "predict() names the class of an image, and this model is a detector: call the model itself for boxes and "
+            "masks, or use job=predict."
+        )
+
+    @override
+    def write_predictions(
+        self,
+        files: Sequence[Path],
+        predictions: Sequence[Any],
+        folder: Path,
+        *,
+        labels: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> dict[str, float]:
+        return write_object_predictions(
+            files,
+            predictions,
+            folder,
+            classes=labels["classes"],
+            category_ids=labels["category_ids"],
+            threshold=options["threshold"],
+        )
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Each image by itself, so that what is found doesn't depend on its neighbours, through padding."""
-        return [self.model([image])[0] for image in self.as_many(images)][: len(images)]
+        """Detect the objects in each image by itself: in a batch, padding would make them depend on the neighbors."""
+        return [self.model([image])[0] for image in self.pad_for_fsdp(images)][: len(images)]
 
-    def as_many(self, images: list[Tensor]) -> list[Tensor]:
-        """Under FSDP, where each pass gathers weights from all processes, empty images too until all have as many."""
+    def pad_for_fsdp(self, images: list[Tensor]) -> list[Tensor]:
+        """Append empty images until all processes have as many: with FSDP, each pass gathers weights from all."""
         if not isinstance(self.model, FSDPModule):
             return images
-        most = torch.tensor(len(images), device=self.device)
-        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        count = torch.tensor(len(images), device=self.device)
+        torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MAX)
         side = self.model.divisor
-        return images + [torch.zeros(3, side, side, device=self.device)] * (int(most) - len(images))
+        return images + [torch.zeros(3, side, side, device=self.device)] * (int(count) - len(images))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
@@ -81,76 +125,66 @@ class Detection(Task):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        found = self.evaluate(batch, self.val_ap)
-        before = batch_idx * self.batch_size
-        if self.trainer.is_global_zero and before < self.pictures:
-            for place, (image, truth, objects) in enumerate(zip(*batch, found, strict=True), before):
-                if place < self.pictures:
-                    self.show(f"val/image {place + 1}", image, truth, objects)
+        predictions = self.evaluate(batch, self.val_ap)
+        first = batch_idx * self.batch_size
+        if self.trainer.is_global_zero and first < self.pictures:
+            for index, (image, target, prediction) in enumerate(zip(*batch, predictions, strict=True), first):
+                if index < self.pictures:
+                    self.log_picture(f"val/image {index + 1}", image, target, prediction)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.scores(self.val_ap, "val/"))
+        self.log_dict(self.compute_scores(self.val_ap, "val/"))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.found += self.evaluate(batch, self.test_ap)
+        self.test_predictions += self.evaluate(batch, self.test_ap)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.scores(self.test_ap, "test/"))
-        found = self.of_all_processes(self.found)
-        self.found = []
+        self.log_dict(self.compute_scores(self.test_ap, "test/"))
+        predictions = self.gather(self.test_predictions)
+        self.test_predictions = []
         if self.trainer.is_global_zero:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            write_results(Path(self.trainer.default_root_dir), found, data.category_ids)
+            write_coco_results(Path(self.trainer.default_root_dir), predictions, data.category_ids)
 
-    def scores(self, metric: AveragePrecision, prefix: str) -> dict[str, Tensor]:
-        """The metric's numbers, the same in all processes; and begins it anew."""
-        numbers = {f"{prefix}{name}": value.to(self.device) for name, value in metric.compute().items()}
+    def compute_scores(self, metric: AveragePrecision, prefix: str) -> dict[str, Tensor]:
+        """Compute a metric's scores over all processes, and reset it."""
+        scores = {f"{prefix}{name}": value.to(self.device) for name, value in metric.compute().items()}
         metric.reset()
-        return numbers
+        return scores
 
-    def of_all_processes(self, found: list[ImagePrediction]) -> list[ImagePrediction]:
-        """In the order of images, each once."""
-        gathered: list[Any] = [found]
+    def gather(self, predictions: list[ImagePrediction]) -> list[ImagePrediction]:
+        """Gather the predictions of all processes, each image once."""
+        parts: list[Any] = [predictions]
         if self.trainer.world_size > 1:
-            gathered = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, found)
-        return list({image.image_id: image for part in gathered for image in part}.values())
+            parts = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, predictions)
+        return list({prediction.image_id: prediction for part in parts for prediction in part}.values())
 
     def evaluate(self, batch: Batch, metric: AveragePrecision) -> list[ImagePrediction]:
-        found = self.predict_step(batch)
-        metric.update(found, batch[1])
-        return found
+        predictions = self.predict_step(batch)
+        metric.update(predictions, batch[1])
+        return predictions
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> list[ImagePrediction]:
-        """What is in each image: images (3, h, w), targets with image_id and size."""
+        """Detect the objects in images (3, h, w), whose targets have the image_id and the size of the file."""
         images, targets = batch
         return [
             rescale_predictions(objects, (image.shape[1], image.shape[2]), target["size"], target["image_id"])
             for image, target, objects in zip(images, targets, self(images), strict=True)
         ]
 
-    def show(self, tag: str, image: Tensor, truth: dict[str, Any], objects: ImagePrediction) -> None:
-        """Puts an image into TensorBoard: what is there above what was found."""
+    def log_picture(self, tag: str, image: Tensor, target: dict[str, Any], prediction: ImagePrediction) -> None:
+        """Draw the true objects of an image above the detected ones in TensorBoard."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         loggers = [logger for logger in self.loggers if isinstance(logger, TensorBoardLogger)]
         if not loggers:
             return
-        picture = F.resize(data.denormalize(image), list(objects.size), antialias=True)
-        there = draw_objects(picture, truth["boxes"].cpu(), truth["masks"], truth["labels"].tolist(), data.classes)
-        sure = int((objects.scores >= self.picture_score).sum())
-        seen = draw_objects(
-            picture,
-            objects.boxes[:sure],
-            objects.masks[:sure],
-            objects.labels[:sure].tolist(),
-            data.classes,
-            objects.scores[:sure].tolist(),
+        picture = F.resize(data.denormalize(image), list(prediction.size), antialias=True)
+        labels = target["labels"].tolist()
+        true_objects = draw_objects(picture, target["boxes"].cpu(), target["masks"], labels, data.classes)
+        sure = prediction.above(self.picture_score)
+        detected = draw_objects(
+            picture, sure.boxes, sure.masks, sure.labels.tolist(), data.classes, sure.scores.tolist()
         )
         for logger in loggers:
-            logger.experiment.add_image(tag, torch.cat([there, seen], 1), self.global_step)
-
-
-def write_results(folder: Path, found: list[ImagePrediction], category_ids: list[int]) -> None:
-    """Writes COCO results: boxes.json and masks.json."""
-    for name, entries in coco_results(found, category_ids).items():
-        atomic_write(folder / f"{name}.json", json.dumps(entries))
+            logger.experiment.add_image(tag, torch.cat([true_objects, detected], 1), self.global_step)

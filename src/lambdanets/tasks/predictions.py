@@ -1,27 +1,31 @@
-"""Objects that a detector has found, in the pixels of the image's file."""
+"""Detected objects in the pixels of the image file, and their files in COCO's format."""
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from lambdanets.atomic import atomic_write
 from lambdanets.data.masks import Rle, encode
 
-# Pixels of masks that are laid out at once; a photograph of a hundred objects would else take gigabytes.
+# Mask pixels pasted at once: all masks of a photograph with a hundred objects would take gigabytes.
 MASK_PIXELS_PER_CHUNK = 2**25
 
 
 class ImagePrediction(NamedTuple):
-    """What was found in an image, most certain first.
+    """The objects detected in an image, by falling score.
 
     Args:
-        image_id: COCO's number of the image.
-        size: (H, W) of its file.
+        image_id: COCO's id of the image.
+        size: (H, W) of the image file.
         boxes: (N, 4) float64 as x, y, width, height.
         scores: (N,) from 0 to 1.
         labels: (N,) from 1 on.
-        masks: of the whole image, run-length encoded.
+        masks: N masks of the whole image, run-length encoded.
     """
 
     image_id: int
@@ -31,51 +35,65 @@ class ImagePrediction(NamedTuple):
     labels: Tensor
     masks: list[Rle]
 
+    def above(self, threshold: float) -> "ImagePrediction":
+        """Return the objects with at least that score."""
+        count = int((self.scores >= threshold).sum())
+        return self._replace(
+            boxes=self.boxes[:count],
+            scores=self.scores[:count],
+            labels=self.labels[:count],
+            masks=self.masks[:count],
+        )
+
 
 def rescale_predictions(
-    detections: dict[str, Tensor], shown: tuple[int, int], size: tuple[int, int], image_id: int, least: float = 0.0
+    detections: dict[str, Tensor], input_size: tuple[int, int], size: tuple[int, int], image_id: int
 ) -> ImagePrediction:
-    """A detector's output for the image that it was shown, in terms of the image in the file.
+    """Map detections from the resized input back to the original image.
 
     Args:
-        detections: as `MaskRCNN` gives it.
-        shown: (H, W) of the image that it was shown.
-        size: (H, W) of the image in the file.
-        image_id: its number.
-        least: the score from which on an object is kept.
+        detections: output of `MaskRCNN` for one image.
+        input_size: (H, W) of the resized input.
+        size: (H, W) of the image file.
+        image_id: COCO's id of the image.
     """
-    kept = detections["scores"] >= least
-    ratios = [to / side for to, side in zip(size, shown, strict=True)]
+    ratios = [side / input_side for side, input_side in zip(size, input_size, strict=True)]
     scale = torch.tensor(ratios, dtype=torch.float64).flip(0).repeat(2)
-    corners = detections["boxes"][kept].cpu().double() * scale
+    corners = detections["boxes"].cpu().double() * scale
     boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
     masks: list[Rle] = []
     count = max(1, MASK_PIXELS_PER_CHUNK // (size[0] * size[1]))
-    small = detections["masks"][kept].float().cpu()
-    for part, place in zip(small.split(count), corners.float().split(count), strict=True):
-        if len(part):
-            masks += encode(paste_masks_in_image(part, place, size)[:, 0] > 0.5)
+    box_masks = detections["masks"].float().cpu()
+    for chunk, chunk_corners in zip(box_masks.split(count), corners.float().split(count), strict=True):
+        if len(chunk):
+            masks += encode(paste_masks_in_image(chunk, chunk_corners, size)[:, 0] > 0.5)
     return ImagePrediction(
-        image_id, size, boxes, detections["scores"][kept].double().cpu(), detections["labels"][kept].cpu(), masks
+        image_id, size, boxes, detections["scores"].double().cpu(), detections["labels"].cpu(), masks
     )
 
 
-def coco_results(found: list[ImagePrediction], category_ids: list[int]) -> dict[str, list[dict[str, Any]]]:
-    """Lists in COCO's format of results: "boxes" and "masks".
+def coco_results(predictions: Sequence[ImagePrediction], category_ids: list[int]) -> dict[str, list[dict[str, Any]]]:
+    """Convert predictions to COCO's format of results: the lists "boxes" and "masks".
 
-    They are two, since COCO's tools take an object's size from its box where an entry has one, and so would judge
-    masks of other sizes as small, medium and large than by their own area.
+    There are two lists, since COCO's tools take an object's size from the box where an entry has one, and would then
+    not sort masks into small, medium and large by their own area.
 
     Args:
-        found: of all images.
+        predictions: one per image.
         category_ids: COCO's ids of the classes.
     """
     results: dict[str, list[dict[str, Any]]] = {"boxes": [], "masks": []}
-    for image in found:
-        rows = zip(image.labels.tolist(), image.scores.tolist(), image.boxes.tolist(), image.masks, strict=True)
-        for label, score, box, mask in rows:
+    for image in predictions:
+        objects = zip(image.labels.tolist(), image.scores.tolist(), image.boxes.tolist(), image.masks, strict=True)
+        for label, score, box, mask in objects:
             entry = {"image_id": image.image_id, "category_id": category_ids[label - 1], "score": score}
             counts = mask["counts"].decode()
             results["boxes"].append({**entry, "bbox": box})
             results["masks"].append({**entry, "segmentation": {"size": list(mask["size"]), "counts": counts}})
     return results
+
+
+def write_coco_results(folder: Path, predictions: Sequence[ImagePrediction], category_ids: list[int]) -> None:
+    """Write COCO results: boxes.json and masks.json."""
+    for name, entries in coco_results(predictions, category_ids).items():
+        atomic_write(folder / f"{name}.json", json.dumps(entries))

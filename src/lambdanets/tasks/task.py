@@ -1,38 +1,71 @@
-"""What all tasks share: an optimiser with a schedule, and sharding."""
+"""The base of all tasks: optimizer, schedule, sharding, and what jobs must know of a kind of learning."""
 
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
 
 from lambdanets.models.resnet import Bottleneck
+from lambdanets.tasks.class_predictions import likeliest_classes, write_class_predictions
 from lambdanets.tasks.optimizers import parameter_groups
 from lambdanets.tasks.schedule import warmup_cosine
 
 
-class Task(pl.LightningModule):
-    """A model with what trains it.
-
-    A task of its own sets NAME, as the data modules know it, MONITOR, the validation score that chooses checkpoints
-    (the higher the better), and SCORES, those that TensorBoard sorts runs by.
+class ScoreTable(NamedTuple):
+    """The layout of a report's table for a task with more scores than fit into one column.
 
     Args:
-        model: what is trained.
-        optimizer: from parameter groups to an optimiser; its learning rate is the peak.
-        batch_size: images a batch and process.
+        title: heading of the table.
+        columns: for each column's heading, the scores in its cells, by their names below "test/".
+        notes: lines below the table.
+    """
+
+    title: str
+    columns: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+
+
+class Task(pl.LightningModule):
+    """A model with its training, and all that the jobs must know of a kind of learning.
+
+    A subclass defines Lightning's steps and sets MONITOR and SCORES. The other members have defaults for models that
+    give one logit per class; a subclass overrides what differs. Scores are fractions, and the larger ones are better.
+
+    Args:
+        model: the network that is trained.
+        optimizer: from parameter groups to an optimizer; its learning rate is the peak.
+        batch_size: images per batch and process.
         lr_batch: images in the batch that the learning rate is stated for; the rate of a run grows linearly with its
             global batch (Goyal et al. 2017). None takes the rate as it stands.
         warmup_epochs: epochs of linear warm-up, fractions allowed.
-        decay_norm_and_bias: weight decay on norms and biases too.
+        decay_norm_and_bias: apply weight decay to norms and biases too.
+
+    Attributes:
+        MONITOR: the validation score that selects the best checkpoint.
+        SCORES: names of logged scores; reports compare the first one, TensorBoard sorts runs by any of them.
+        SCORE_TITLES: titles of scores in reports, by their names below "test/".
+        SCORE_TABLE: a second table of a report, or None.
+        DATA_TASK: the `TASK` of the data modules whose batches the task takes.
+        PUBLISHED_ON: the data set that published scores of such a task are for.
+        PIPELINE_TAG: the Hugging Face hub's name for such a task.
+        NO_GRAPH: why a graph format can't hold the model, or None if it can.
+        confusion: the last validation's confusion matrix, (num_classes, num_classes), a row per true class; or None.
     """
 
-    NAME: ClassVar[str]
     MONITOR: ClassVar[str]
     SCORES: ClassVar[tuple[str, ...]]
+    SCORE_TITLES: ClassVar[Mapping[str, str]] = {}
+    SCORE_TABLE: ClassVar[ScoreTable | None] = None
+    DATA_TASK: ClassVar[str] = "classification"
+    PUBLISHED_ON: ClassVar[str] = "ImageNet"
+    PIPELINE_TAG: ClassVar[str] = "image-classification"
+    NO_GRAPH: ClassVar[str | None] = None
+    confusion: Tensor | None = None
 
     def __init__(
         self,
@@ -52,8 +85,43 @@ class Task(pl.LightningModule):
         self.warmup_epochs = warmup_epochs
         self.decay_norm_and_bias = decay_norm_and_bias
 
+    @classmethod
+    def interpret(cls, outputs: Any, classes: Sequence[str], *, top: int) -> Any:
+        """Return the prediction for one image: as a default the likeliest classes with their probabilities.
+
+        Args:
+            outputs: the model's outputs for a batch of that image alone.
+            classes: names of the classes.
+            top: number of classes.
+        """
+        return likeliest_classes(outputs.float().softmax(-1)[0], classes, top)
+
+    def write_predictions(
+        self,
+        files: Sequence[Path],
+        predictions: Sequence[Any],
+        folder: Path,
+        *,
+        labels: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> dict[str, float]:
+        """Print the predictions for image files and write them into a folder.
+
+        Args:
+            files: the images.
+            predictions: the output of `predict_step` for each image: as a default its class probabilities.
+            folder: an existing folder for the results.
+            labels: the names of the "classes", and what else the data module's `labels` returned in training.
+            options: the keys of job=predict, such as "top" and "threshold".
+
+        Returns:
+            Numbers that the job returns, such as that of the images.
+        """
+        write_class_predictions(files, predictions, folder / "predictions.json", labels["classes"], options["top"])
+        return {"images": len(files)}
+
     def configure_model(self) -> None:
-        """Under trainer=fsdp, shards the model's blocks, then the rest of it, over the processes (FSDP2)."""
+        """Shard the model's blocks, then the rest of it, over the processes under trainer=fsdp (FSDP2)."""
         if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
             mesh = self.device_mesh["data_parallel"]
             for block in self.model.modules():

@@ -1,0 +1,48 @@
+"""The likeliest classes of images, printed and written as JSON."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lambdanets.atomic import atomic_write
+
+
+def likeliest_classes(probabilities: Tensor, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
+    """Return the names and probabilities of an image's likeliest classes, the likeliest first.
+
+    Args:
+        probabilities: (num_classes,).
+        classes: names of the classes.
+        top: number of classes to return.
+    """
+    values, indices = probabilities.topk(min(top, len(classes)))
+    return [(classes[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)]
+
+
+def write_class_predictions(
+    files: Sequence[Path], probabilities: Sequence[Tensor], path: Path, classes: Sequence[str], top: int
+) -> None:
+    """Print the likeliest classes of each image, and write them as JSON.
+
+    Args:
+        files: the images.
+        probabilities: (num_classes,) for each image.
+        path: the JSON file.
+        classes: names of the classes.
+        top: number of classes per image.
+    """
+    console = Console()
+    entries = []
+    for file, row in zip(files, probabilities, strict=True):
+        guesses = likeliest_classes(row, classes, top)
+        entries.append({"file": str(file), "classes": [{"name": n, "probability": p} for n, p in guesses]})
+        console.print(str(file), soft_wrap=True, highlight=False)
+        table = Table(show_header=False)
+        for name, probability in guesses:
+            table.add_row(name, f"{probability:.1%}")
+        console.print(table)
+    atomic_write(path, json.dumps(entries, indent=2) + "\n")
