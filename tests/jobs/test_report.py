@@ -160,6 +160,8 @@ AP = {"": 0.4, "50": 0.6, "75": 0.45, "_small": 0.2, "_medium": 0.45, "_large": 
 
 def make_detector(root, experiment, seed, *, more=0.0, finished=True):
     folder = make_run(root, experiment, seed)
+    config = (folder / "config.yaml").read_text() + "task: {_target_: lambdanets.tasks.Detection}\n"
+    (folder / "config.yaml").write_text(config)
     rows = [
         "epoch,step,train/loss,val/box_ap",
         "0,9,,0.1",
