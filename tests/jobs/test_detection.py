@@ -121,7 +121,7 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
         ("task=classification data=coco data.root=coco", "recipe=…; task=detection brings those for COCO."),
         (
             "data=digits +recipe.augment=none",
-            "Digits is a data set for classification, and the task needs one for detection",
+            "Digits is a data set for classification, and the task needs one",
         ),
         (
             "data.root=coco recipe.flip=${flips}",

@@ -168,7 +168,7 @@ def check_resumed_step(config: DictConfig, task: pl.LightningModule) -> int:
 
 
 def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
-    """Return the loggers of TensorBoard, if the config has it, and of metrics.csv, cut back to the step of a resumed run."""
+    """Return the loggers of TensorBoard, if the config has it, and of metrics.csv, cut back to a resumed run's step."""
     loggers: list[Logger] = []
     if config.logger:
         name = {"name": folder.name, "version": "", "default_hp_metric": False}
