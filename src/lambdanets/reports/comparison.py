@@ -113,11 +113,7 @@ class Comparison:
         notes = [f"{self.score}: mean ± standard deviation over seeds."]
         if self.baseline:
             notes.append(
-<<<<<<< HEAD
                 f"Difference: to {row_label(self.baseline)}, paired by seed; Student's 95 % interval from two pairs on."
-=======
-                f"Difference: to {row_label(self.baseline)}, paired by seed; Student's 95 % interval from two seeds on."
->>>>>>> 266be1d (Line length)
             )
         notes.append(
             "GFLOPs: one image's forward pass, two per multiply-add. Images/s and GiB: in training, as measured by the "
