@@ -3,15 +3,19 @@
 from contextlib import contextmanager
 
 from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
 from lambdanets.cli import register_resolvers
 from lambdanets.config import experiments
 from tests.command import ROOT
 
 FOLDER = ROOT / "configs"
-EXPERIMENTS = sorted(
-    str(file.relative_to(FOLDER / "experiment").with_suffix("")) for file in (FOLDER / "experiment").rglob("*.yaml")
-)
+SWEEPS = {
+    file.relative_to(FOLDER / "sweep").with_suffix("").as_posix(): OmegaConf.load(file).sweep
+    for file in sorted((FOLDER / "sweep").rglob("*.yaml"))
+    if file.stem not in ("grid", "tune")
+}
+EXPERIMENTS = sorted({name for sweep in SWEEPS.values() for name in sweep.rows})
 
 
 @contextmanager

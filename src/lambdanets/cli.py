@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.config.allowlist import check_targets
 from lambdanets.config.overrides import apply_overrides
+from lambdanets.config.source import register_config_source
 from lambdanets.distributed.launcher import detect_launcher, rank, slurm_tasks
 from lambdanets.distributed.local_workers import distributed_job
 from lambdanets.distributed.rendezvous import stop_workers, worker_loop
@@ -59,7 +60,8 @@ def main(configs: Path) -> int:
 
 
 def register_resolvers() -> None:
-    """Register the functions that the configs call."""
+    """Register the functions that the configs call, and the source that reads the configs."""
+    register_config_source()
     for resolver in (run_folder, sweep_root, run_name, sweep_folder, slurm_tasks):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("same", lambda one, other: one == other, replace=True)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lambdanets.config.build import ImageSpec, build_model
 from lambdanets.tasks.optimizers import parameter_groups
-from tests.configs import EXPERIMENTS, FOLDER, composing, experiment
+from tests.configs import EXPERIMENTS, SWEEPS, composing, experiment
 
 SIZE = (64, 64)
 
@@ -43,13 +43,6 @@ def test_one_step_of_a_detector(name):
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-SWEEPS = sorted(
-    str(file.relative_to(FOLDER / "sweep").with_suffix(""))
-    for file in (FOLDER / "sweep").rglob("*.yaml")
-    if file.stem not in ("grid", "tune")
-)
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)

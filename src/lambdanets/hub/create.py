@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from lambdanets.config.build import ImageSpec, build_model
+from lambdanets.config.source import register_config_source
 from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
 from lambdanets.hub.pretrained import load_pretrained
@@ -47,6 +48,7 @@ def create(
         UserError: a name or a key is not known, or the weights don't fit.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    register_config_source()
     try:
         with initialize_config_dir(str(configs()), version_base="1.3"):
             config = compose("config", overrides=[f"model={model}", f"mixer={mixer}", *overrides])
