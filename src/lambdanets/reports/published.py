@@ -35,7 +35,7 @@ def published_value(experiment: str | None, quantity: str) -> PublishedValue | N
     """Return the number printed for an experiment, or for the first experiment that it is a small version of.
 
     Args:
-        experiment: as in configs/experiment, such as table3/conv.
+        experiment: the name of a row of a sweep, such as table3/conv.
         quantity: params (millions), top1 (percent), throughput (images/s), memory (GB), box_ap and the like
             (percent).
     """
