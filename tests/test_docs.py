@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lambdanets.config import experiments
+from lambdanets.config import experiments, upgrade
 from tests.command import ROOT, run
 from tests.configs import FOLDER, composing
 
@@ -170,6 +170,13 @@ def test_relative_links_exist(page):
             assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings], link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_named_files_exist(page):
+    text = BLOCK.sub("", page.read_text())
+    for path in re.findall(r"`((?:src|configs|tests|results|docker|notebooks)/[\w/.-]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
     for file in (ROOT / "docs").rglob("*.md"):
@@ -236,6 +243,14 @@ def test_mixers_have_the_options_of_their_table():
         config = OmegaConf.load(FOLDER / "mixer" / f"{mixer}.yaml")
         named_options = set(re.findall(r"`(\w+)`", options))
         assert named_options == {key for key in config if not key.startswith("_")}, mixer
+
+
+def test_the_changelog_has_the_renamed_keys_and_classes():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    renamed = [upgrade.KEYS, upgrade.TARGETS, *upgrade.OPTIONS.values(), *upgrade.VALUES.values()]
+    for old, new in (pair for names in renamed for pair in names.items()):
+        for name in (old, new):
+            assert re.search(rf"\b{name.split('.')[-1]}\b", text), f"{old} → {new}"
 
 
 def test_the_readme_is_short():
