@@ -18,9 +18,9 @@ from lambdanets.benchmarks import (
     measure_scaling,
 )
 from lambdanets.benchmarks.experiment_networks import NetworkSpec
-from lambdanets.benchmarks.measure import Setting, matrix_rate
-from lambdanets.benchmarks.plots import draw
-from lambdanets.benchmarks.scaling import exponent
+from lambdanets.benchmarks.measure import Setting, measure_matrix_rate
+from lambdanets.benchmarks.plots import save_plot
+from lambdanets.benchmarks.scaling import fit_exponent
 from lambdanets.errors import UserError
 from lambdanets.mixers import Attention, Conv, LambdaLayer
 from lambdanets.models import MaskRCNN, ResNet
@@ -82,7 +82,7 @@ def test_methods():
     chosen = [row["chosen"] for row in result.rows]
     assert sum("train" in choice for choice in chosen) == 2
     assert sum("infer" in choice for choice in chosen) == 2
-    assert matrix_rate(QUICK) > 1e8
+    assert measure_matrix_rate(QUICK) > 1e8
 
 
 def test_scaling(tmp_path):
@@ -92,12 +92,12 @@ def test_scaling(tmp_path):
     assert {"ours, global", "ours, 3×3", "3×3 conv"} <= names
     assert any(note.startswith("ours, global: training time grows as n^") for note in result.notes)
     pytest.importorskip("matplotlib")
-    draw(result, tmp_path / "plot.png")
+    save_plot(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
 def test_exponent_of_a_power():
-    assert exponent([(n, 3 * n**1.7) for n in (10, 20, 80)]) == pytest.approx(1.7)
+    assert fit_exponent([(n, 3 * n**1.7) for n in (10, 20, 80)]) == pytest.approx(1.7)
 
 
 def test_networks_with_the_same_weights():
@@ -128,7 +128,8 @@ def test_rows_of_a_table_at_the_batch_that_fits():
     assert 128 * maps < attention["GiB at batch 128"] * 2**30 < 128 * 6 * maps
     notes = " ".join(result.notes)
     assert "Global self-attention: batch 4 was counted to need up to" in notes
-    assert "0.046 GiB were allowed; measured at batch 2." in notes
+    assert "measured at batch 2, since batch 4 may need" in notes
+    assert "more than benchmark.setting.memory_gib=0.046." in notes
     assert "Lambda layer against Global self-attention: " in notes
     needed = attention["GiB at batch 128"] * 2**30
     assert f"Global self-attention: batch 128 would need {needed:,.0f} bytes." in notes
@@ -185,7 +186,7 @@ def test_the_job_prints_and_writes_its_table(tmp_path):
     text = (tmp_path / "out/methods.md").read_text()
     assert "| map | context | method |" in text
     assert "torch " in text
-    assert "needs benchmark=" in run("job=benchmark", cwd=tmp_path, code=1).stderr
+    assert "needs a benchmark" in run("job=benchmark", cwd=tmp_path, code=1).stderr
 
 
 def test_input_reads_the_same_images_in_three_ways(tmp_path):
@@ -197,17 +198,17 @@ def test_input_reads_the_same_images_in_three_ways(tmp_path):
         QUICK, root=str(tmp_path / "images"), shards=str(tmp_path / "shards"), image_size=16, batch=4, workers=2,
         networks={"small": NetworkSpec(lambda: torch.nn.Conv2d(3, 2, 3), 3, (16, 16))},
     )  # fmt: skip
-    assert [row["input"] for row in result.rows[:3]] == ["ImageFolder, transforms an image", *WAYS]
+    assert [row["input"] for row in result.rows[:3]] == ["ImageFolder, transforms per image", *WAYS]
     for row in result.rows:
         assert row["worker img/s"] > 0
         assert (row["device img/s"] is None) == row["input"].startswith("ImageFolder")
     assert "is the limit" in result.notes[-1]
-    with pytest.raises(UserError, match="holds no folders of images"):
+    with pytest.raises(UserError, match="has no class folders with images"):
         measure_input_pipeline(QUICK, root=str(tmp_path / "none"), shards="", image_size=16, batch=4, workers=2)
 
 
 def test_the_loop_beside_a_bare_one(tmp_path):
-    train = 'benchmark.train=[["mixer=conv","data=random","data.size=256"]]'
+    train = 'benchmark.trainings=[["mixer=conv","data=random","data.size=256"]]'
     done = run(
         "job=benchmark",
         "benchmark=loop",
@@ -223,9 +224,8 @@ def test_the_loop_beside_a_bare_one(tmp_path):
 
 
 def test_what_the_looks_cost(tmp_path):
-    train = (
-        'benchmark.train=[["mixer=lambda","data=random","data.size=256","data.image_size=16","trainer.max_epochs=1"]]'
-    )
+    options = ["mixer=lambda", "data=random", "data.size=256", "data.image_size=16", "trainer.max_epochs=1"]
+    train = f"benchmark.trainings=[{json.dumps(options)}]"
     run(
         "job=benchmark",
         "benchmark=callbacks",

@@ -1,4 +1,4 @@
-"""The layers that are compared: ours, other libraries', and what a lambda layer replaces."""
+"""Layers to compare: our lambda layer, those of other libraries, and the layers that it replaces."""
 
 import importlib
 from collections.abc import Callable
@@ -12,55 +12,66 @@ from lambdanets.mixers.interface import stride_pool
 from lambdanets.mixers.lambda_layer import Scope
 
 OURS, TIMM, LAMBDA_NETWORKS = "ours", "timm", "lambda-networks"
+FLOAT32_BYTES = 4
 CONV, ATTENTION = "3×3 conv", "BoTNet attention"
 
 
-def peer(module: str) -> Any:
-    """A module of another library.
+def import_peer(module: str) -> Any:
+    """Import a module of another library.
 
     Raises:
-        UserError: it isn't installed.
+        UserError: the library is not installed.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"This benchmark compares with {module.split('.')[0]}, which isn't installed: pip install -e '.[bench]'."
+            f"This benchmark needs {module.split('.')[0]}, which is not installed: pip install -e '.[bench]'."
         ) from error
 
 
 def layer_factories(
     channels: int, side: int, scope: Scope, batch: int, memory_gib: float
 ) -> dict[str, Callable[[], nn.Module]]:
-    """Makers of the layers of one shape, without those that are known to need more memory."""
+    """Return a factory for each layer whose training step fits into memory.
+
+    Args:
+        channels: channels of the map.
+        side: height and width of the map.
+        scope: scope of the lambda layers.
+        batch: images.
+        memory_gib: memory of the training step.
+    """
     positions = side * side
-    makers: dict[str, Callable[[], nn.Module]] = {
+    factories: dict[str, Callable[[], nn.Module]] = {
         OURS: lambda: LambdaLayer(channels, feature_size=(side, side), scope=scope),
-        LAMBDA_NETWORKS: lambda: lambda_networks(channels, side, scope),
-        TIMM: lambda: timm(channels, side, scope),
+        LAMBDA_NETWORKS: lambda: make_lambda_networks_layer(channels, side, scope),
+        TIMM: lambda: make_timm_layer(channels, side, scope),
         CONV: lambda: Conv(channels, stride=1),
         ATTENTION: lambda: Attention(channels, feature_size=(side, side)),
     }
-    # What they expand, in float32, times the copies of it that a training step was seen to hold.
-    needed = {ATTENTION: 4 * batch * 8 * positions**2}
+    # Elements of the tensors that they expand, times the copies that a training step was measured to hold.
+    elements = {ATTENTION: 4 * batch * 8 * positions**2}
     if scope == "global":
-        needed |= {TIMM: 6 * batch * 16 * positions**2, LAMBDA_NETWORKS: 3 * 16 * positions**2}
-    return {name: make for name, make in makers.items() if 4 * needed.get(name, 0) < memory_gib * 2**30}
+        elements |= {TIMM: 6 * batch * 16 * positions**2, LAMBDA_NETWORKS: 3 * 16 * positions**2}
+    return {
+        name: make for name, make in factories.items() if FLOAT32_BYTES * elements.get(name, 0) < memory_gib * 2**30
+    }
 
 
-def lambda_networks(channels: int, side: int, scope: Scope) -> nn.Module:
-    make = peer("lambda_networks").LambdaLayer
+def make_lambda_networks_layer(channels: int, side: int, scope: Scope) -> nn.Module:
+    make = import_peer("lambda_networks").LambdaLayer
     context = {"n": side} if scope == "global" else {"r": scope}
     return make(channels, dim_k=16, heads=4, dim_u=1, **context)
 
 
-def timm(channels: int, side: int, scope: Scope) -> nn.Module:
-    make = peer("timm.layers.lambda_layer").LambdaLayer
+def make_timm_layer(channels: int, side: int, scope: Scope) -> nn.Module:
+    make = import_peer("timm.layers.lambda_layer").LambdaLayer
     return make(channels, feat_size=(side, side), r=None if scope == "global" else scope)
 
 
 class LambdaNetworksMixer(nn.Sequential):
-    """lambda-networks' layer as a mixer of our skeleton, with the paper's pooling for a stride."""
+    """Mixer of lambda-networks' layer, followed by the paper's pooling for a stride."""
 
     def __init__(self, channels: int, *, stride: int, feature_size: tuple[int, int], scope: Scope = 23) -> None:
-        super().__init__(lambda_networks(channels, feature_size[0], scope), stride_pool(stride))
+        super().__init__(make_lambda_networks_layer(channels, feature_size[0], scope), stride_pool(stride))

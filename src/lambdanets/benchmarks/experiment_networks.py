@@ -1,4 +1,4 @@
-"""benchmark=table4, figure2 and coco: the networks of a table's rows, trained and used."""
+"""benchmark=table4, figure2, coco and reproduction: the networks of experiments in training and inference."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,19 +16,19 @@ from lambdanets.reports.published import published_value, row_label
 from lambdanets.table import Row
 
 MIB, GIB = 2**20, 2**30
-FLOAT = 4  # bytes
-# A step's memory against what it keeps for its backward pass, at most: gradients and products on the way.
-MARGIN = 1.6
+FLOAT32_BYTES = 4
+# Upper bound of a training step's peak memory over that of its saved activations: gradients and intermediate results.
+PEAK_PER_ACTIVATIONS = 1.6
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """One row.
+    """Network to measure.
 
     Args:
-        make: makes the network.
-        channels: of its images.
-        size: (H, W) of its images.
+        make: factory of the network.
+        channels: channels of the images.
+        size: (H, W) of the images.
     """
 
     make: Callable[[], nn.Module]
@@ -47,21 +47,23 @@ def compare_experiments(
     pairs: Sequence[tuple[str, str]],
     attention_heads: int | None = None,
 ) -> Result:
-    """Throughput and memory of networks in training and inference, measured in turn.
+    """Compare the throughput and memory of networks in training and inference, measured in turn.
 
-    A row whose training would need more than the setting's memory is measured at the largest batch that fits, and says
-    what it would need.
+    A network whose training would need more memory than the setting allows is measured at the largest batch that fits.
 
     Args:
-        setting: how to measure.
-        title: one line.
+        setting: the conditions of the measurement.
+        title: title of the result.
         networks: by experiment.
         batch: images.
-        paper_batch: the batch of the paper, for which the memory is counted; None leaves that column out.
-        reference: the experiment whose throughput the others' are divided into.
-        pairs: experiments whose ratio of throughputs is told: ours, theirs.
-        attention_heads: of a self-attention in the lambda layers' places, the memory of whose maps is counted; None
-            leaves that column out.
+        paper_batch: batch size of the paper, for which memory is extrapolated; None omits that column.
+        reference: experiment to which the ratios of throughputs refer; None omits them.
+        pairs: pairs of experiments whose ratio of throughputs is noted.
+        attention_heads: heads of a self-attention in place of the lambda layers, for which the memory of its attention
+            maps is counted; None omits that column.
+
+    Returns:
+        One row per network.
     """
     columns = ["row", "image", "batch", "train img/s", "infer img/s", "peak MiB"]
     columns += [f"GiB at batch {paper_batch}"] if paper_batch else []
@@ -69,17 +71,17 @@ def compare_experiments(
     columns += ["train ratio", "infer ratio"] if reference else []
     columns += ["published img/s"] if any(published_value(name, "throughput") for name in networks) else []
     result = Result(title, columns, setting=setting)
-    pieces = {
+    part_costs = {
         name: count_costs(
             network.make, channels=network.channels, image_size=network.size, device=setting.torch_device.type
         )
         for name, network in networks.items()
     }
-    counted = {name: sum_costs(parts) for name, parts in pieces.items()}
-    batches = {name: fitting(cost, batch, setting.memory_gib) for name, cost in counted.items()}
+    costs = {name: sum_costs(parts) for name, parts in part_costs.items()}
+    batches = {name: largest_batch(cost, batch, setting.memory_gib) for name, cost in costs.items()}
     with setting.limit_threads():
-        train, infer, peak, notes = measure(setting, networks, batches)
-    needs = {name: Need.of(counted[name], peak[name], batches[name]) for name in networks}
+        train, infer, peak, notes = measure_networks(setting, networks, batches)
+    needs = {name: MemoryNeed.of(costs[name], peak[name], batches[name]) for name in networks}
     for name, network in networks.items():
         row: Row = {
             "row": row_label(name),
@@ -93,20 +95,21 @@ def compare_experiments(
         if paper_batch:
             row[f"GiB at batch {paper_batch}"] = needs[name].bytes(paper_batch) / GIB
         if attention_heads:
-            row["maps MiB"] = maps(network, attention_heads, batches[name])
+            row["maps MiB"] = attention_maps_mib(network, attention_heads, batches[name])
         if reference:
-            row["train ratio"] = ratio(reference, name, train, batches)
-            row["infer ratio"] = ratio(reference, name, infer, batches)
+            row["train ratio"] = throughput_ratio(reference, name, train, batches)
+            row["infer ratio"] = throughput_ratio(reference, name, infer, batches)
         result.rows.append(row)
         if batches[name] < batch:
-            most = most_bytes(counted[name], batch) / GIB
+            needed = estimate_bytes(costs[name], batch) / GIB
             result.notes.append(
-                f"{row_label(name)}: batch {batch} was counted to need up to {most:,.1f} GiB and "
-                f"{setting.memory_gib:g} GiB were allowed; measured at batch {batches[name]}."
+                f"{row_label(name)}: measured at batch {batches[name]}, since batch {batch} may need {needed:,.1f} GiB, "
+                f"more than benchmark.setting.memory_gib={setting.memory_gib:g}."
             )
     if paper_batch:
         result.notes.append(
-            f"GiB at batch {paper_batch}: of a training step, by an image's measured peak, weights included."
+            f"GiB at batch {paper_batch}: memory of a training step, extrapolated from the measured peak per image, "
+            "weights included."
         )
         result.notes += [
             f"{row_label(name)}: batch {paper_batch} would need {need.bytes(paper_batch):,.0f} bytes."
@@ -115,50 +118,56 @@ def compare_experiments(
         ]
     if attention_heads:
         result.notes.append(
-            f"Maps: what the maps alone of global self-attention with {attention_heads} heads in the lambda layers' "
-            "places would add in float32, as Table 4 counts: blocks with a stride at the size of their output."
+            f"Maps: memory in float32 of the attention maps alone, if self-attention with {attention_heads} heads "
+            "replaced the lambda layers; counted as in Table 4, for blocks with a stride at the size of their output."
         )
     result.notes += notes
     if reference:
-        result.notes.append(f"Ratios: {row_label(reference)}'s images/s over the row's.")
+        result.notes.append(f"Ratios: images/s of {row_label(reference)} over those of the row.")
     for ours, theirs in pairs:
-        result.notes.append(compared(ours, theirs, train, infer, batches))
+        result.notes.append(describe_pair(ours, theirs, train, infer, batches))
     if "published img/s" in columns:
         result.notes.append("Published img/s: on 8 TPUv3 cores, by the paper.")
     return result
 
 
 @dataclass(frozen=True)
-class Need:
-    """The memory of a training step: bytes of each image, and of weights and their gradients."""
+class MemoryNeed:
+    """Memory of a training step.
 
-    image: float
+    Args:
+        per_image: bytes per image.
+        fixed: bytes of the weights and their gradients.
+    """
+
+    per_image: float
     fixed: float
 
     @staticmethod
-    def of(cost: ModelCost, peak: float, batch: int) -> "Need":
-        weights = FLOAT * cost.parameters
-        return Need(max(peak * MIB - weights, 0) / batch, 2 * weights)  # the peak is beyond the weights
+    def of(cost: ModelCost, peak: float, batch: int) -> "MemoryNeed":
+        """Derive the need from a counted cost and a measured peak in MiB."""
+        weights = FLOAT32_BYTES * cost.parameters
+        return MemoryNeed(max(peak * MIB - weights, 0) / batch, 2 * weights)  # the peak excludes the weights
 
     def bytes(self, batch: int) -> float:
-        return batch * self.image + self.fixed
+        return batch * self.per_image + self.fixed
 
 
-def most_bytes(cost: ModelCost, batch: int) -> float:
-    """What a training step needs at most, as counted before it is run."""
-    return batch * MARGIN * cost.activations + 2 * FLOAT * cost.parameters
+def estimate_bytes(cost: ModelCost, batch: int) -> float:
+    """Return an upper bound of the memory of a training step, from its counted cost."""
+    return batch * PEAK_PER_ACTIVATIONS * cost.activations + 2 * FLOAT32_BYTES * cost.parameters
 
 
-def fitting(cost: ModelCost, batch: int, memory_gib: float) -> int:
-    """The largest batch, from 1 to the given one, whose training is sure to fit."""
-    fit = (number for number in range(batch, 1, -1) if most_bytes(cost, number) <= memory_gib * GIB)
-    return next(fit, 1)
+def largest_batch(cost: ModelCost, max_batch: int, memory_gib: float) -> int:
+    """Return the largest batch up to `max_batch` whose estimated memory fits, at least 1."""
+    fitting = (batch for batch in range(max_batch, 1, -1) if estimate_bytes(cost, batch) <= memory_gib * GIB)
+    return next(fitting, 1)
 
 
-def measure(
+def measure_networks(
     setting: Setting, networks: dict[str, NetworkSpec], batches: dict[str, int]
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float], list[str]]:
-    """Measure the seconds of training and of inference, and the training's peak MiB; return them with notes."""
+    """Return the seconds of training and of inference steps, the peak MiB of training steps, and notes."""
     training: dict[str, Step] = {}
     inference: dict[str, Step] = {}
     notes: list[str] = []
@@ -168,16 +177,16 @@ def measure(
         if isinstance(model, CompositeNetwork):
             model.saturate()
             notes.append(model.benchmark_note)
-            training[name] = freed(setting.make_loss_step(model, model.example_batch(x)), model)
+            training[name] = free_gradients(setting.make_loss_step(model, model.example_batch(x)), model)
         else:
-            training[name] = freed(setting.make_training_step(model, x), model)
+            training[name] = free_gradients(setting.make_training_step(model, x), model)
         inference[name] = setting.make_inference_step(model, x)
     peak = setting.measure_peaks(training)
     return setting.measure_times(training), setting.measure_times(inference), peak, list(dict.fromkeys(notes))
 
 
-def freed(step: Step, model: nn.Module) -> Step:
-    """The step, without gradients left over: all networks are in memory at once."""
+def free_gradients(step: Step, model: nn.Module) -> Step:
+    """Return a step that frees the model's gradients, since all networks are in memory at once."""
 
     def run() -> None:
         step()
@@ -186,8 +195,8 @@ def freed(step: Step, model: nn.Module) -> Step:
     return run
 
 
-def maps(network: NetworkSpec, heads: int, batch: int) -> float | None:
-    """MiB of the maps of attention with so many heads in the places of a network's lambda layers, if it has any."""
+def attention_maps_mib(network: NetworkSpec, heads: int, batch: int) -> float | None:
+    """Return the memory of the maps of global attention in place of a network's lambda layers, or None without any."""
     with torch.device("meta"):
         kind, layers = mixing_layers(network.make(), network.size) or ("", [])
     if kind not in ("lambda", "shared", "convolution"):
@@ -195,15 +204,18 @@ def maps(network: NetworkSpec, heads: int, batch: int) -> float | None:
     return GIB / MIB * total_memory_gib("attention", [replace(layer, heads=heads) for layer in layers], batch)
 
 
-def ratio(ours: str, theirs: str, seconds: dict[str, float], batches: dict[str, int]) -> float:
-    """How many times as many images a second."""
+def throughput_ratio(ours: str, theirs: str, seconds: dict[str, float], batches: dict[str, int]) -> float:
+    """Return the images per second of one network over those of another."""
     return (batches[ours] / seconds[ours]) / (batches[theirs] / seconds[theirs])
 
 
-def compared(ours: str, theirs: str, train: dict[str, float], infer: dict[str, float], batches: dict[str, int]) -> str:
-    scores = [published_value(name, "top1") for name in (ours, theirs)]
-    known = ", published top-1 {} and {}".format(*scores) if all(scores) else ""
+def describe_pair(
+    ours: str, theirs: str, train: dict[str, float], infer: dict[str, float], batches: dict[str, int]
+) -> str:
+    accuracies = [published_value(name, "top1") for name in (ours, theirs)]
+    published = ", published top-1 {} and {}".format(*accuracies) if all(accuracies) else ""
+    training, inference = (throughput_ratio(ours, theirs, seconds, batches) for seconds in (train, infer))
     return (
-        f"{row_label(ours)} against {row_label(theirs)}{known}: {ratio(ours, theirs, train, batches):.2f} times the "
-        f"images/s in training, {ratio(ours, theirs, infer, batches):.2f} times in inference."
+        f"{row_label(ours)} against {row_label(theirs)}{published}: {training:.2f} times the images/s in training, "
+        f"{inference:.2f} times in inference."
     )

@@ -1,4 +1,4 @@
-"""benchmark=input: how fast images come, and whether they or the model are the limit."""
+"""benchmark=input: throughput of the input pipeline, and whether it or the model limits a training."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +28,8 @@ AUGMENTATIONS: Mapping[str, dict[str, Any]] = {
         "erasing": 0.25,
     },
 }
+IMAGE_FOLDER = "ImageFolder, transforms per image"
+FILES, PACKED = "data=imagefolder", "data=packed"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -41,111 +43,120 @@ def measure_input_pipeline(
     workers: int,
     networks: Mapping[str, NetworkSpec] | None = None,
 ) -> Result:
-    """One core reads and augments a folder of images in three ways; ratios are to torchvision's ImageFolder.
+    """Measure how fast one core reads and augments a folder of images, in three ways.
 
     Args:
-        setting: how to measure; one thread, since workers have one.
-        root: the folder, with class folders below it or below train/.
-        shards: a folder where the packed images go.
+        setting: the conditions of the measurement; one thread, since loader workers have one.
+        root: folder with class folders below it or below train/.
+        shards: output folder of the packed images.
         image_size: side of the crops.
         batch: images.
-        workers: processes that would read beside a training.
-        networks: what they would train.
+        workers: number of loader workers to compare the networks with.
+        networks: networks whose training may wait for images.
+
+    Returns:
+        One row per augmentation and pipeline; ratios are to torchvision's ImageFolder.
 
     Raises:
         UserError: there are no images.
     """
     folder = Path(root, "train") if Path(root, "train").is_dir() else Path(root)
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    labels = {name: number for number, name in enumerate(names)}
+    labels = {name: label for label, name in enumerate(names)}
     samples = make_dataset(str(folder), labels, extensions=EXTENSIONS, allow_empty=True) if names else []
     if not samples:
-        raise UserError(f"benchmark.root={root} holds no folders of images; give a folder such as ImageNet's.")
+        raise UserError(
+            f"benchmark.root={root} has no class folders with images: set it to a folder such as ImageNet's."
+        )
     Path(shards).mkdir(parents=True, exist_ok=True)
     write_shards(Path(shards), "train", samples, shard_bytes=2**28)
     members = read_index(Path(shards), "train")
 
     columns = ["augmentation", "input", "worker img/s", "ratio", "device img/s", "one core img/s", "one core ratio"]
     result = Result(f"Input: {len(samples)} images to {image_size}²", columns, setting=setting)
-    rates = {}
+    worker_rates = {}
     with setting.limit_threads():
         for augmentation, options in progress_bar(AUGMENTATIONS.items(), "augmentations"):
             augment = Augmentation(**options)
             crop = augment.make_crop((image_size, image_size))
-            ways: dict[str, tuple[Dataset[Any], Callable[[list[Any]], Any], Augmentation | None]] = {
-                "ImageFolder, transforms an image": (
-                    ImageFolder(str(folder), usual_transforms(image_size, augment)),
-                    default_collate,
-                    None,
-                ),
-                "data=imagefolder": (ImageFiles(samples, crop), collate, augment),
-                "data=packed": (PackedFiles(Path(shards), members, crop), collate, augment),
+            pipelines = {
+                IMAGE_FOLDER: Pipeline(ImageFolder(str(folder), torchvision_transforms(image_size, augment)), batch),
+                FILES: Pipeline(ImageFiles(samples, crop), batch, collate, augment),
+                PACKED: Pipeline(PackedFiles(Path(shards), members, crop), batch, collate, augment),
             }
-            reading = {name: Reading(way, batch, len(samples)) for name, way in ways.items()}
-            taken = setting.measure_times({name: read.worker for name, read in reading.items()})
-            device = setting.measure_times({name: read.device for name, read in reading.items() if read.augment})
-            plain = len(samples) / next(iter(taken.values()))
-            for name, read in reading.items():
-                worker = read.images / taken[name]
-                on_device = len(read.batch[1]) / device[name] if name in device else None
-                together = 1 / (1 / worker + (1 / on_device if on_device else 0.0))
-                rates[augmentation, name] = worker
+            worker_seconds = setting.measure_times({name: p.run_worker for name, p in pipelines.items()})
+            device_seconds = setting.measure_times({name: p.run_device for name, p in pipelines.items() if p.augment})
+            baseline = len(samples) / worker_seconds[IMAGE_FOLDER]
+            for name, pipeline in pipelines.items():
+                worker = len(samples) / worker_seconds[name]
+                device = len(pipeline.first_batch[1]) / device_seconds[name] if name in device_seconds else None
+                one_core = 1 / (1 / worker + (1 / device if device else 0.0))
+                worker_rates[augmentation, name] = worker
                 result.rows.append(
                     {
                         "augmentation": augmentation,
                         "input": name,
                         "worker img/s": worker,
-                        "ratio": worker / plain,
-                        "device img/s": on_device,
-                        "one core img/s": together,
-                        "one core ratio": together / plain,
+                        "ratio": worker / baseline,
+                        "device img/s": device,
+                        "one core img/s": one_core,
+                        "one core ratio": one_core / baseline,
                     }
                 )
         result.notes.append(
-            "Worker: what a loader's process does for an image, decoding and cropping included, and its ratio to "
-            "ImageFolder's. Device: what is left for the device that trains, flips, RandAugment, normalization and "
-            "erasing of whole batches; here a core too. One core: both after one another, as where one trains on it."
+            "Worker: images/s of one loader worker, decoding and cropping included, and their ratio to ImageFolder's. "
+            "Device: images/s of the work that is left for the training device: flips, RandAugment, normalization and "
+            "erasing of whole batches; in this benchmark a core too. One core: both on the same core, as in a training "
+            "on a CPU."
         )
-        least = min(rate for (_, name), rate in rates.items() if name == "data=imagefolder")
+        slowest = min(rate for (_, name), rate in worker_rates.items() if name == FILES)
         for name, network in (networks or {}).items():
             x = torch.randn(batch, 3, image_size, image_size, device=setting.torch_device)
             step = setting.make_training_step(network.make().to(setting.torch_device), x)
             rate = batch / setting.measure_times({name: step})[name]
-            limit = "the model" if rate < least * workers else "the input"
+            limit = "the model" if rate < slowest * workers else "the input"
             result.notes.append(
-                f"{name} trains {rate:,.3g} images/s here at {setting.threads} thread, {workers} workers with "
-                f"data=imagefolder read {least * workers:,.3g}: {limit} is the limit; "
-                f"it takes {rate / least:.2g} of such workers to keep the model busy."
+                f"{name} trains {rate:,.3g} images/s with threads={setting.threads}, {workers} workers with {FILES} "
+                f"read {slowest * workers:,.3g}: {limit} is the limit; "
+                f"it takes {rate / slowest:.2g} of such workers to keep the model busy."
             )
     return result
 
 
-class Reading:
-    """One way to come by batches.
+class Pipeline:
+    """One way from files to batches.
 
     Args:
-        way: data set, how items become a batch, and what is left for the device.
-        batch: images.
-        size: images in the set.
+        dataset: data set of single images.
+        batch: images per batch.
+        collate: function that joins items to a batch.
+        augment: augmentation of whole batches on the training device; None if the data set does all of it.
     """
 
     def __init__(
-        self, way: tuple[Dataset[Any], Callable[[list[Any]], Any], Augmentation | None], batch: int, size: int
+        self,
+        dataset: Dataset[Any],
+        batch: int,
+        collate: Callable[[list[Any]], Any] = default_collate,
+        augment: Augmentation | None = None,
     ) -> None:
-        self.dataset, self.collate, self.augment = way
-        self.indices = [range(start, min(start + batch, size)) for start in range(0, size, batch)]
-        self.images = size
-        self.batch: Any = None
+        self.dataset, self.collate, self.augment = dataset, collate, augment
+        size = len(dataset)  # type: ignore[arg-type]
+        self.batches = [range(start, min(start + batch, size)) for start in range(0, size, batch)]
+        self.first_batch: Any = None
 
-    def worker(self) -> None:
-        for indices in self.indices:
+    def run_worker(self) -> None:
+        """Do the work of a loader worker for the whole data set."""
+        for indices in self.batches:
+            # Our data sets take an index and a seed for training items.
             items = [self.dataset[i] if self.augment is None else self.dataset[i, i] for i in indices]
-            made = self.collate(items)
-            self.batch = self.batch or made
+            batch = self.collate(items)
+            self.first_batch = self.first_batch or batch
 
-    def device(self) -> None:
+    def run_device(self) -> None:
+        """Do the work of the training device for one batch."""
         assert self.augment is not None
-        images, labels = self.batch
+        images, labels = self.first_batch
         images = self.augment.augment_pixels(images, cropped=True)
         images = transforms.v2.functional.normalize(
             transforms.v2.functional.to_dtype(images, torch.float32, scale=True), list(MEAN), list(STD), inplace=True
@@ -153,8 +164,8 @@ class Reading:
         self.augment.augment_normalized(images, labels, classes=1000)
 
 
-def usual_transforms(image_size: int, augment: Augmentation) -> Callable[[Any], Any]:
-    """The same augmentation an image at a time, as torchvision's reference recipes have it."""
+def torchvision_transforms(image_size: int, augment: Augmentation) -> Callable[[Any], Any]:
+    """Return the same augmentation for single images, as in torchvision's reference recipes."""
     steps: list[Any] = [transforms.RandomResizedCrop(image_size), transforms.RandomHorizontalFlip()]
     if augment.rand_augment:
         steps.append(transforms.RandAugment(**augment.rand_augment))

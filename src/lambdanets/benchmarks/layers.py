@@ -1,29 +1,31 @@
-"""benchmark=layers: one layer at a time, in the shapes of ResNet-50's stages."""
+"""benchmark=layers: single layers in the shapes of ResNet-50's stages."""
 
 from collections.abc import Sequence
 
 import torch
 
 from lambdanets.benchmarks import candidates
-from lambdanets.benchmarks.measure import Setting
+from lambdanets.benchmarks.measure import Setting, format_scope
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.progress import progress_bar
+
+OTHER_LAMBDA_LAYERS = (candidates.TIMM, candidates.LAMBDA_NETWORKS)
 
 
 def compare_layers(
     setting: Setting, *, batch: int, shapes: Sequence[tuple[int, int]], scopes: Sequence[Scope]
 ) -> Result:
-    """Lambda layers of three libraries, the 3×3 convolution and BoTNet's attention.
+    """Compare lambda layers of three libraries, the 3×3 convolution and BoTNet's attention.
 
     Args:
-        setting: how to measure.
+        setting: the conditions of the measurement.
         batch: images.
-        shapes: (side, channels) of the maps.
-        scopes: of the lambda layers.
+        shapes: (side, channels) of each map.
+        scopes: scopes of the lambda layers.
 
     Returns:
-        For each contestant milliseconds, MiB, and how many times as fast as it and how much smaller ours is.
+        One row per layer: its milliseconds and MiB, and their ratios to those of our lambda layer.
     """
     columns = ["map", "context", "layer", "train ms", "infer ms", "peak MiB", "ours faster", "its MiB / ours"]
     plot = {"kind": "bars", "x": "case", "y": "train ms", "line": "layer"}
@@ -32,21 +34,21 @@ def compare_layers(
         for side, channels in progress_bar(shapes, "shapes"):
             for scope in scopes:
                 x = torch.randn(batch, channels, side, side, device=setting.torch_device, requires_grad=True)
-                made = candidates.layer_factories(channels, side, scope, batch, setting.memory_gib)
-                modules = {name: make().to(setting.torch_device) for name, make in made.items()}
+                factories = candidates.layer_factories(channels, side, scope, batch, setting.memory_gib)
+                modules = {name: make().to(setting.torch_device) for name, make in factories.items()}
                 training = {name: setting.make_training_step(module, x) for name, module in modules.items()}
                 train = setting.measure_times(training)
                 infer = setting.measure_times(
                     {name: setting.make_inference_step(module, x) for name, module in modules.items()}
                 )
                 peak = setting.measure_peaks(training)
-                case = f"{side}²×{channels}", str(scope) if scope == "global" else f"{scope}×{scope}"
+                size, context = f"{side}²×{channels}", format_scope(scope)
                 for name in modules:
                     result.rows.append(
                         {
-                            "case": "\n".join(case),
-                            "map": case[0],
-                            "context": case[1],
+                            "case": f"{size}\n{context}",
+                            "map": size,
+                            "context": context,
                             "layer": name,
                             "train ms": 1e3 * train[name],
                             "infer ms": 1e3 * infer[name],
@@ -55,15 +57,12 @@ def compare_layers(
                             "its MiB / ours": peak[name] / peak[candidates.OURS],
                         }
                     )
-                rivals = [(train[name], name) for name in RIVALS if name in modules]
-                if rivals:
-                    seconds, rival = min(rivals)
+                others = [(train[name], name) for name in OTHER_LAMBDA_LAYERS if name in modules]
+                if others:
+                    seconds, other = min(others)
                     result.notes.append(
-                        f"{case[0]}, {case[1]}: {seconds / train[candidates.OURS]:.2f} times as fast as {rival}, the "
-                        f"fastest other lambda layer, which needs {peak[rival] / peak[candidates.OURS]:.2f} times the "
+                        f"{size}, {context}: {seconds / train[candidates.OURS]:.2f} times as fast as {other}, the "
+                        f"fastest other lambda layer, which needs {peak[other] / peak[candidates.OURS]:.2f} times the "
                         f"memory."
                     )
     return result
-
-
-RIVALS = (candidates.TIMM, candidates.LAMBDA_NETWORKS)

@@ -1,4 +1,4 @@
-"""Time and memory of several contestants, in turn."""
+"""Time and memory of several candidates, measured in turn."""
 
 import contextlib
 import gc
@@ -13,21 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
+from lambdanets.mixers.lambda_layer import Scope
 
 Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how everything in one benchmark is measured.
+    """Conditions of all measurements of one benchmark.
 
     Args:
         device: cpu, cuda, or auto for a GPU if there is one.
         precision: float32, or bfloat16 for autocast.
-        threads: of the CPU.
-        repeats: measurements of each contestant, of which the median counts.
-        seconds: a contestant whose first step takes longer is repeated less often, down to twice.
-        memory_gib: contestants that are known to need more aren't run.
+        threads: CPU threads.
+        repeats: measurements of each candidate; results are medians.
+        seconds: a candidate whose first step takes longer is measured fewer times, at least twice.
+        memory_gib: limit of the memory; candidates that are known to need more are not run, or with a smaller batch.
     """
 
     device: str = "auto"
@@ -39,18 +40,18 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
-            raise UserError(f"precision={self.precision} is not known; choose one of float32, bfloat16.")
+            raise UserError(f"Unknown precision={self.precision}: choose float32 or bfloat16.")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"device={self.device} needs a GPU and torch finds none here: use device=cpu.")
+            raise UserError(f"device={self.device} needs a GPU, but torch finds none: use device=cpu.")
 
     @property
     def torch_device(self) -> torch.device:
-        found = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(found if self.device == "auto" else self.device)
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(auto if self.device == "auto" else self.device)
 
     @contextlib.contextmanager
     def limit_threads(self) -> Iterator[None]:
-        """The threads set, and set back."""
+        """Set the number of CPU threads, and restore it on exit."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -59,7 +60,7 @@ class Setting:
             torch.set_num_threads(before)
 
     def make_training_step(self, module: nn.Module, x: Tensor) -> Step:
-        """Forward and backward, gradients of the input included."""
+        """Return a step of forward and backward pass, which includes the gradient of the input x."""
         grads: list[Tensor] = []
 
         def step() -> None:
@@ -86,6 +87,8 @@ class Setting:
         return step
 
     def make_inference_step(self, module: nn.Module, x: Tensor) -> Step:
+        """Return a step of a forward pass in evaluation mode."""
+
         def step() -> None:
             module.eval()
             with (
@@ -97,20 +100,20 @@ class Setting:
         return step
 
     def measure_times(self, steps: Mapping[str, Step]) -> dict[str, float]:
-        """The median seconds of each step, measured in turn so that a slow moment of the machine hits all alike."""
+        """Return the median seconds of each step, measured in turn so that slow phases of the machine affect all."""
         rounds = {}
         for name, step in steps.items():
             step()
-            first = self.timed(step)
+            first = self.time_step(step)
             rounds[name] = max(2, min(self.repeats, round(self.repeats * self.seconds / max(first, 1e-9))))
-        taken: dict[str, list[float]] = {name: [] for name in steps}
-        for number in range(max(rounds.values(), default=0)):
+        times: dict[str, list[float]] = {name: [] for name in steps}
+        for round_index in range(max(rounds.values(), default=0)):
             for name, step in steps.items():
-                if number < rounds[name]:
-                    taken[name].append(self.timed(step))
-        return {name: statistics.median(seconds) for name, seconds in taken.items()}
+                if round_index < rounds[name]:
+                    times[name].append(self.time_step(step))
+        return {name: statistics.median(seconds) for name, seconds in times.items()}
 
-    def timed(self, step: Step) -> float:
+    def time_step(self, step: Step) -> float:
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -120,10 +123,10 @@ class Setting:
         return time.perf_counter() - start
 
     def measure_peaks(self, steps: Mapping[str, Step]) -> dict[str, float]:
-        """The MiB that each step holds at most beyond what is held before it."""
-        return {name: self.peak(step) for name, step in steps.items()}
+        """Return the peak memory of each step in MiB, beyond the memory in use before it."""
+        return {name: self.measure_peak(step) for name, step in steps.items()}
 
-    def peak(self, step: Step) -> float:
+    def measure_peak(self, step: Step) -> float:
         gc.collect()
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize()
@@ -132,7 +135,12 @@ class Setting:
             step()
             torch.cuda.synchronize()
             return (torch.cuda.max_memory_allocated() - before) / 2**20
-        return allocated_peak(step)
+        return measure_cpu_peak(step)
+
+
+def format_scope(scope: Scope) -> str:
+    """Return the scope of a lambda layer as a table shows it: global, or 23×23."""
+    return str(scope) if scope == "global" else f"{scope}×{scope}"
 
 
 class TimedTraining(Protocol):
@@ -152,22 +160,22 @@ class TimedTraining(Protocol):
         """Return the seconds of a whole training with these callbacks, and those inside of visualizations."""
 
 
-def allocated_peak(step: Step) -> float:
-    """The most memory that PyTorch's CPU allocator holds for a step, in MiB, as on a GPU its caching allocator says."""
+def measure_cpu_peak(step: Step) -> float:
+    """Return the peak of the memory that a step allocates from PyTorch's CPU allocator, in MiB."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
-    held = peak = 0
+    allocated = peak = 0
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
+            allocated += event.nbytes()
+            peak = max(peak, allocated)
     return peak / 2**20
 
 
-def matrix_rate(setting: Setting) -> float:
-    """Multiply-adds a second in a large matrix product."""
+def measure_matrix_rate(setting: Setting) -> float:
+    """Return the multiply-adds per second of a large matrix product."""
     size = 8192 if setting.torch_device.type == "cuda" else 2048
-    kind = torch.bfloat16 if setting.precision == "bfloat16" and setting.torch_device.type == "cuda" else torch.float32
-    a = torch.randn(size, size, device=setting.torch_device, dtype=kind)
+    dtype = torch.bfloat16 if setting.precision == "bfloat16" and setting.torch_device.type == "cuda" else torch.float32
+    a = torch.randn(size, size, device=setting.torch_device, dtype=dtype)
     return size**3 / setting.measure_times({"product": lambda: a @ a})["product"]

@@ -1,11 +1,11 @@
-"""benchmark=methods: what each exact method is predicted and measured to cost."""
+"""benchmark=methods: predicted and measured cost of the exact methods of the lambda layer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from lambdanets.benchmarks.measure import Setting, Step, matrix_rate
+from lambdanets.benchmarks.measure import Setting, Step, format_scope, measure_matrix_rate
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.ops import METHODS
@@ -22,48 +22,52 @@ def compare_methods(
     intra_depth: int,
     slowest: float,
 ) -> Result:
-    """The product of queries and lambdas by every method that can compute it, and which one is chosen.
+    """Compare all methods that compute the product of queries and lambdas, and show the cost model's choice.
 
     Args:
-        setting: how to measure.
-        shapes: (batch, side, channels, scope).
+        setting: the conditions of the measurement.
+        shapes: (batch, side, channels, scope) of each case.
         key_depth: k.
         heads: h.
         intra_depth: u.
-        slowest: methods predicted to take more times the best one's time aren't run.
+        slowest: limit of the predicted time, as a multiple of the best method's; slower methods are not measured.
+
+    Returns:
+        One row per case and method.
     """
     columns = ["map", "context", "method", "infer: predicted ms", "infer: measured ms", "train: predicted ms"]
     columns += ["train: measured ms", "G multiply-adds", "of the matrix rate", "chosen"]
     result = Result("Exact methods", columns, setting=setting)
-    kind = torch.bfloat16 if setting.precision == "bfloat16" else torch.float32
+    dtype = torch.bfloat16 if setting.precision == "bfloat16" else torch.float32
     with setting.limit_threads():
-        rate = matrix_rate(setting)
+        rate = measure_matrix_rate(setting)
         for batch, side, channels, scope in progress_bar(shapes, "shapes"):
-            reach = 2 * side - 1 if scope == "global" else int(scope)  # type: ignore[arg-type]
-            depth = channels // heads
+            table_side = 2 * side - 1 if scope == "global" else int(scope)  # type: ignore[arg-type]
+            value_depth = channels // heads
             sizes: list[tuple[int, ...]] = [
                 (batch, side, side, heads, key_depth),
-                (batch, side, side, intra_depth, depth),
+                (batch, side, side, intra_depth, value_depth),
             ]
-            sizes += [(key_depth, intra_depth, reach, reach), (batch, key_depth, depth)]
-            inputs = [torch.randn(size, device=setting.torch_device, dtype=kind).requires_grad_() for size in sizes]
-            grad = torch.randn(batch, side, side, heads, depth, device=setting.torch_device, dtype=kind)
+            sizes += [(key_depth, intra_depth, table_side, table_side), (batch, key_depth, value_depth)]
+            inputs = [torch.randn(size, device=setting.torch_device, dtype=dtype).requires_grad_() for size in sizes]
+            grad = torch.randn(batch, side, side, heads, value_depth, device=setting.torch_device, dtype=dtype)
             shape = Shape.of(*inputs[:3])
             training, inference = predict_costs(shape), predict_costs(replace(shape, training=False))
-            best = {key: min(found, key=lambda name: found[name].seconds) for key, found in
-                    (("train", training), ("infer", inference))}  # fmt: skip
-            limit = slowest * training[best["train"]].seconds
+            choices = {
+                mode: min(costs, key=lambda name: costs[name].seconds)
+                for mode, costs in (("train", training), ("infer", inference))
+            }
+            limit = slowest * training[choices["train"]].seconds
             names = [name for name in METHODS if name in training and training[name].seconds <= limit]
-            train = setting.measure_times({name: training_step(name, inputs, grad) for name in names})
-            infer = setting.measure_times({name: inference_step(name, inputs) for name in names})
+            train = setting.measure_times({name: make_training_step(name, inputs, grad) for name in names})
+            infer = setting.measure_times({name: make_inference_step(name, inputs) for name in names})
             for name, cost in training.items():
                 multiply_adds = cost.work.products + cost.work.kernel + cost.work.taps + cost.work.butterflies
                 measured = train.get(name)
-                chosen = [key for key, choice in best.items() if choice == name]
                 result.rows.append(
                     {
                         "map": f"{batch}×{side}²×{channels}",
-                        "context": str(scope) if scope == "global" else f"{scope}×{scope}",
+                        "context": format_scope(scope),
                         "method": name,
                         "infer: predicted ms": 1e3 * inference[name].seconds,
                         "infer: measured ms": 1e3 * infer[name] if name in infer else None,
@@ -71,22 +75,22 @@ def compare_methods(
                         "train: measured ms": 1e3 * measured if measured else None,
                         "G multiply-adds": multiply_adds / 1e9,
                         "of the matrix rate": f"{multiply_adds / measured / rate:.0%}" if measured else "–",
-                        "chosen": ", ".join(chosen),
+                        "chosen": ", ".join(mode for mode, choice in choices.items() if choice == name),
                     }
                 )
     result.notes.append(
-        f"The machine does {rate / 1e9:.1f} G multiply-adds a second in a large matrix product. A method's own include "
-        f"butterflies, taps and recomputation. Methods predicted to take more than {slowest:g} times as long as the "
-        f"best one aren't run."
+        f"Matrix rate: {rate / 1e9:.1f} G multiply-adds per second in a large matrix product. The multiply-adds of a "
+        f"method include butterflies, taps and recomputation. Methods are not measured if their predicted time is more "
+        f"than {slowest:g} times that of the best one."
     )
     return result
 
 
-def training_step(name: str, inputs: list[torch.Tensor], grad: torch.Tensor) -> Step:
+def make_training_step(name: str, inputs: list[torch.Tensor], grad: torch.Tensor) -> Step:
     return lambda: torch.autograd.grad(METHODS[name](*inputs), inputs, grad)
 
 
-def inference_step(name: str, inputs: list[torch.Tensor]) -> Step:
+def make_inference_step(name: str, inputs: list[torch.Tensor]) -> Step:
     def step() -> None:
         with torch.no_grad():
             METHODS[name](*inputs)

@@ -1,4 +1,4 @@
-"""benchmark=networks: whole networks, trained and used."""
+"""benchmark=networks: whole networks in training and inference."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lambdanets.benchmarks.candidates import LambdaNetworksMixer, peer
+from lambdanets.benchmarks.candidates import LambdaNetworksMixer, import_peer
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers import Attention, Conv, LambdaLayer
@@ -17,12 +17,15 @@ from lambdanets.progress import progress_bar
 
 
 def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Result:
-    """Groups of networks that compute the same or the like; ratios are to the first of a group.
+    """Compare the networks of each group, which compute the same or similar functions.
 
     Args:
-        setting: how to measure.
+        setting: the conditions of the measurement.
         batch: images.
         compare: keys of GROUPS.
+
+    Returns:
+        One row per network; ratios are to the first network of its group.
     """
     columns = ["group", "network", "image", "M parameters", "train img/s", "infer img/s", "peak MiB"]
     columns += ["train ratio", "infer ratio"]
@@ -30,9 +33,9 @@ def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Res
     result = Result("Whole networks", columns, setting=setting, plot=plot)
     with setting.limit_threads():
         for group in progress_bar(compare, "groups"):
-            side, makers = GROUPS[group]
+            side, network_factories = GROUPS[group]
             x = torch.randn(batch, 3, side, side, device=setting.torch_device)
-            models = {name: make().to(setting.torch_device) for name, make in makers(side).items()}
+            models = {name: make().to(setting.torch_device) for name, make in network_factories(side).items()}
             training = {name: setting.make_training_step(model, x) for name, model in models.items()}
             train = setting.measure_times(training)
             infer = setting.measure_times(
@@ -54,11 +57,11 @@ def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Res
                         "infer ratio": infer[first] / infer[name],
                     }
                 )
-    result.notes.append("Ratios: images/s over those of the first network of the group.")
+    result.notes.append("Ratios: images/s of a network over those of the first network of its group.")
     return result
 
 
-def lambda_resnet50(layout: str, side: int) -> dict[str, Callable[[], nn.Module]]:
+def make_lambda_resnets(layout: str, side: int) -> dict[str, Callable[[], nn.Module]]:
     size: dict[str, Any] = {"layout": layout, "image_size": (side, side)}
     return {
         f"{layout} 23×23, lambda-networks' layer": lambda: ResNet(partial(LambdaNetworksMixer, scope=23), **size),
@@ -66,12 +69,12 @@ def lambda_resnet50(layout: str, side: int) -> dict[str, Callable[[], nn.Module]
     }
 
 
-def same_weights(name: str, side: int) -> dict[str, Callable[[], nn.Module]]:
-    theirs = peer("timm").create_model(name)
+def make_timm_pair(name: str, side: int) -> dict[str, Callable[[], nn.Module]]:
+    theirs = import_peer("timm").create_model(name)
     return {f"timm {name}": lambda: theirs, f"ours, as {name}": lambda: timm_network(name, theirs.state_dict())}
 
 
-def baselines(side: int) -> dict[str, Callable[[], nn.Module]]:
+def make_baselines(side: int) -> dict[str, Callable[[], nn.Module]]:
     size: dict[str, Any] = {"image_size": (side, side)}
     return {
         "ResNet-50": lambda: ResNet(Conv, **size),
@@ -82,10 +85,10 @@ def baselines(side: int) -> dict[str, Callable[[], nn.Module]]:
 
 
 GROUPS: dict[str, tuple[int, Callable[[int], dict[str, Callable[[], nn.Module]]]]] = {
-    "LLLL": (224, partial(lambda_resnet50, "LLLL")),
-    "CCLL": (224, partial(lambda_resnet50, "CCLL")),
-    "lambda_resnet26t": (256, partial(same_weights, "lambda_resnet26t")),
-    "lambda_resnet26rpt_256": (256, partial(same_weights, "lambda_resnet26rpt_256")),
-    "lambda_resnet50ts": (256, partial(same_weights, "lambda_resnet50ts")),
-    "ResNet-50": (224, baselines),
+    "LLLL": (224, partial(make_lambda_resnets, "LLLL")),
+    "CCLL": (224, partial(make_lambda_resnets, "CCLL")),
+    "lambda_resnet26t": (256, partial(make_timm_pair, "lambda_resnet26t")),
+    "lambda_resnet26rpt_256": (256, partial(make_timm_pair, "lambda_resnet26rpt_256")),
+    "lambda_resnet50ts": (256, partial(make_timm_pair, "lambda_resnet50ts")),
+    "ResNet-50": (224, make_baselines),
 }

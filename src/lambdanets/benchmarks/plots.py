@@ -1,4 +1,4 @@
-"""Plots of a benchmark's rows."""
+"""Plots of benchmark results."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from lambdanets.benchmarks.result import Result
 
 
-def draw(result: Result, path: Path) -> None:
-    """Draws lines (x against y, both logarithmic) or bars (y of each row), as `result.plot` says."""
+def save_plot(result: Result, path: Path) -> None:
+    """Save the plot that `result.plot` describes: lines on logarithmic axes, or bars."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -25,10 +25,10 @@ def draw(result: Result, path: Path) -> None:
     else:
         groups = list(dict.fromkeys(row[x] for row in rows))
         width = 0.8 / len(names)
-        for number, name in enumerate(names):
-            points = [(groups.index(row[x]) + number * width, row[y]) for row in rows if row[line] == name]
-            places, heights = zip(*points, strict=True)
-            axes.bar(places, heights, width=width, label=name)
+        for index, name in enumerate(names):
+            points = [(groups.index(row[x]) + index * width, row[y]) for row in rows if row[line] == name]
+            positions, heights = zip(*points, strict=True)
+            axes.bar(positions, heights, width=width, label=name)
         axes.set_xticks([index + 0.4 - width / 2 for index in range(len(groups))], groups, fontsize=8)
     axes.set_yscale("log")
     axes.set_xlabel(x)

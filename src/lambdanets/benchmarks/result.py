@@ -1,4 +1,4 @@
-"""What a benchmark found, as a table, as JSON and as Markdown."""
+"""Results of a benchmark as table, JSON and Markdown."""
 
 import json
 import os
@@ -15,39 +15,45 @@ from lambdanets.table import Table
 
 @dataclass
 class Result(Table):
-    """A table of measurements.
+    """Table of measurements.
 
     Args:
-        setting: how they were measured.
-        plot: how plots.draw shows them: the columns of x, y and the lines' names, or nothing.
+        setting: the conditions of the measurement.
+        plot: options of `plots.save_plot`: its kind, and the columns of x, y and the lines' names; empty for no plot.
     """
 
     setting: Setting = field(default_factory=Setting)
     plot: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path, name: str, origin: dict[str, Any]) -> None:
-        """Writes <name>.json and <name>.md."""
+        """Write <name>.json and <name>.md.
+
+        Args:
+            folder: folder of the files.
+            name: name of the benchmark.
+            origin: versions, date and command of the run, as in `provenance`.
+        """
         document = {
             "title": self.title,
-            "machine": machine(self.setting),
+            "machine": describe_machine(self.setting),
             "origin": origin,
             "setting": asdict(self.setting),
             "rows": self.rows,
             "notes": self.notes,
         }
         (folder / f"{name}.json").write_text(json.dumps(document, indent=1, allow_nan=True) + "\n")
-        (folder / f"{name}.md").write_text(self.page(origin))
+        (folder / f"{name}.md").write_text(self.to_page(origin))
 
-    def page(self, origin: dict[str, Any]) -> str:
-        """The table under its title, with machine, versions, date and command."""
-        packages = ", ".join(f"{name} {found}" for name, found in origin["packages"].items() if found)
-        lines = [f"# {self.title}", "", f"{machine(self.setting)}. Python {origin['python']}, {packages}.", ""]
+    def to_page(self, origin: dict[str, Any]) -> str:
+        """Return the table as a Markdown page with machine, versions, date and command."""
+        packages = ", ".join(f"{name} {version}" for name, version in origin["packages"].items() if version)
+        lines = [f"# {self.title}", "", f"{describe_machine(self.setting)}. Python {origin['python']}, {packages}.", ""]
         lines += [f"{origin['date'][:10]}, `{origin['command']}`", ""]
         return "\n".join([*lines, self.markdown()])
 
 
-def machine(setting: Setting) -> str:
-    """The processor and how it is used, in words."""
+def describe_machine(setting: Setting) -> str:
+    """Return the name of the processor or GPU, with the number of threads and the precision."""
     if setting.torch_device.type == "cuda":
         return f"{torch.cuda.get_device_name()}, {setting.precision}"
     return f"{processor_name()}, {setting.threads} threads of {os.cpu_count()}, {setting.precision}"

@@ -1,15 +1,18 @@
-"""benchmark=scaling: time and memory against the number of positions."""
+"""benchmark=scaling: time and memory as functions of the number of positions."""
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import torch
 
 from lambdanets.benchmarks import candidates
-from lambdanets.benchmarks.measure import Setting
+from lambdanets.benchmarks.measure import Setting, format_scope
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.progress import progress_bar
+
+BASELINES = (candidates.CONV, candidates.ATTENTION)
 
 
 def measure_scaling(
@@ -21,15 +24,18 @@ def measure_scaling(
     scopes: Sequence[Scope],
     fit: tuple[int, int],
 ) -> Result:
-    """Layers on maps of growing sides, and the exponent e of time ~ n^e between two of them.
+    """Measure layers on maps of growing sides, and fit the exponent e of time ~ n^e.
 
     Args:
-        setting: how to measure.
+        setting: the conditions of the measurement.
         batch: images.
-        channels: of the maps.
-        sides: of the maps.
-        scopes: of our lambda layers.
-        fit: the sides between which the exponent is fitted.
+        channels: channels of the maps.
+        sides: sides of the maps.
+        scopes: scopes of our lambda layers.
+        fit: smallest and largest side of the fit.
+
+    Returns:
+        One row per layer and side, and the exponents as notes.
     """
     columns = ["layer", "side", "n", "train ms", "infer ms", "peak MiB"]
     plot = {"kind": "lines", "x": "n", "y": "train ms", "line": "layer"}
@@ -39,11 +45,12 @@ def measure_scaling(
             x = torch.randn(batch, channels, side, side, device=setting.torch_device, requires_grad=True)
             modules = {}
             for scope in scopes:
-                makers = candidates.layer_factories(channels, side, scope, batch, setting.memory_gib)
-                shown = str(scope) if scope == "global" else f"{scope}×{scope}"
-                modules[f"ours, {shown}"] = makers.pop(candidates.OURS)()
+                factories = candidates.layer_factories(channels, side, scope, batch, setting.memory_gib)
+                modules[f"ours, {format_scope(scope)}"] = factories.pop(candidates.OURS)()
                 if scope == "global":
-                    modules |= {name if name in BASE else f"{name}, global": make() for name, make in makers.items()}
+                    modules |= {
+                        name if name in BASELINES else f"{name}, global": make() for name, make in factories.items()
+                    }
             modules = {name: module.to(setting.torch_device) for name, module in modules.items()}
             training = {name: setting.make_training_step(module, x) for name, module in modules.items()}
             train = setting.measure_times(training)
@@ -65,16 +72,11 @@ def measure_scaling(
     for name in dict.fromkeys(str(row["layer"]) for row in result.rows):
         points = [row for row in result.rows if row["layer"] == name and fit[0] <= row["side"] <= fit[1]]  # type: ignore[operator]
         if len(points) > 1:
-            e = exponent([(row["n"], row["train ms"]) for row in points])  # type: ignore[misc]
+            e = fit_exponent([(row["n"], row["train ms"]) for row in points])  # type: ignore[misc]
             result.notes.append(f"{name}: training time grows as n^{e:.2f} from {fit[0]}² to {points[-1]['side']}².")
     return result
 
 
-BASE = (candidates.CONV, candidates.ATTENTION)
-
-
-def exponent(points: Sequence[tuple[float, float]]) -> float:
-    """The slope of a straight line through the logarithms, by least squares."""
-    xs, ys = ([math.log(point[axis]) for point in points] for axis in (0, 1))
-    x0, y0 = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((x - x0) * (y - y0) for x, y in zip(xs, ys, strict=True)) / sum((x - x0) ** 2 for x in xs)
+def fit_exponent(points: Sequence[tuple[float, float]]) -> float:
+    """Return the slope of the least-squares line through the logarithms of (x, y) points."""
+    return statistics.linear_regression(*zip(*[(math.log(x), math.log(y)) for x, y in points], strict=True)).slope

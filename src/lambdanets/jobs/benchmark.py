@@ -1,8 +1,9 @@
-"""job=benchmark: speed and memory, side by side."""
+"""job=benchmark: speed and memory, measured side by side."""
 
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -23,44 +24,46 @@ PEERS = ("timm", "lambda-networks")
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Runs one benchmark; prints its table and writes it as JSON, Markdown and, if it has one, as a plot.
+    """Run one benchmark, print its table, and write it as JSON, Markdown and, for some benchmarks, as a plot.
 
     Args:
         config: resolved.
-        folder: where the files go.
+        folder: output folder.
 
     Returns:
         The number of rows.
 
     Raises:
-        UserError: no benchmark is named.
+        UserError: no benchmark is chosen.
     """
     silence_lightning()
     if not config.get("benchmark"):
         raise UserError(
-            "job=benchmark needs benchmark=layers, networks, scaling, methods, table4, figure2, coco, loop, callbacks "
-            "or input."
+            "job=benchmark needs a benchmark: set benchmark=layers, networks, scaling, methods, table4, figure2, coco, "
+            "reproduction, loop, callbacks or input."
         )
     settings = config.benchmark.copy()
     configs = {name: experiments.row(name, experiments.overrides()) for name in settings.pop("experiments", [])}
-    for name, said in settings.pop("variants", {}).items():
-        configs[name] = experiments.variant([*said, *experiments.overrides()])
-    networks = {"networks": {name: network(found) for name, found in configs.items()}} if configs else {}
-    trained = settings.pop("train", [])
-    trainings = {"trainings": {" ".join(said): TrainingTimer(list(said)) for said in trained}} if trained else {}
-    result: Result = instantiate(settings, _convert_="all", _partial_=True)(**networks, **trainings)
+    for name, overrides in settings.pop("variants", {}).items():
+        configs[name] = experiments.variant([*overrides, *experiments.overrides()])
+    options: dict[str, Any] = {}
+    if configs:
+        options["networks"] = {name: network_spec(network_config) for name, network_config in configs.items()}
+    if trainings := settings.pop("trainings", []):
+        options["trainings"] = {" ".join(overrides): TrainingTimer(list(overrides)) for overrides in trainings}
+    result: Result = instantiate(settings, _convert_="all", _partial_=True)(**options)
     name = HydraConfig.get().runtime.choices["benchmark"]
     origin = {key: value for key, value in provenance.origin().items() if key not in ("folder", "host", "process")}
     origin["packages"] |= {peer: provenance.package_version(peer) for peer in PEERS}
     result.show()
     result.save(folder, name, origin)
     if result.plot:
-        plots.draw(result, folder / f"{name}.png")
-    log.info("Written to %s.", os.path.relpath(folder / f"{name}.md"))
+        plots.save_plot(result, folder / f"{name}.png")
+    log.info("Wrote %s", os.path.relpath(folder / f"{name}.md"))
     return {"rows": len(result.rows)}
 
 
-def network(config: DictConfig) -> NetworkSpec:
-    """A config's network."""
+def network_spec(config: DictConfig) -> NetworkSpec:
+    """Return a config's network, to be built later."""
     images = image_spec(config)
     return NetworkSpec(lambda: build_model(config, images), images.channels, images.size)
