@@ -128,7 +128,7 @@ def test_rows_of_a_table_at_the_batch_that_fits():
     assert 128 * maps < attention["GiB at batch 128"] * 2**30 < 128 * 6 * maps
     notes = " ".join(result.notes)
     assert "Global self-attention: batch 4 was counted to need up to" in notes
-    assert "measured at batch 2, since batch 4 may need" in notes
+    assert "measured at batch 2, as batch 4 may need" in notes
     assert "more than benchmark.setting.memory_gib=0.046." in notes
     assert "Lambda layer against Global self-attention: " in notes
     needed = attention["GiB at batch 128"] * 2**30

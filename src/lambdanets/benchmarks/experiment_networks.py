@@ -103,7 +103,7 @@ def compare_experiments(
         if batches[name] < batch:
             needed = estimate_bytes(costs[name], batch) / GIB
             result.notes.append(
-                f"{row_label(name)}: measured at batch {batches[name]}, since batch {batch} may need {needed:,.1f} GiB, "
+                f"{row_label(name)}: measured at batch {batches[name]}, as batch {batch} may need {needed:,.1f} GiB, "
                 f"more than benchmark.setting.memory_gib={setting.memory_gib:g}."
             )
     if paper_batch:
