@@ -12,7 +12,7 @@
 # # The lambda layer
 #
 # A lambda layer (Bello, ICLR 2021, section 3) summarises a context into small linear functions, the *lambdas*, and
-# applies one to each query. Here it is built from `einsum`, compared with `LambdaLayer`, and looked into.
+# applies one to each query. This notebook builds it from `einsum`, compares that with `LambdaLayer`, and visualizes a trained layer.
 
 # %%
 import subprocess
@@ -42,15 +42,15 @@ ROOT = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
 
 # %%
 def lambda_layer(q, k, v, e):
-    """Q (b h n k), k (b m k), v (b m v), e (n m k) → (b n h v)."""
+    """Compute a lambda layer: q (b h n k), k (b m k), v (b m v), e (n m k) → (b n h v)."""
     content = torch.einsum("bmk,bmv->bkv", k.softmax(1), v)
     position = torch.einsum("nmk,bmv->bnkv", e, v)
     return torch.einsum("bhnk,bnkv->bnhv", q, content[:, None] + position)
 
 
 # %% [markdown]
-# `LambdaLayer` does the same, with batch norms on queries and values, a table of offsets in the place of $E$, and its own
-# choice of the order of the products.
+# `LambdaLayer` computes the same, with batch norms on queries and values, a table of offsets instead of $E$, and an order of
+# the products that depends on their costs.
 
 # %%
 side, channels = 7, 32
@@ -76,9 +76,9 @@ with torch.no_grad():
 # %% [markdown]
 # ## Equivalences
 #
-# No softmax stands between the two products of $y_n = \sum_m (q_n \cdot E_{nm})\, v_m$, so they may be taken in either
+# There is no softmax between the two products of $y_n = \sum_m (q_n \cdot E_{nm})\, v_m$. They can be computed in either
 # order, by a convolution of the values with the table as its kernel (the lambda convolution), or by Fourier transforms.
-# All are exact.
+# All methods are exact.
 
 # %%
 table, content = layer.table.detach(), layer.content_lambda(value, key).detach()
@@ -88,23 +88,23 @@ with torch.no_grad():
         print(f"{name:12} {(y - results['lambdas']).abs().max():.1e}")
 
 # %% [markdown]
-# ## What is kept
+# ## Memory
 #
-# An attention layer keeps $h\,n^2$ numbers of each image; the embeddings of a lambda layer don't grow with the batch, and
-# ours are a table of offsets.
+# An attention layer stores $h\,n^2$ numbers per image. The embeddings of a lambda layer don't grow with the batch, and here
+# they are a table of offsets.
 
 # %%
 print("     n   attention maps of 128 images   the paper's embeddings   a table of offsets   (MiB)")
-for side_ in (14, 28, 56):
-    n = side_**2
-    maps, expanded, offsets_ = 128 * 8 * n * n, n * n * 16, (2 * side_ - 1) ** 2 * 16
-    print(f"{n:6}{maps * 4 / 2**20:22,.0f}{expanded * 4 / 2**20:27,.1f}{offsets_ * 4 / 2**20:22,.2f}")
+for map_side in (14, 28, 56):
+    n = map_side**2
+    maps, expanded, table_size = 128 * 8 * n * n, n * n * 16, (2 * map_side - 1) ** 2 * 16
+    print(f"{n:6}{maps * 4 / 2**20:22,.0f}{expanded * 4 / 2**20:27,.1f}{table_size * 4 / 2**20:22,.2f}")
 
 # %% [markdown]
 # ## Translation equivariance
 #
-# Position lambdas depend on offsets only: where the input moves, the output moves with it, up to the border. The content
-# lambda is the same for all positions, and doesn't notice a shift of the whole context at all.
+# Position lambdas depend on offsets only: if the input is shifted, the output is shifted with it, except at the border. The
+# content lambda is the same for all positions and doesn't change if the whole context is shifted.
 
 # %%
 local = LambdaLayer(channels, scope=5, content=False).double().eval()
@@ -116,23 +116,23 @@ with torch.no_grad():
 print(f"moving the input or the output: {(y.roll((7, 8), (2, 3)) - y_moved).abs().max():.1e}")
 
 fig, axes = plt.subplots(1, 4, figsize=(9, 2.5), dpi=70)
-for axis, (title, picture) in zip(
+for axis, (title, features) in zip(
     axes, {"input": image, "output": y, "input, moved": moved, "its output": y_moved}.items(), strict=True
 ):
-    axis.imshow(picture[0].norm(dim=0), cmap="Blues")
+    axis.imshow(features[0].norm(dim=0), cmap="Blues")
     axis.set(title=title, xticks=[], yticks=[])
 fig.tight_layout()
 
 # %% [markdown]
-# ## What lambdas look like after training
+# ## Lambdas after training
 #
-# A lambda network learns scikit-learn's digits, in half a minute. `lambdanets.load` opens the run.
+# A lambda network learns scikit-learn's digits in half a minute. `lambdanets.load` loads the run.
 
 # %%
 work = Path(tempfile.mkdtemp())
 command = [sys.executable, str(ROOT / "run.py"), "mixer=lambda", "name=digits", "trainer.enable_progress_bar=false"]
-done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=True)
-print(*done.stdout.splitlines()[-12:], sep="\n")
+process = subprocess.run(command, cwd=work, capture_output=True, text=True, check=True)
+print(*process.stdout.splitlines()[-12:], sep="\n")
 (run,) = work.glob("outputs/digits/*")
 model = lambdanets.load(run)
 
@@ -143,32 +143,32 @@ digit = torch.from_numpy((load_digits().images[7] * (255 / 16)).round()).to(torc
 print(model.predict(digit, top=3))
 
 # %% [markdown]
-# What each head's query in the middle of the digit sees in the first lambda layer, by content (above, $q \cdot \bar K_m$)
-# and by position (below, $q \cdot E_{nm}$): the parts of an attention map that is never formed. TensorBoard shows the same
-# for all layers during training.
+# The weights of each head's query in the middle of the digit, in the first lambda layer: by content (above,
+# $q \cdot \bar K_m$) and by position (below, $q \cdot E_{nm}$). They are the parts of an attention map that the layer never
+# computes. TensorBoard shows them for all layers during training.
 
 # %%
 layer = model.network.stages[0][0].mixer
-seen = {}
-layer.register_forward_pre_hook(lambda module, inputs: seen.update(x=inputs[0]))
+layer_inputs = []
+layer.register_forward_pre_hook(lambda module, inputs: layer_inputs.append(inputs[0]))
 with torch.no_grad():
     model(model.preprocess(digit)[None])
-    query, value, key = layer.project(seen["x"], seen["x"], torch.channels_last)
+    query, value, key = layer.project(layer_inputs[0], layer_inputs[0], torch.channels_last)
 height, width = query.shape[1:3]
-y, x_ = height // 2, width // 2
+row, column = height // 2, width // 2
 by_content = torch.einsum(
-    "hk,yxk->hyx", query[0, y, x_], key[0, :, :, 0].flatten(0, 1).softmax(0).view(height, width, -1)
+    "hk,yxk->hyx", query[0, row, column], key[0, :, :, 0].flatten(0, 1).softmax(0).view(height, width, -1)
 )
 table = scope_to_offsets(layer.table.detach(), (height, width))[:, 0]
-window = table[:, height - 1 - y : 2 * height - 1 - y, width - 1 - x_ : 2 * width - 1 - x_]
-by_position = torch.einsum("hk,kyx->hyx", query[0, y, x_], window)
+window = table[:, height - 1 - row : 2 * height - 1 - row, width - 1 - column : 2 * width - 1 - column]
+by_position = torch.einsum("hk,kyx->hyx", query[0, row, column], window)
 
 fig, axes = plt.subplots(2, 5, figsize=(9, 3.8), dpi=70)
 for axis, maps, kind in zip(axes, (by_content, by_position), ("content", "position"), strict=True):
     axis[0].imshow(digit[0], cmap="gray")
     axis[0].set(ylabel=kind, xticks=[], yticks=[])
-    for head, picture in enumerate(maps):
+    for head, weights in enumerate(maps):
         limit = maps.abs().max()
-        axis[head + 1].imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axis[head + 1].imshow(weights, cmap="RdBu_r", vmin=-limit, vmax=limit)
         axis[head + 1].set(title=f"head {head}", xticks=[], yticks=[])
 fig.tight_layout()

@@ -11,10 +11,10 @@
 # %% [markdown]
 # # Ablations
 #
-# Every row of the paper's tables is a config, every table a sweep. Here a small one is run, on scikit-learn's digits, and
-# looked at: table, curves, paired differences. The numbers say how the tools work, and nothing of ImageNet.
+# Each row of the paper's tables is an experiment and each table is a sweep. This notebook runs a small sweep on scikit-learn's
+# digits and analyzes it: table, curves, paired differences. It shows the tools; its numbers don't transfer to ImageNet.
 #
-# To look at a sweep that there is already, name its folder in `SWEEP`.
+# To analyze a sweep of your own, set `SWEEP` to its folder.
 
 # %%
 import subprocess
@@ -38,7 +38,7 @@ SWEEP = None  # or Path("../multirun/table3")
 # ## Run it
 #
 # Three mixers with two seeds each, six runs of three epochs: `python run.py --multirun mixer=… seed=…`. Started again, a
-# sweep skips what is finished; on a cluster it is the same line with `hydra/launcher=submitit_slurm`.
+# sweep skips its finished runs. On a cluster, add `hydra/launcher=submitit_slurm` to the same command.
 
 # %%
 if SWEEP is None:
@@ -53,8 +53,8 @@ print(f"{len(runs)} runs, {sum(run.problem is None for run in runs)} of them fin
 # %% [markdown]
 # ## The table
 #
-# Means and standard deviations over seeds, and differences to a baseline that are paired by seed: both runs of a pair see
-# the same images in the same order.
+# Means and standard deviations over seeds, and differences to a baseline, paired by seed: both runs of a pair get the same
+# images in the same order.
 
 # %%
 comparison = compare(runs, score="test/top1", baseline="conv-digits", flops=lambda run: None)
@@ -81,18 +81,18 @@ fig.tight_layout()
 # %% [markdown]
 # ## Are the differences real?
 #
-# Student's paired test over the seeds, with its 95 % interval. Two seeds are too few for anything but a huge difference to
-# stand out, which the intervals say: take five or more.
+# Student's paired test over the seeds, with its 95 % interval. With two seeds the intervals are so wide that only a huge
+# difference would be significant: use five seeds or more.
 
 # %%
 scores = {row.name: row.runs.scores("test/top1") for row in comparison.rows}
 baseline = next(name for name in scores if name.startswith("conv"))
-for name, found in scores.items():
+for name, by_seed in scores.items():
     if name == baseline:
         continue
-    difference = paired_difference(found, scores[baseline])
-    seeds = sorted(found.keys() & scores[baseline].keys())
-    p = ttest_rel([found[s] for s in seeds], [scores[baseline][s] for s in seeds]).pvalue
+    difference = paired_difference(by_seed, scores[baseline])
+    seeds = sorted(by_seed.keys() & scores[baseline].keys())
+    p = ttest_rel([by_seed[s] for s in seeds], [scores[baseline][s] for s in seeds]).pvalue
     print(
         f"{name:20} {100 * difference.mean:+6.2f} [{100 * difference.low:+7.2f}, {100 * difference.high:+7.2f}]  p = {p:.2f}"
     )
@@ -100,9 +100,8 @@ for name, found in scores.items():
 # %% [markdown]
 # ## The paper's tables
 #
-# `python run.py job=describe sweep=table3` counts the parameters and operations of each of its rows without running any,
-# and `python run.py job=report` sets a finished sweep beside the published numbers, as Markdown, CSV, JSON and one HTML
-# page.
+# `python run.py job=describe sweep=table3` counts the parameters and operations of each row without running any.
+# `python run.py job=report` compares a finished sweep with the published numbers, as Markdown, CSV, JSON and one HTML page.
 
 # %%
 command = [sys.executable, str(ROOT / "run.py"), "job=describe", "sweep=table3", "hydra.run.dir=described"]

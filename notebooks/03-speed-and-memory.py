@@ -11,15 +11,15 @@
 # %% [markdown]
 # # Speed and memory
 #
-# A lambda layer's products can be computed in several exact ways. Which is fastest depends on the map, the scope and the
-# machine; `method=auto` asks a small cost model. This notebook measures on the machine that it runs on, in a minute or two;
-# `python run.py job=benchmark benchmark=methods` (or `scaling`, `layers`, `table4`, …) measures with more care, and
-# `results/` has what that gave, with machine and versions.
+# A lambda layer's products can be computed by several exact methods. The fastest one depends on the map, the scope and the
+# machine; with `method=auto` a small cost model chooses it. This notebook measures the machine that it runs on, in a minute or
+# two. `python run.py job=benchmark benchmark=methods` (or `scaling`, `layers`, `table4`, …) measures more carefully;
+# `results/` has its results with machine and versions.
 
 # %%
 import os
 
-os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # what the memory's profiler says of earlier allocations
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # the memory profiler warns of earlier allocations
 
 import matplotlib.pyplot as plt
 import torch
@@ -36,8 +36,8 @@ print(torch.__version__, setting.torch_device, torch.get_num_threads(), "threads
 # %% [markdown]
 # ## Methods
 #
-# Predicted and measured milliseconds of a training step of one layer, as (batch, side, channels, scope). Of a method that is
-# predicted to take more than six times the best one's time nothing is run.
+# Predicted and measured milliseconds of one layer's training step, for (batch, side, channels, scope). Methods with more than
+# six times the best predicted time are not run.
 
 # %%
 result = compare_methods(
@@ -51,30 +51,30 @@ result = compare_methods(
 Markdown(result.markdown())
 
 # %% [markdown]
-# ## Where each wins
+# ## The chosen method
 #
-# The method that is chosen, by the side of the map and the scope (training, a batch of 8, k = 16, h = 4).
+# By the side of the map and the scope (training, batch 8, k = 16, h = 4).
 
 # %%
 sides, scopes = (7, 14, 28, 56, 112), (3, 7, 15, 23, "global")
 print("side" + "".join(f"{scope!s:>13}" for scope in scopes))
 for side in sides:
-    chosen = []
+    methods = []
     for scope in scopes:
-        reach = 2 * side - 1 if scope == "global" else scope
-        sizes = {"height": side, "width": side, "context": (side, side), "scope": (reach, reach)}
+        scope_side = 2 * side - 1 if scope == "global" else scope
+        sizes = {"height": side, "width": side, "context": (side, side), "scope": (scope_side, scope_side)}
         depths = {"heads": 4, "key_depth": 16, "value_depth": 16 * 56 // side or 1, "intra_depth": 1}
-        chosen.append(choose_method(Shape(batch=8, device=setting.torch_device.type, **sizes, **depths)))
-    print(f"{side:4}" + "".join(f"{name:>13}" for name in chosen))
+        methods.append(choose_method(Shape(batch=8, device=setting.torch_device.type, **sizes, **depths)))
+    print(f"{side:4}" + "".join(f"{name:>13}" for name in methods))
 
 # %% [markdown]
 # ## Against the number of positions
 #
-# A training step of one layer of 64 channels for one image: a lambda layer with a global and one with a local context, the
-# 3×3 convolution, and global self-attention, whose maps of n × n weights outgrow all else.
+# One training step of one layer with 64 channels, for one image: a lambda layer with a global and one with a local context,
+# the 3×3 convolution, and global self-attention, whose maps of n × n weights need the most memory.
 
 # %%
-found = {}
+measurements = {}
 with setting.limit_threads():
     for side in (7, 14, 28, 56):
         x = torch.randn(1, 64, side, side, device=setting.torch_device, requires_grad=True)
@@ -87,10 +87,10 @@ with setting.limit_threads():
         steps = {name: setting.make_training_step(layer.to(setting.torch_device), x) for name, layer in layers.items()}
         times, peaks = setting.measure_times(steps), setting.measure_peaks(steps)
         for name in layers:
-            found.setdefault(name, []).append((side * side, 1e3 * times[name], peaks[name]))
+            measurements.setdefault(name, []).append((side * side, 1e3 * times[name], peaks[name]))
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), dpi=70)
-for name, points in found.items():
+for name, points in measurements.items():
     n, milliseconds, mebibytes = zip(*points, strict=True)
     axes[0].loglog(n, milliseconds, marker=".", label=name)
     axes[1].loglog(n, mebibytes, marker=".")
@@ -102,6 +102,6 @@ for axis in axes:
 fig.tight_layout()
 
 # %%
-print("positions " + "".join(f"{name:>26}" for name in found))
-for row in zip(*found.values(), strict=True):
+print("positions " + "".join(f"{name:>26}" for name in measurements))
+for row in zip(*measurements.values(), strict=True):
     print(f"{row[0][0]:9} " + "".join(f"{ms:12.2f} ms{mib:7.1f} MiB" for _, ms, mib in row))

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Detection
 #
-# `task=detection` trains Mask R-CNN on the same skeleton, with any mixer. COCO takes a cluster; here a slim detector with
-# lambda layers learns to find and outline drawn boxes and discs, in a minute or two, from files in COCO's layout.
+# `task=detection` trains Mask R-CNN on the same ResNet, with any mixer. COCO needs a cluster. Here a slim detector with lambda
+# layers learns to detect and segment drawn boxes and discs, in a minute or two, from files in COCO's layout.
 
 # %%
 import json
@@ -43,7 +43,7 @@ work = Path(tempfile.mkdtemp())
 
 # %%
 def draw(generator, side=64):
-    """An image with two objects, and their annotations."""
+    """Draw an image with two objects; return it with their annotations."""
     pixels = np.full((side, side, 3), generator.integers(0, 80), np.uint8) + generator.integers(
         0, 9, (side, side, 1), np.uint8
     )
@@ -70,12 +70,12 @@ for split, count in (("train2017", 64), ("val2017", 8)):
     (work / "coco" / split).mkdir(parents=True)
     (work / "coco" / "annotations").mkdir(exist_ok=True)
     images, annotations = [], []
-    for number in range(1, count + 1):
-        picture, objects = draw(generator)
-        name = f"{number:012}.png"
-        picture.save(work / "coco" / split / name)
-        images.append({"id": number, "file_name": name, "height": picture.height, "width": picture.width})
-        annotations += [{"id": len(annotations) + i, "image_id": number, **o} for i, o in enumerate(objects, 1)]
+    for image_id in range(1, count + 1):
+        image, objects = draw(generator)
+        name = f"{image_id:012}.png"
+        image.save(work / "coco" / split / name)
+        images.append({"id": image_id, "file_name": name, "height": image.height, "width": image.width})
+        annotations += [{"id": len(annotations) + i, "image_id": image_id, **o} for i, o in enumerate(objects, 1)]
     categories = [{"id": 1, "name": "box"}, {"id": 2, "name": "disc"}]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (work / "coco" / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
@@ -87,16 +87,17 @@ for split, count in (("train2017", 64), ("val2017", 8)):
 command = [sys.executable, str(ROOT / "run.py"), "task=detection", "model=mask_rcnn_small", "recipe=coco_small"]
 options = ["mixer=lambda", "mixer.heads=2", f"data.root={work}/coco", "recipe.image_size=64", "recipe.epochs=12"]
 smaller = ["model.backbone.stem=strided", "model.channels=32", "model.hidden=128", "model.proposals=60"]
-quiet = ["name=shapes", "data.val_size=8", "+trainer.check_val_every_n_epoch=6", "trainer.enable_progress_bar=false"]
-done = subprocess.run([*command, *options, *smaller, *quiet], cwd=work, capture_output=True, text=True)
-print(*done.stdout.splitlines()[-36:], sep="\n")
-assert done.returncode == 0, done.stderr
+run_options = ["name=shapes", "data.val_size=8", "+trainer.check_val_every_n_epoch=6"]
+run_options += ["trainer.enable_progress_bar=false"]
+process = subprocess.run([*command, *options, *smaller, *run_options], cwd=work, capture_output=True, text=True)
+print(*process.stdout.splitlines()[-36:], sep="\n")
+assert process.returncode == 0, process.stderr
 
 # %% [markdown]
-# The average precisions are COCO's: box and mask, over overlaps from 50 to 95 %, and by the size of objects (−1 where there
-# are none of a size).
+# The average precisions are COCO's: box and mask, over overlaps from 50 to 95 %, and by the size of objects (−1 for a size
+# without objects).
 #
-# ## Look
+# ## Predictions
 
 # %%
 (run,) = work.glob("outputs/shapes/*")
@@ -105,14 +106,14 @@ fig, axes = plt.subplots(1, 4, figsize=(9, 2.6), dpi=60)
 for axis, file in zip(axes.flat, sorted((work / "coco" / "val2017").glob("*.png")), strict=False):
     pixels = read_image(file)
     with torch.no_grad():
-        (found,) = model([model.preprocess(pixels)])
+        (detections,) = model([model.preprocess(pixels)])
     size = tuple(pixels.shape[1:])
-    objects = restored(found, size, size, image_id=0)
-    sure = int((objects.scores >= 0.5).sum())
-    labels, scores = objects.labels[:sure].tolist(), objects.scores[:sure].tolist()
-    picture = draw_objects(pixels, objects.boxes[:sure], objects.masks[:sure], labels, model.classes)
-    axis.imshow(picture.permute(1, 2, 0))
-    said = (f"{model.classes[label - 1]} {score:.0%}" for label, score in zip(labels, scores, strict=True))
-    axis.set_title(", ".join(said), fontsize=9)
+    objects = restored(detections, size, size, image_id=0)
+    confident = int((objects.scores >= 0.5).sum())
+    labels, scores = objects.labels[:confident].tolist(), objects.scores[:confident].tolist()
+    image = draw_objects(pixels, objects.boxes[:confident], objects.masks[:confident], labels, model.classes)
+    axis.imshow(image.permute(1, 2, 0))
+    captions = (f"{model.classes[label - 1]} {score:.0%}" for label, score in zip(labels, scores, strict=True))
+    axis.set_title(", ".join(captions), fontsize=9)
     axis.set(xticks=[], yticks=[])
 fig.tight_layout()
