@@ -1,0 +1,122 @@
+"""Which run a command works on, and in which folder."""
+
+import os
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+from lambdanets.errors import UserError
+from lambdanets.runs.find import Command, find_checkpoint, find_run
+from lambdanets.runs.folders import EXPORTED
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    find_run.cache_clear()
+
+
+def make_run(folder, *checkpoints, age=0.0, name="r"):
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "composed.yaml").write_text(OmegaConf.to_yaml({"name": name}))
+    for checkpoint in checkpoints:
+        (folder / "checkpoints" / f"{checkpoint}.ckpt").write_bytes(b"PK\x03\x04")
+    os.utime(folder / "composed.yaml", (time.time() - age,) * 2)
+    return folder
+
+
+def command(job="fit", ckpt=None, base_run=None, **rest):
+    return Command(job=job, name="r", ckpt=ckpt, base_run=base_run, **rest)
+
+
+def test_a_new_run_gets_a_new_folder(tmp_path):
+    first = find_run(command())
+    assert first.folder.parts[:2] == ("outputs", "r")
+    assert first.run is None
+    first.folder.mkdir(parents=True)
+    find_run.cache_clear()
+    assert find_run(command()).folder != first.folder
+
+
+def test_jobs_that_are_not_about_a_run_have_folders_of_their_own_name():
+    assert find_run(command(job="report")).folder.parts[:2] == ("outputs", "report")
+
+
+def test_a_command_is_answered_once():
+    assert find_run(command()) is find_run(command())
+
+
+def test_training_goes_on_in_the_runs_folder_and_other_jobs_write_below_it(tmp_path):
+    run = make_run(tmp_path / "outputs" / "r" / "1", "best", "last")
+    for job, folder, checkpoint in (
+        ("fit", run, "last"),
+        ("test", run / "test", "best"),
+        ("export", run / "export", "best"),
+    ):
+        asked = command(job=job, ckpt=str(run))
+        selection = find_run(asked)
+        assert selection == (folder, run, None)
+        assert find_checkpoint(asked, selection) == run / "checkpoints" / f"{checkpoint}.ckpt"
+
+
+def test_last_is_the_newest_run_that_has_a_checkpoint(tmp_path):
+    outputs = tmp_path / "outputs" / "r"
+    make_run(outputs / "old", "last", age=20)
+    newest = make_run(outputs / "new", "last", age=10)
+    make_run(outputs / "failed")
+    assert find_run(command(ckpt="last")).run.resolve() == newest
+
+
+def test_a_checkpoint_file_belongs_to_its_run_or_to_none(tmp_path):
+    run = make_run(tmp_path / "run", "best")
+    inside, outside = run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt"
+    outside.write_bytes(b"PK\x03\x04")
+    assert find_run(command(job="test", ckpt=str(inside))) == (run / "test", run, inside)
+    selection = find_run(command(job="test", ckpt=str(outside)))
+    assert selection.run is None
+    assert selection.file == outside
+    assert selection.folder.parts[0] == "outputs"
+
+
+def test_a_new_run_of_a_base_run_takes_its_name_unless_it_has_its_own(tmp_path):
+    base = make_run(tmp_path / "base", name="theirs")
+    assert find_run(command(base_run=str(base))).folder.parts[1] == "theirs"
+    assert find_run(command(base_run=str(base), has_name=True)).folder.parts[1] == "r"
+
+
+def test_a_run_of_a_sweep_continues_in_its_folder_and_a_given_folder_starts_anew(tmp_path):
+    folder = make_run(tmp_path / "multirun" / "a", "last")
+    assert find_run(command(folder=folder, sweeping=True)) == (folder, folder, None)
+    assert find_run(command(folder=folder)) == (folder, None, None)
+    assert find_run(command(folder=folder, ckpt="last")).run == folder
+
+
+def test_an_exported_folder_is_a_run_with_one_checkpoint(tmp_path):
+    run = make_run(tmp_path / "exported")
+    (run / EXPORTED).write_bytes(b"weights")
+    asked = command(job="predict", ckpt=str(run))
+    assert find_checkpoint(asked, find_run(asked)) == run / EXPORTED
+
+
+@pytest.mark.parametrize(
+    ("ckpt", "message"),
+    [
+        ("last", "ckpt=last: there is no run named 'r' below 'outputs'"),
+        ("nowhere", "ckpt=nowhere does not exist"),
+        (".", "holds no run (composed.yaml is missing)"),
+    ],
+)
+def test_a_run_that_is_not_there(ckpt, message):
+    with pytest.raises(UserError) as error:
+        find_run(command(ckpt=ckpt))
+    assert message in str(error.value)
+
+
+def test_only_training_may_start_without_a_checkpoint(tmp_path):
+    run = make_run(tmp_path / "run")
+    asked = command(ckpt=str(run))
+    assert find_checkpoint(asked, find_run(asked)) is None
+    asked = command(job="test", ckpt=str(run))
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        find_checkpoint(asked, find_run(asked))
