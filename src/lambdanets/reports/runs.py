@@ -128,7 +128,7 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
                 runs[file.parent.resolve()] = read_run_folder(file.parent)
         archived += [run for file in sorted(folder.rglob(ARCHIVE)) for run in read_archive(file)]
     every = [*runs.values(), *(run for run in archived if run.path.resolve() not in runs)]
-    trainings = [run for run in every if run.config.job._target_ == FIT]
+    trainings = [run for run in every if OmegaConf.select(run.config, "job._target_") == FIT]
     if not trainings:
         raise UserError(
             f"No run lies below {', '.join(map(repr, map(str, folders)))}: start some, then report on them."
