@@ -35,14 +35,14 @@ def sentence(*arguments, cwd):
             "mixer=lamda is not known; choose one of attention, augmented, axial, conv, lambda, lambda_conv, "
             "lambda_shared, linear_attention, local_attention, local_relation, patchwise, se.",
         ),
-        (["experiment=table3/cnv"], "experiment=table3/cnv is not known; python run.py --help lists those that are."),
-        (["--multirun", "sweep=tabel3"], "sweep=tabel3 is not known; python run.py --help lists those that are."),
+        (["experiment=table3/cnv"], "experiment=table3/cnv is not known; python run.py --help lists the choices."),
+        (["--multirun", "sweep=tabel3"], "sweep=tabel3 is not known; python run.py --help lists the choices."),
         (
             ["sweep=table3"],
             "sweep=table3 is a grid of runs: start it with --multirun, or describe it with job=describe.",
         ),
         (["mixer.hedas=3"], "mixer.hedas is not a key of the config; did you mean mixer.heads?"),
-        (["data=imagefolder"], "data.root has no value yet: give it, as data.root=…"),
+        (["data=imagefolder"], "data.root is required: set data.root=…"),
         (
             ["mixer.heads=3"],
             "heads=3 does not divide the 16 channels of a layer; choose one that divides every stage's width "
@@ -88,7 +88,7 @@ def test_mistakes_in_a_command(arguments, expected, tmp_path):
 def test_an_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     found = sentence(f"hydra.run.dir={tmp_path}/file/run", cwd=tmp_path)
-    assert found.startswith("The output folder can't be written")
+    assert found.startswith("The output folder cannot be written")
     assert found.endswith("hydra.run.dir=<folder>.")
 
 

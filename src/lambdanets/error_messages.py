@@ -1,4 +1,4 @@
-"""From an exception to the one sentence that its maker needs."""
+"""One-line messages for exceptions that a user can fix."""
 
 import difflib
 import errno
@@ -15,11 +15,12 @@ from omegaconf.errors import (
 
 from lambdanets.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The disk is full, the quota is reached, or the file exceeds the size limit.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def error_message(error: BaseException) -> str | None:
-    """What is wrong, what was given, what to do; or None for an error that is not the user's."""
+    """Return what is wrong, what was given and what to do; or None for a defect of the program."""
     chain = list(exception_chain(error))
     for cause in chain:
         if isinstance(cause, UserError):
@@ -27,8 +28,8 @@ def error_message(error: BaseException) -> str | None:
     for cause in chain:
         match cause:
             case MissingConfigException(missing_cfg_file=str(file)) if file.startswith(("experiment/", "sweep/")):
-                group, _, choice = file.partition("/")  # a choice of these may have folders itself
-                return f"{group}={choice} is not known; python run.py --help lists those that are."
+                group, _, choice = file.partition("/")  # these groups have subfolders
+                return f"{group}={choice} is not known; python run.py --help lists the choices."
             case MissingConfigException(options=options, missing_cfg_file=str(file)) if options:
                 group, _, choice = file.rpartition("/")
                 return f"{group}={choice} is not known; choose one of {', '.join(sorted(options))}."
@@ -40,21 +41,20 @@ def error_message(error: BaseException) -> str | None:
                 return missing_interpolation(cause)
             case MissingMandatoryValue():
                 key = str(cause).split(": ")[-1].split()[0]
-                return f"{key} has no value yet: give it, as {key}=…"
+                return f"{key} is required: set {key}=…"
             case TypeError() if "unexpected keyword argument" in str(cause):
                 return f"{single_line(cause)}: leave that key out of the config."
     for cause in chain:
-        if isinstance(cause, OSError) and cause.errno in FULL:
-            place = f" '{cause.filename}'" if cause.filename else ""
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return (
-                f"The disk is full, or its quota reached ({cause.strerror}{place}): the run has stopped and its last "
-                "checkpoint is whole; make room, then go on with ckpt=last."
+                f"The disk is full or its quota is reached ({cause}). The last checkpoint is intact: free some space, "
+                "then resume with ckpt=last."
             )
     for cause in reversed(chain):
-        # Named, not imported: this module is loaded before torch is.
+        # By name, since this module must not import torch.
         match type(cause).__name__:
             case "OutOfMemoryError":
-                return "The GPU's memory is full: lower recipe.batch_size, or set trainer.precision=bf16-mixed."
+                return "The GPU is out of memory: lower recipe.batch_size, or set trainer.precision=bf16-mixed."
             case "MisconfigurationException":
                 return single_line(cause)
     for cause in chain:
@@ -66,32 +66,33 @@ def error_message(error: BaseException) -> str | None:
 
 
 def exception_chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from, outermost first."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    """Iterate over an error and its causes, outermost first."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
 def unknown_key(error: OmegaConfBaseException) -> str:
     key = str(error.full_key or error.key)
     parent, _, last = key.rpartition(".")
-    known = [str(name) for name in error.parent_node] if error.parent_node is not None else []
-    near = difflib.get_close_matches(last, known, n=1)
-    advice = f"did you mean {f'{parent}.' if parent else ''}{near[0]}?" if near else f"known there: {', '.join(known)}."
+    siblings = [str(name) for name in error.parent_node] if error.parent_node is not None else []
+    matches = difflib.get_close_matches(last, siblings, n=1)
+    prefix = f"{parent}." if parent else ""
+    advice = f"did you mean {prefix}{matches[0]}?" if matches else f"known keys: {', '.join(siblings)}."
     return f"{key} is not a key of the config; {advice}"
 
 
 def missing_interpolation(error: OmegaConfBaseException) -> str:
-    """Of a key that takes its value from another one, which isn't there: as a rule, groups that don't fit."""
-    key, wanted = str(error.full_key or error.key), str(error).split("'")[1]
-    (group, _, _), (other, dot, _) = key.partition("."), wanted.partition(".")
+    """Return the message for a value that refers to a missing key; usually two config groups that do not match."""
+    key, target = str(error.full_key or error.key), str(error).split("'")[1]
+    (group, _, _), (target_group, dot, _) = key.partition("."), target.partition(".")
     if not dot:
-        return f"{key} takes {wanted}, which is not a key of the config: give {key} a value, or the config that key."
-    brought = "; task=detection brings those for COCO." if other == "recipe" else "."
+        return f"{key} refers to {target}, which is not a key of the config: set {key}, or add {target} to the config."
+    advice = "; task=detection has those for COCO." if target_group == "recipe" else "."
     return (
-        f"{key} takes {wanted}, which this {other} doesn't have, so that the two don't fit: choose another {group}=… "
-        f"or {other}=…{brought}"
+        f"{key} refers to {target}, but the chosen {target_group} has no such key: choose another {group}=… or "
+        f"{target_group}=…{advice}"
     )
 
 

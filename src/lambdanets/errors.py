@@ -1,12 +1,12 @@
-"""The one exception that a user's mistake raises."""
+"""The exception for user errors."""
 
 
 class UserError(ValueError):
-    """A mistake that its maker can mend, told in one sentence: what is wrong, what was given, what to do.
+    """A user error with a one-line message: what is wrong, what was given, what to do.
 
-    The command line prints the sentence and exits; a program that uses the library can catch it as a ValueError.
+    The command line prints the message and exits; a program that uses the library can catch it as a ValueError.
     """
 
-    def __init__(self, sentence: str) -> None:
-        # A data loader's worker re-raises with its whole traceback as the message: keep what stands after the name.
-        super().__init__(sentence.rsplit("UserError: ", 1)[-1].strip())
+    def __init__(self, message: str) -> None:
+        # A data loader worker re-raises the error with its whole traceback as the message: keep the message alone.
+        super().__init__(message.rsplit("UserError: ", 1)[-1].strip())

@@ -1,4 +1,4 @@
-"""A table of results: on the terminal, as Markdown, as CSV."""
+"""Tables of results for the terminal, Markdown and CSV."""
 
 import csv
 import io
@@ -10,26 +10,27 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 Cell = str | float | None
-Row = dict[str, Cell]
+TableRow = dict[str, Cell]
 
 
 @dataclass
 class Table:
-    """Rows with the same columns.
+    """A table whose rows have the same columns.
 
     Args:
         title: one line.
-        columns: in order.
-        rows: from column to value; None where there is none.
+        columns: names of the columns, in order.
+        rows: a dict from column to value for each row; None or absent for an empty cell.
         notes: sentences below the table.
     """
 
     title: str
     columns: list[str]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[TableRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def show(self) -> None:
+        """Print the table and its notes."""
         console = Console()
         table = RichTable(title=self.title, title_justify="left")
         for column in self.columns:
@@ -40,15 +41,15 @@ class Table:
         for note in self.notes:
             console.print(note, soft_wrap=True, highlight=False, markup=False)
 
-    def markdown(self) -> str:
-        """The rows as a Markdown table, and the notes."""
+    def to_markdown(self) -> str:
+        """Return the table as Markdown, with its notes."""
         lines = ["| " + " | ".join(self.columns) + " |"]
         lines += ["|" + "|".join("---" if self.is_text(column) else "---:" for column in self.columns) + "|"]
         lines += ["| " + " | ".join(self.cells(row)) + " |" for row in self.rows]
         return "\n".join([*lines, "", *(f"{note}\n" for note in self.notes)])
 
-    def csv(self) -> str:
-        """The rows with all digits."""
+    def to_csv(self) -> str:
+        """Return the table as CSV, with all digits."""
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -58,12 +59,12 @@ class Table:
     def is_text(self, column: str) -> bool:
         return any(isinstance(row.get(column), str) for row in self.rows)
 
-    def cells(self, row: Row) -> list[str]:
-        return [shown(row.get(column)) for column in self.columns]
+    def cells(self, row: TableRow) -> list[str]:
+        return [format_cell(row.get(column)) for column in self.columns]
 
 
-def shown(value: Cell) -> str:
-    """A table's cell: three significant digits for what is measured."""
+def format_cell(value: Cell) -> str:
+    """Return the text of a cell, a float with about three significant digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):

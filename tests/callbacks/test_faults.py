@@ -63,4 +63,4 @@ def test_training_goes_on_without_tensorboard(tmp_path, caplog):
     logger.experiment.file_writer.event_writer.writer.add_event = die
     with caplog.at_level(logging.WARNING):
         fit(tmp_path, NonFiniteGuard(skip=True), logger)
-    assert caplog.text.count("TensorBoard's log can't be written (No space left on device)") == 1
+    assert caplog.text.count("The TensorBoard log cannot be written (No space left on device)") == 1

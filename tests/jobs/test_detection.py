@@ -117,7 +117,10 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
             "model=resnet50 data.root=coco data.val_size=3",
             "task=detection needs model=mask_rcnn, and ResNet is not a detector.",
         ),
-        ("data=digits", "data.augment takes recipe.augment, which this recipe doesn't have, so that the two don't fit"),
+        (
+            "data=digits",
+            "data.augment refers to recipe.augment, but the chosen recipe has no such key: choose another data=…",
+        ),
         ("task=classification data=coco data.root=coco", "recipe=…; task=detection brings those for COCO."),
         (
             "data=digits +recipe.augment=none",
@@ -125,7 +128,7 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
         ),
         (
             "data.root=coco recipe.flip=${flips}",
-            "takes flips, which is not a key of the config: give data.flip a value",
+            "refers to flips, which is not a key of the config: set data.flip",
         ),
         ("data.root=nowhere", "There is no 'nowhere/annotations/instances_train2017.json': data.root must name"),
     ],

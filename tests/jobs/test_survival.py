@@ -91,7 +91,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "error: The disk is full, or its quota reached" in done.stderr
+    assert "error: The disk is full or its quota is reached" in done.stderr
     assert "Traceback" not in done.stderr
     assert last.read_bytes() == before
     assert [file.name for file in last.parent.iterdir() if file.name.startswith(".")] == []

@@ -24,7 +24,7 @@ def lines(archive):
 
 def compared(folder):
     comparison = compare(read_runs([folder]), score="test/top1", baseline=None, flops=lambda run: 2e9)
-    return [table.markdown() for table in comparison.tables], comparison.numbers().csv(), comparison.missing
+    return [table.to_markdown() for table in comparison.tables], comparison.numbers().to_csv(), comparison.missing
 
 
 def test_a_report_on_an_archive_is_that_on_its_runs(sweep, tmp_path):

@@ -59,7 +59,7 @@ def test_throughput_is_a_benchmarks_not_that_of_the_runs(sweep, tmp_path):
 
 
 def test_every_run_is_listed(sweep):
-    text = runs_table([judge_part(part(sweep))]).markdown()
+    text = runs_table([judge_part(part(sweep))]).to_markdown()
     assert len(text.strip().splitlines()) == 2 + 8
     assert "| table3/se | 1 | 73.00 | 73.00 | – | – | abcdef012 | 2026-01-02 03:04 |" in text
     assert "| table3/lambda_u1 | 1 | failed: The <disk> is full. | – | – | – | abcdef012 | 2026-01-02 03:04 |" in text

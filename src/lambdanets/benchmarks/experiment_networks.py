@@ -13,7 +13,7 @@ from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.costs.layer_sizes import mixing_layers
 from lambdanets.models import CompositeNetwork
 from lambdanets.reports.published import published_value, row_label
-from lambdanets.table import Row
+from lambdanets.table import TableRow
 
 MIB, GIB = 2**20, 2**30
 FLOAT32_BYTES = 4
@@ -83,7 +83,7 @@ def compare_experiments(
         train, infer, peak, notes = measure_networks(setting, networks, batches)
     needs = {name: MemoryNeed.of(costs[name], peak[name], batches[name]) for name in networks}
     for name, network in networks.items():
-        row: Row = {
+        row: TableRow = {
             "row": row_label(name),
             "image": f"{network.size[0]}²",
             "batch": str(batches[name]),

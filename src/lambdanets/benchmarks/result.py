@@ -49,7 +49,7 @@ class Result(Table):
         packages = ", ".join(f"{name} {version}" for name, version in origin["packages"].items() if version)
         lines = [f"# {self.title}", "", f"{describe_machine(self.setting)}. Python {origin['python']}, {packages}.", ""]
         lines += [f"{origin['date'][:10]}, `{origin['command']}`", ""]
-        return "\n".join([*lines, self.markdown()])
+        return "\n".join([*lines, self.to_markdown()])
 
 
 def describe_machine(setting: Setting) -> str:

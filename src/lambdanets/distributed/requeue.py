@@ -1,4 +1,4 @@
-"""The end of a process that was told to stop."""
+"""Exit of a process after a stop signal; SLURM jobs are requeued."""
 
 import logging
 import signal
@@ -12,31 +12,35 @@ log = logging.getLogger(__name__)
 
 
 def exit_after_signal(stop: StopOnSignal) -> NoReturn:
-    """Ends the process as its signal says, after the checkpoint is written.
+    """Exit with the signal's exit code, once the checkpoint is written.
 
-    In a job of SLURM, SIGUSR1 (`sbatch --signal=USR1@90`) and the SIGTERM of a preemption put the job back into the
-    queue, and SIGUSR2, submitit's, goes to submitit, which does the same. The job then goes on from the checkpoint.
+    SIGUSR1 (`sbatch --signal=USR1@90`) and the SIGTERM of a preemption requeue the SLURM job, which then resumes from
+    the checkpoint. SIGUSR2 is passed on to submitit, which requeues its job itself.
     """
     caught = stop.caught or signal.SIGTERM
-    job = (restartable_job_id() or "").partition("slurm ")[2]
-    if job and rank() == 0 and (caught is signal.SIGUSR1 or (caught is signal.SIGTERM and preempted(job))):
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-        if done.returncode:
-            log.warning("SLURM's job %s can't be put back into the queue: %s", job, done.stderr.strip())
-    before = stop.previous_handlers.get(caught)
-    if caught is signal.SIGUSR2 and callable(before):
-        before(caught, None)
+    slurm_job = (restartable_job_id() or "").partition("slurm ")[2]
+    if (
+        slurm_job
+        and rank() == 0
+        and (caught is signal.SIGUSR1 or (caught is signal.SIGTERM and was_preempted(slurm_job)))
+    ):
+        result = subprocess.run(["scontrol", "requeue", slurm_job], capture_output=True, text=True)
+        if result.returncode:
+            log.warning("SLURM job %s could not be requeued: %s", slurm_job, result.stderr.strip())
+    previous_handler = stop.previous_handlers.get(caught)
+    if caught is signal.SIGUSR2 and callable(previous_handler):
+        previous_handler(caught, None)
     raise SystemExit(128 + caught)
 
 
-def preempted(job: str) -> bool:
-    """Does SLURM want the job's place for another one?
+def was_preempted(slurm_job: str) -> bool:
+    """Return whether SLURM is preempting a job.
 
-    One that ends by itself within the partition's grace time counts as done, and wouldn't be started again.
+    A preempted job that exits within the partition's grace time counts as completed; SLURM does not restart it.
     """
     try:
-        done = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True)
+        result = subprocess.run(["scontrol", "show", "job", slurm_job], capture_output=True, text=True)
     except OSError:
         return False
-    time = done.stdout.partition(" PreemptTime=")[2].split()
-    return bool(time) and time[0] != "None"
+    preempt_time = result.stdout.partition(" PreemptTime=")[2].split()
+    return bool(preempt_time) and preempt_time[0] != "None"

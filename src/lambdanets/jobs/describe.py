@@ -22,7 +22,7 @@ from lambdanets.progress import progress_bar
 from lambdanets.reports.comparison import format_published
 from lambdanets.reports.published import row_label
 from lambdanets.runs import provenance
-from lambdanets.table import Row, Table
+from lambdanets.table import TableRow, Table
 
 MIB = 2**20
 
@@ -42,7 +42,7 @@ class Description:
     experiment: str
     image_size: tuple[int, int]
     parts: dict[str, ModelCost]
-    form: Row | None
+    form: TableRow | None
     note: str | None
 
     @property
@@ -152,7 +152,7 @@ def parts_table(descriptions: Sequence[Description]) -> Table:
     return table
 
 
-def format_cost(cost: ModelCost) -> Row:
+def format_cost(cost: ModelCost) -> TableRow:
     return {
         "M parameters": f"{cost.parameters / 1e6:.3f}",
         "GFLOPs": cost.flops / 1e9,
@@ -161,7 +161,7 @@ def format_cost(cost: ModelCost) -> Row:
     }
 
 
-def closed_form(model: nn.Module, image_size: tuple[int, int], batch: int) -> Row | None:
+def closed_form(model: nn.Module, image_size: tuple[int, int], batch: int) -> TableRow | None:
     """Return the closed form's cells for the layers that relate positions, None for a network without any."""
     mixing = mixing_layers(model, image_size)
     if mixing is None:
@@ -184,7 +184,7 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
     origin = provenance.origin()
     lines = [f"# {tables[0].title}", "", f"{origin['date'][:10]}, `{origin['command']}`", ""]
     for table in tables:
-        lines += [f"## {table.title}", "", table.markdown()]
+        lines += [f"## {table.title}", "", table.to_markdown()]
     atomic_write(folder / "describe.md", "\n".join(lines))
     document = {"title": tables[0].title, "origin": origin}
     document |= {table.title: {"rows": table.rows, "notes": table.notes} for table in tables}

@@ -1,4 +1,4 @@
-"""job=doctor: what this machine can run."""
+"""job=doctor: check which features work on this machine and which batches fit."""
 
 import importlib
 import json
@@ -21,18 +21,17 @@ from lambdanets.config.build import build_model, image_spec
 from lambdanets.console import silence_lightning
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.errors import UserError
-from lambdanets.jobs.find_batch_size import free_memory
-from lambdanets.machine import processor_name
+from lambdanets.machine import available_memory, processor_name
 from lambdanets.ops import kernel_error
 from lambdanets.progress import progress_bar
 from lambdanets.reports.published import row_label
 from lambdanets.runs import provenance
-from lambdanets.table import Row, Table
+from lambdanets.table import Table, TableRow
 
 GIB = 2**30
-# Of what a device has free, as the rest goes to workspaces and fragments.
-USABLE = 0.85
-# Optional packages, what they are for, and the extra that brings them.
+# Part of the free memory that batches may fill; the rest is for workspaces and fragmentation.
+USABLE_MEMORY = 0.85
+# Optional packages: module, then purpose and the extra that installs it.
 PACKAGES = {
     "lightning-bolts": ("LARS, monitors", "bolts"),
     "faster_coco_eval": ("detection's scores", "coco"),
@@ -47,122 +46,129 @@ PACKAGES = {
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Tries what a training may ask for, and counts what each row of a table needs; prints tables, writes doctor.json.
+    """Check this machine and estimate the largest batch of each row of a sweep; print tables and write doctor.json.
 
     Args:
-        config: resolved.
-        folder: where the file goes.
+        config: resolved config.
+        folder: output folder.
 
     Returns:
-        The number of GPUs, and of things that were tried and are missing.
+        The number of GPUs, and of failed checks.
     """
     silence_lightning()
-    machine, tried, rows = about(folder), attempts(), batches(config)
-    for table in (machine, tried, rows):
+    machine, check_results, batches = machine_info(folder), run_checks(), largest_batches(config)
+    for table in (machine, check_results, batches):
         table.show()
-    document = {table.title: table.rows for table in (machine, tried, rows)} | {"origin": provenance.origin()}
+    document = {table.title: table.rows for table in (machine, check_results, batches)}
+    document |= {"origin": provenance.origin()}
     atomic_write(folder / "doctor.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     print(f"Written to {os.path.relpath(folder)}/doctor.json.")
-    return {"gpus": torch.cuda.device_count(), "missing": sum(row["here"] == "no" for row in tried.rows)}
+    return {"gpus": torch.cuda.device_count(), "missing": sum(row["available"] == "no" for row in check_results.rows)}
 
 
-def about(folder: Path) -> Table:
-    """Devices, memory, versions."""
-    facts = {
+def machine_info(folder: Path) -> Table:
+    """Return a table of the machine's devices, memory and versions."""
+    memory = available_memory()
+    properties = {
         "system": platform.platform(),
         "processor": f"{processor_name()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads",
-        "memory": f"{memory_gib():.1f} GiB free",
-        "disk": f"{shutil.disk_usage(existing(folder)).free / GIB:.0f} GiB free for outputs",
+        "memory": "unknown" if memory is None else f"{memory / GIB:.1f} GiB free",
+        "disk": f"{shutil.disk_usage(nearest_existing(folder)).free / GIB:.0f} GiB free for outputs",
         "Python, torch": f"{platform.python_version()}, {torch.__version__}, CUDA {torch.version.cuda or 'none'}",
     }
     for index in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_properties(index)
-        facts[f"GPU {index}"] = (
-            f"{found.name}, {found.total_memory / GIB:.0f} GiB, capability {found.major}.{found.minor}"
-        )
+        gpu = torch.cuda.get_device_properties(index)
+        properties[f"GPU {index}"] = f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB, capability {gpu.major}.{gpu.minor}"
     if not torch.cuda.is_available():
-        facts["GPU"] = "none: trainings run on the CPU"
-    return Table("This machine", ["what", "found"], [{"what": what, "found": found} for what, found in facts.items()])
+        properties["GPU"] = "none: training runs on the CPU"
+    rows: list[TableRow] = [{"property": name, "value": value} for name, value in properties.items()]
+    return Table("This machine", ["property", "value"], rows)
 
 
-def attempts() -> Table:
-    """What was tried, and what to do where it failed."""
+def run_checks() -> Table:
+    """Return a table of features, whether they work on this machine, and advice where they do not."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tries: dict[str, tuple[Callable[[], str | None], str]] = {
-        "the lambda layer's kernel": (kernel_error, "a C compiler: apt-get install gcc; other methods stand in"),
-        f"trainer.precision=bf16-mixed on {device}": (lambda: trains(device, torch.bfloat16), "use 32-true"),
-        "trainer.precision=16-mixed": (lambda: trains(device, torch.float16, gpu=True), "use bf16-mixed, or a GPU"),
-        "compile=true": (compilers, "a C++ compiler: apt-get install g++"),
-        "decoding JPEG and PNG": (decodes, "install torchvision for this torch"),
-        "trainer=ddp, fsdp, torchrun": (communicates, "a torch with torch.distributed"),
-        "trainer=slurm": (lambda: None if shutil.which("srun") else "there is no srun", "run it on a SLURM cluster"),
+    checks: dict[str, tuple[Callable[[], str | None], str]] = {
+        "the lambda layer's kernel": (kernel_error, "install a C compiler (apt-get install gcc), or use other methods"),
+        f"trainer.precision=bf16-mixed on {device}": (
+            lambda: check_precision(device, torch.bfloat16),
+            "use trainer.precision=32-true",
+        ),
+        "trainer.precision=16-mixed": (
+            lambda: check_precision(device, torch.float16) if device.type == "cuda" else "no GPU",
+            "use bf16-mixed, or a GPU",
+        ),
+        "compile=true": (check_cpp_compiler, "install a C++ compiler (apt-get install g++)"),
+        "decoding JPEG and PNG": (check_image_decoding, "install the torchvision release for this torch"),
+        "trainer=ddp, fsdp, torchrun": (check_distributed, "install a torch build with torch.distributed"),
+        "trainer=slurm": (lambda: None if shutil.which("srun") else "srun not found", "run it on a SLURM cluster"),
     }
-    table = Table("What was tried", ["what", "here", "otherwise"])
-    for what, (attempt, advice) in tries.items():
-        wrong = attempted(attempt)
-        table.rows.append({"what": what, "here": "no" if wrong else "yes", "otherwise": wrong and f"{wrong}; {advice}"})
+    table = Table("Checks", ["check", "available", "advice"])
+    for check, (function, advice) in checks.items():
+        error = failure_of(function)
+        available = "no" if error else "yes"
+        table.rows.append({"check": check, "available": available, "advice": error and f"{error}; {advice}"})
     for module, (purpose, extra) in PACKAGES.items():
-        wrong = attempted(partial(absent, module))
-        advice = f"pip install -e '.[{extra}]'"
-        table.rows.append({"what": purpose, "here": "no" if wrong else "yes", "otherwise": wrong and advice})
+        error = failure_of(partial(check_package, module))
+        available = "no" if error else "yes"
+        table.rows.append(
+            {"check": purpose, "available": available, "advice": error and f"pip install -e '.[{extra}]'"}
+        )
     return table
 
 
-def attempted(attempt: Callable[[], str | None]) -> str | None:
-    """What is wrong, in some words, or None."""
+def failure_of(check: Callable[[], str | None]) -> str | None:
+    """Return a short description of a check's failure, or None if it passes."""
     try:
-        return attempt()
+        return check()
     except Exception as error:
         return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def trains(device: torch.device, precision: torch.dtype, *, gpu: bool = False) -> str | None:
-    if gpu and device.type != "cuda":
-        return "there is no GPU"
+def check_precision(device: torch.device, precision: torch.dtype) -> str | None:
     x = torch.randn(2, 8, 8, 8, device=device, requires_grad=True)
     layer = nn.Conv2d(8, 8, 3).to(device)
     with torch.autocast(device.type, precision):
         layer(x).float().sum().backward()
     assert x.grad is not None
-    return None if torch.isfinite(x.grad).all() else "its gradients aren't finite"
+    return None if torch.isfinite(x.grad).all() else "gradients are not finite"
 
 
-def compilers() -> str | None:
-    return None if shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++") else "there is no C++ compiler"
+def check_cpp_compiler() -> str | None:
+    return None if shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++") else "no C++ compiler"
 
 
-def decodes() -> str | None:
+def check_image_decoding() -> str | None:
     from torchvision.io import decode_image, encode_jpeg, encode_png
 
-    picture = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
     for encode in (encode_jpeg, encode_png):
-        if decode_image(encode(picture)).shape != picture.shape:
-            return "a picture came back in another size"
+        if decode_image(encode(image)).shape != image.shape:
+            return "a decoded image has another size"
     return None
 
 
-def communicates() -> str | None:
+def check_distributed() -> str | None:
     if not torch.distributed.is_available():
-        return "torch has none"
-    distributed = torch.distributed
-    wanted = distributed.is_nccl_available() if torch.cuda.is_available() else distributed.is_gloo_available()
-    return None if wanted else "the backend for these devices is missing"
+        return "this torch has no torch.distributed"
+    if torch.cuda.is_available():
+        return None if torch.distributed.is_nccl_available() else "this torch has no NCCL"
+    return None if torch.distributed.is_gloo_available() else "this torch has no gloo"
 
 
-def absent(module: str) -> str | None:
-    if module == "lightning-bolts":  # which imports after some preparation only
+def check_package(module: str) -> str | None:
+    if module == "lightning-bolts":  # cannot be imported without an alias
         import_bolts("callbacks.data_monitor")
     else:
         importlib.import_module(module)
     return None
 
 
-def batches(config: DictConfig) -> Table:
-    """The largest batch of each row that a training step fits into the device's memory, as counted, not as tried."""
-    free, place = device_memory()
-    sweep = config.job.sweep
-    rows = experiments.rows(config) if config.get("sweep") else rows_of(sweep)
-    table = Table(f"Batches in {free / GIB:.1f} GiB of {place}", ["row", "image", "MiB / image", "fixed MiB", "batch"])
+def largest_batches(config: DictConfig) -> Table:
+    """Return a table of the largest training batch of each row that fits into the device's memory, by estimate."""
+    free, device = device_memory()
+    rows = experiments.rows(config) if config.get("sweep") else compose_rows(config.job.sweep)
+    table = Table(f"Batches in {free / GIB:.1f} GiB of {device}", ["row", "image", "MiB / image", "fixed MiB", "batch"])
     for name, row in progress_bar(rows.items(), "rows"):
         try:
             images = image_spec(row)
@@ -176,37 +182,47 @@ def batches(config: DictConfig) -> Table:
         except UserError as error:
             table.notes.append(f"{name}: {error}")
             continue
-        table.rows.append({"row": row_label(name), "image": f"{images.size[0]}²", **needs(sum_costs(parts), free)})
+        batch = largest_batch(sum_costs(parts), free)
+        table.rows.append({"row": row_label(name), "image": f"{images.size[0]}²", **batch})
     table.notes.append(
-        "Counted: what a training step keeps of an image in float32, and weights, gradients and two optimiser states; "
-        f"{USABLE:.0%} of the memory is used. job=find_batch_size tries it."
+        "Estimated from the float32 activations that a training step keeps per image, and from weights, gradients and "
+        f"two optimizer states; {USABLE_MEMORY:.0%} of the free memory is used. job=find_batch_size measures it."
     )
     return table
 
 
-def needs(cost: ModelCost, free: float) -> Row:
+def largest_batch(cost: ModelCost, free: float) -> TableRow:
+    """Return the memory per image, the memory of weights and optimizer, and the number of images that fit.
+
+    Args:
+        cost: cost of one image.
+        free: free memory in bytes.
+    """
     fixed = 4 * 4 * cost.parameters
-    batch = int(max(0.0, USABLE * free - fixed) // cost.activations)
+    batch = int(max(0.0, USABLE_MEMORY * free - fixed) // cost.activations)
     return {"MiB / image": cost.activations / 2**20, "fixed MiB": fixed / 2**20, "batch": str(batch)}
 
 
-def rows_of(sweep: str) -> dict[str, DictConfig]:
-    """The rows of a sweep, by name."""
+def compose_rows(sweep: str) -> dict[str, DictConfig]:
+    """Compose the config of each row of a sweep, by name."""
     names = OmegaConf.select(compose("config", overrides=[f"sweep={sweep}"]), "sweep.experiments")
     return {name: experiments.row(name, experiments.overrides()) for name in names}
 
 
 def device_memory() -> tuple[float, str]:
-    """Bytes that are free, and of what."""
+    """Return the free memory of the training device in bytes, and the device's name.
+
+    Raises:
+        UserError: there is no GPU, and the system does not report its free memory.
+    """
     if torch.cuda.is_available():
         return float(torch.cuda.mem_get_info()[0]), torch.cuda.get_device_name()
-    return GIB * memory_gib(), "main memory"
+    memory = available_memory()
+    if memory is None:
+        raise UserError("job=doctor cannot estimate batches: this system does not report its free memory.")
+    return float(memory), "main memory"
 
 
-def memory_gib() -> float:
-    return free_memory() / GIB
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+def nearest_existing(folder: Path) -> Path:
+    """Return the folder, or its nearest parent that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())

@@ -1,6 +1,5 @@
-"""job=find_batch_size: how many images fit into memory at once."""
+"""job=find_batch_size: find the largest batch size that fits into memory."""
 
-import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,29 +14,33 @@ from lambdanets.callbacks.speed import peak_memory_bytes
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.errors import UserError
+from lambdanets.machine import available_memory
 from lambdanets.runs.folders import write_metrics
 
 log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
-STEPS = 3  # of a trial: optimisers allocate their states in the first one
+STEPS_PER_TRIAL = 3  # optimizers allocate their states in the first one
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Takes some training steps with ever larger batches until memory, or the data, are at an end.
+    """Run training steps with growing batches until the memory is full or the training set is used up.
 
     Args:
-        config: resolved.
-        folder: where metrics.json goes.
+        config: resolved config.
+        folder: output folder for metrics.json.
 
     Returns:
-        The batch size, and the learning rate that the recipe's rule gives it on one device.
+        The batch size, and the learning rate for it by the recipe's scaling rule on one device.
 
     Raises:
-        UserError: several processes are asked for, or not even the first batch fits.
+        UserError: the config asks for several processes, or not even one image fits.
     """
     silence_lightning()
     if config.trainer.devices != 1 or config.trainer.num_nodes != 1:
-        raise UserError("job=find_batch_size looks at one device, as each process has its own: use trainer.devices=1.")
+        raise UserError(
+            f"job=find_batch_size supports one device only, but trainer.devices={config.trainer.devices} and "
+            f"trainer.num_nodes={config.trainer.num_nodes}: set both to 1."
+        )
     config.trainer.enable_progress_bar = False
     data = build_data(config)
     data.prepare_data()
@@ -46,74 +49,72 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     trainer = build_trainer(config, default_root_dir=folder, logger=False)
     job = config.job
     if trainer.strategy.root_device.type == "cpu":
-        CPUMemory(job.memory_gib).watch(task)
-    found: int | None = 0
+        CPUMemoryLimit(job.memory_gib).attach(task)
+    batch_size: int | None = 0
     try:
-        found = Tuner(trainer).scale_batch_size(
+        batch_size = Tuner(trainer).scale_batch_size(
             task,
             datamodule=data,
             mode=job.mode,
-            steps_per_trial=STEPS,
+            steps_per_trial=STEPS_PER_TRIAL,
             init_val=job.initial_batch_size,
             max_val=job.max_batch_size,
         )
     except UserError:
-        if data.batch_size > 0:  # else the tuner has halved it that often
+        if data.batch_size > 0:  # at 0, the tuner has halved the batch until nothing was left
             raise
-    if not found:
-        raise UserError("Not even one image fits into memory: take a smaller model or image, or give more.")
-    metrics: dict[str, float] = {"batch_size": found}
-    rate, stated_for = config.recipe.optimizer.lr, config.recipe.lr_batch
-    if stated_for is not None:
-        metrics["lr"] = rate * found * config.trainer.accumulate_grad_batches / stated_for
+    if not batch_size:
+        raise UserError("Not even one image fits into memory: use a smaller model or image, or raise job.memory_gib.")
+    metrics: dict[str, float] = {"batch_size": batch_size}
+    learning_rate, reference_batch = config.recipe.optimizer.lr, config.recipe.lr_batch
+    if reference_batch is not None:
+        metrics["lr"] = learning_rate * batch_size * config.trainer.accumulate_grad_batches / reference_batch
     write_metrics(folder, metrics)
     print_metrics(metrics, title=f"{config.name}: largest batch size of one device, and the learning rate for it")
-    log.info("Take it with recipe.batch_size=%d", found)
+    log.info("Train with recipe.batch_size=%d", batch_size)
     return metrics
 
 
-class CPUMemory:
-    """Ends a trial on a CPU before it takes more than the machine has: a system ends the process then, with no error.
+class CPUMemoryLimit:
+    """Stop a trial on a CPU before it uses more memory than the limit.
 
-    What a step takes grows linearly with its images; a batch that would take more than is left is answered as if it had
-    been tried and memory had been full.
+    The system would kill the process without an error. The memory of a step grows linearly with the batch, so a batch
+    that is expected to exceed the limit fails as if it had run out of memory.
 
     Args:
-        gib: what trials may take, or None for nine tenths of what the machine has free.
+        gib: memory that trials may add to that in use, or None for 90 % of the memory available.
 
     Raises:
-        UserError: the system doesn't say what is free.
+        UserError: the system does not report its available memory.
     """
 
-    FULL = "DefaultCPUAllocator: can't allocate memory"  # as Lightning knows it
+    OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # the message that Lightning's tuner recognizes
 
     def __init__(self, gib: float | None) -> None:
-        self.most = peak_memory_bytes(CPU) + (0.9 * free_memory() if gib is None else gib * 2**30)
-        self.taken: dict[int, int] = {}
+        if gib is None:
+            available = available_memory()
+            if available is None:
+                raise UserError("This system does not report its available memory: set job.memory_gib.")
+            gib = 0.9 * available / 2**30
+        self.limit = peak_memory_bytes(CPU) + gib * 2**30
+        self.peaks: dict[int, int] = {}  # from batch size to peak memory in bytes
 
-    def watch(self, task: pl.LightningModule) -> None:
-        """Looks at each step of a task."""
+    def attach(self, task: pl.LightningModule) -> None:
+        """Check the memory at each training step of a task."""
         hooks: Any = task
-        hooks.on_train_batch_start, hooks.on_train_batch_end = self.before, self.after
+        hooks.on_train_batch_start, hooks.on_train_batch_end = self.check, self.record
 
-    def before(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        if self.expected(len(batch[0])) > self.most:
-            raise RuntimeError(self.FULL)
+    def check(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        if self.predicted_peak(len(batch[0])) > self.limit:
+            raise RuntimeError(self.OUT_OF_MEMORY)
 
-    def after(self, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.taken[len(batch[0])] = peak_memory_bytes(CPU)
+    def record(self, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.peaks[len(batch[0])] = peak_memory_bytes(CPU)
 
-    def expected(self, images: int) -> float:
-        """Bytes with a batch of that many images, from the last two that were tried."""
-        if len(self.taken) < 2:
-            return max(self.taken.values(), default=0)
-        (fewer, less), (more, much) = sorted(self.taken.items())[-2:]
-        return much + max(images - more, 0) * (much - less) / (more - fewer)
-
-
-def free_memory() -> int:
-    """Bytes that the machine can give to processes."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
-    raise UserError("This system doesn't say how much memory is free: give job.memory_gib.")
+    def predicted_peak(self, images: int) -> float:
+        """Return the peak memory in bytes of a batch, extrapolated from the two largest batches measured."""
+        if len(self.peaks) < 2:
+            return max(self.peaks.values(), default=0)
+        (small_batch, small_peak), (large_batch, large_peak) = sorted(self.peaks.items())[-2:]
+        bytes_per_image = (large_peak - small_peak) / (large_batch - small_batch)
+        return large_peak + max(images - large_batch, 0) * bytes_per_image

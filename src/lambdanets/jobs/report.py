@@ -55,11 +55,11 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     origin = provenance.origin()
     finished = sum(bool(run.metrics) for run in runs)
     made = f"{finished} runs, {origin['date'][:10]}, {describe_versions(runs)}"
-    lines = [f"# {comparison.title}", "", f"{made}, `{origin['command']}`", "", tables[0].markdown()]
+    lines = [f"# {comparison.title}", "", f"{made}, `{origin['command']}`", "", tables[0].to_markdown()]
     for table in tables[1:]:
-        lines += [f"## {table.title}", "", table.markdown()]
+        lines += [f"## {table.title}", "", table.to_markdown()]
     atomic_write(folder / "report.md", "\n".join(lines))
-    atomic_write(folder / "report.csv", comparison.numbers().csv())
+    atomic_write(folder / "report.csv", comparison.numbers().to_csv())
     atomic_write(folder / "report.json", to_json(comparison, origin))
     html = f"{escape(made)}<br><code>{escape(origin['command'])}</code>"
     atomic_write(folder / "report.html", render_page(tables, draw_figures(comparison), html))

@@ -44,7 +44,7 @@ def write_claims_page(claims: DictConfig) -> dict[str, float]:
     parts = {name: judge_part(part) for name, part in parse_parts(claims).items()}
     runs = [run for part in parts.values() for run in part.runs]
     values = {name: render_part(part, write_figures(part, page)) for name, part in parts.items()}
-    values |= {"provenance": provenance_line(runs), "every_run": runs_table([*parts.values()]).markdown().strip()}
+    values |= {"provenance": provenance_line(runs), "every_run": runs_table([*parts.values()]).to_markdown().strip()}
     atomic_write(page, fill_template(template.read_text(), values))
     for part in parts.values():
         for judgment in part.judgments:

@@ -115,7 +115,7 @@ def render_part(judged: JudgedPart, figures: Sequence[tuple[str, str]]) -> str:
         figures: titles and paths of its figures.
     """
     blocks = [claims_table(judged.part.title, judged.judgments)] if judged.judgments else []
-    tables = [table.markdown().strip() for table in (*blocks, rows_table(judged))]
+    tables = [table.to_markdown().strip() for table in (*blocks, rows_table(judged))]
     return "\n\n".join([*tables, *(f"![{title}]({path})" for title, path in figures)])
 
 

@@ -1,4 +1,4 @@
-"""metrics.csv: all logged numbers, kept when a run goes on."""
+"""metrics.csv: all logged metrics of a run, across resumes."""
 
 import csv
 import io
@@ -16,15 +16,15 @@ from lambdanets.atomic import atomic_write
 
 
 class ResumableCSVLogger(Logger):
-    """Writes each call's numbers as a row with its step; a new number makes a new column.
+    """CSV logger with one row per logging call, whose file survives resuming and crashes.
 
-    Lightning's own logger starts each log anew, and a process that is killed while it adds a column leaves none. Here
-    the rows of the steps that a run's checkpoint has behind it stay, those after it, which the run goes through again,
-    are dropped; the file is replaced in one piece or added to.
+    Lightning's CSVLogger starts each file anew, and loses it when the process is killed while it adds a column. This
+    logger keeps the rows before the resumed step and drops those after it, which the run computes again. The file is
+    appended to or replaced atomically.
 
     Args:
         folder: the run's folder.
-        step: optimiser steps that the run has behind it.
+        step: optimizer steps before the checkpoint that the run resumes from; 0 for a new run.
     """
 
     FILE = "metrics.csv"
@@ -35,8 +35,8 @@ class ResumableCSVLogger(Logger):
         self.step = step
         self.rows: list[dict[str, Any]] = []
         self.columns: list[str] = ["step"]
-        self.fresh = True
-        self.written = 0
+        self.loaded = False
+        self.saved_count = 0
 
     @property
     @override
@@ -60,49 +60,49 @@ class ResumableCSVLogger(Logger):
 
     @override
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The run's config.yaml has them."""
+        """Do nothing: the hyperparameters are in the run's config.yaml."""
 
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if self.fresh:
-            self.rows, self.fresh = kept_rows(self.file, self.step), False
+        if not self.loaded:
+            self.rows, self.loaded = read_rows(self.file, self.step), True
             self.columns = list(dict.fromkeys(["step", *(key for row in self.rows for key in row)]))
-            self.rewrite()
-        numbers = {name: getattr(value, "item", lambda value=value: value)() for name, value in metrics.items()}
-        self.rows.append({"step": step, **numbers})
+            self.rewrite_file()
+        values = {name: getattr(value, "item", lambda value=value: value)() for name, value in metrics.items()}
+        self.rows.append({"step": step, **values})
 
     @override
     @rank_zero_only
     def save(self) -> None:
-        """Brings the rows to the file."""
-        new = self.rows[self.written :]
-        columns = list(dict.fromkeys([*self.columns, *(key for row in new for key in row)]))
+        """Append the new rows to the file; rewrite it if there are new columns."""
+        new_rows = self.rows[self.saved_count :]
+        columns = list(dict.fromkeys([*self.columns, *(key for row in new_rows for key in row)]))
         if columns != self.columns:
             self.columns = columns
-            self.rewrite()
-        elif new:
+            self.rewrite_file()
+        elif new_rows:
             with self.file.open("a", newline="") as file:
-                file.write(self.text(new))
-            self.written = len(self.rows)
+                file.write(self.format_rows(new_rows))
+            self.saved_count = len(self.rows)
 
     @override
     @rank_zero_only
     def finalize(self, status: str) -> None:
         self.save()
 
-    def rewrite(self) -> None:
-        atomic_write(self.file, ",".join(self.columns) + os.linesep + self.text(self.rows))
-        self.written = len(self.rows)
+    def rewrite_file(self) -> None:
+        atomic_write(self.file, ",".join(self.columns) + os.linesep + self.format_rows(self.rows))
+        self.saved_count = len(self.rows)
 
-    def text(self, rows: list[dict[str, Any]]) -> str:
+    def format_rows(self, rows: list[dict[str, Any]]) -> str:
         lines = io.StringIO()
         csv.DictWriter(lines, self.columns, lineterminator=os.linesep).writerows(rows)
         return lines.getvalue()
 
 
-def kept_rows(file: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of an earlier part of the run that are before this step; a line that was cut off isn't one."""
+def read_rows(file: Path, step: int) -> list[dict[str, Any]]:
+    """Return the rows of a file before a step, without a truncated last line."""
     if not step or not file.is_file():
         return []
     with file.open(newline="") as lines:

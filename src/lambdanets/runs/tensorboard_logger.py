@@ -1,4 +1,4 @@
-"""TensorBoard's log, whose failure isn't the training's."""
+"""TensorBoard logger that never interrupts training."""
 
 import logging
 from collections.abc import Callable
@@ -14,15 +14,15 @@ log = logging.getLogger(__name__)
 
 
 class ResilientTensorBoardLogger(TensorBoardLogger):
-    """Lightning's TensorBoard logger; after its writer has died, training goes on without it. Arguments as there."""
+    """Lightning's TensorBoardLogger, except that training continues when the log cannot be written."""
 
     @property
     @override
     @rank_zero_experiment
     def experiment(self) -> SummaryWriter:
-        new = self._experiment is None
+        is_new = self._experiment is None
         writer = super().experiment
-        if new and writer.file_writer is not None:
+        if is_new and writer.file_writer is not None:
             writer.file_writer.event_writer = ResilientEventWriter(writer.file_writer.event_writer)
         return writer
 
@@ -41,25 +41,25 @@ class ResilientTensorBoardLogger(TensorBoardLogger):
 
 
 class ResilientEventWriter:
-    """An event writer that tells once that it has failed, and then takes everything and writes nothing."""
+    """Event writer that logs its first failure, and ignores all calls after it."""
 
     def __init__(self, writer: Any) -> None:
         self.writer = writer
-        self.dead = False
+        self.failed = False
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.writer, name)
-        return self.forgiving(found) if callable(found) else found
+        attribute = getattr(self.writer, name)
+        return self.catch_errors(attribute) if callable(attribute) else attribute
 
-    def forgiving(self, call: Callable[..., Any]) -> Callable[..., Any]:
+    def catch_errors(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def attempt(*args: Any, **kwargs: Any) -> Any:
-            if self.dead:
+            if self.failed:
                 return None
             try:
-                return call(*args, **kwargs)
+                return method(*args, **kwargs)
             except Exception as error:
-                self.dead = True
-                log.warning("TensorBoard's log can't be written (%s): training goes on without it.", error)
+                self.failed = True
+                log.warning("The TensorBoard log cannot be written (%s): training continues without it.", error)
                 return None
 
         return attempt
