@@ -9,7 +9,7 @@ import torch
 from lambdanets.atomic import atomic_link, atomic_open, atomic_write, corruption, remove_temporary_files, write_archive
 from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
-from lambdanets.runs.folders import newest_checkpoint
+from lambdanets.runs.folders import last_checkpoint
 
 
 def write_checkpoint(path, value):
@@ -82,9 +82,8 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
         stream.flush()
         assert file.read_bytes() == "Zürich".encode()
     assert file.read_bytes() == b"new"
-    with pytest.raises(ValueError, match="stop"), atomic_open(file) as stream:
-        stream.write(b"newer")
-        raise ValueError("stop")
+    with pytest.raises(TypeError), atomic_open(file) as stream:
+        stream.write("text")
     assert file.read_bytes() == b"new"
     assert file_names(file.parent) == ["metrics.json"]
 
@@ -108,14 +107,14 @@ def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
 
 def test_a_damaged_checkpoint_is_renamed_and_the_previous_one_used(tmp_path, caplog):
     last, previous = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
-    assert newest_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path) is None
     write_checkpoint(previous, 1)
     write_checkpoint(last, 2)
-    assert newest_checkpoint(tmp_path) == last
+    assert last_checkpoint(tmp_path) == last
     flip_bit(last, 500)
-    assert newest_checkpoint(tmp_path) == previous
+    assert last_checkpoint(tmp_path) == previous
     assert "is damaged and was renamed to last.ckpt.damaged" in caplog.text
     assert file_names(last.parent) == ["last.ckpt.damaged", "previous.ckpt"]
     flip_bit(previous, 500)
     with pytest.raises(UserError, match=r"All checkpoints of the run are damaged or cut off"):
-        newest_checkpoint(tmp_path)
+        last_checkpoint(tmp_path)

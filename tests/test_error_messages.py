@@ -76,8 +76,8 @@ def sentence(*arguments, cwd):
         ),
         (
             ["ckpt=last"],
-            "ckpt=last found no run named 'lambda-digits' below 'outputs': give its folder, ckpt=<folder>, or start "
-            "it.",
+            "ckpt=last: there is no run named 'lambda-digits' below 'outputs'. Give its folder, ckpt=<folder>, or "
+            "start it.",
         ),
     ],
 )

@@ -119,7 +119,7 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
         ),
         (
             "data=digits",
-            "data.augment refers to recipe.augment, but the chosen recipe has no such key: choose another data=…",
+            "data.augment refers to recipe.augment, but the chosen recipe has no such key: choose another ",
         ),
         ("task=classification data=coco data.root=coco", "recipe=…; task=detection brings those for COCO."),
         (

@@ -59,8 +59,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     machine, check_results, batches = machine_info(folder), run_checks(), largest_batches(config)
     for table in (machine, check_results, batches):
         table.show()
-    document = {table.title: table.rows for table in (machine, check_results, batches)}
-    document |= {"origin": provenance.origin()}
+    tables = {table.title: table.rows for table in (machine, check_results, batches)}
+    document = {**tables, "origin": provenance.origin()}
     atomic_write(folder / "doctor.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     print(f"Written to {os.path.relpath(folder)}/doctor.json.")
     return {"gpus": torch.cuda.device_count(), "missing": sum(row["available"] == "no" for row in check_results.rows)}
