@@ -22,7 +22,7 @@ from lambdanets.progress import progress_bar
 from lambdanets.reports.comparison import format_published
 from lambdanets.reports.published import row_label
 from lambdanets.runs import provenance
-from lambdanets.table import TableRow, Table
+from lambdanets.table import Table, TableRow
 
 MIB = 2**20
 
