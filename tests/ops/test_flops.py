@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lambdanets.ops import flops, fourier, lambda_map, scores, tiles
-from lambdanets.ops import row_fft as rows
+from lambdanets.ops import flops, fourier, lambda_map, row_fft, scores, tiles
 from tests.methods import needs_compiler
 
 CASES = [
@@ -35,11 +34,11 @@ def tensors(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("name", "module"), [("scores_first", scores), ("tiled_scores", tiles), ("row_fft", rows)])
+@pytest.mark.parametrize(("name", "module"), [("scores_first", scores), ("tiled_scores", tiles), ("row_fft", row_fft)])
 def test_counts_are_those_of_the_matrix_products(name, module, case):
     inputs = tensors(case)
     query, values, table, _ = inputs
-    kept = torch.empty(module.saved_size(query, values, table) if module is rows else 0)
+    kept = torch.empty(module.saved_size(query, values, table) if module is row_fft else 0)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         y = module.forward(*inputs, kept)
     sizes = query.shape, values.shape, table.shape

@@ -153,14 +153,13 @@ def test_strides_in_memory_and_empty_batches_make_no_difference(method):
 
 @pytest.mark.parametrize("method", ["scores", "tiles", "row_fft", "fourier"])
 def test_chunks_make_no_difference(method, monkeypatch):
-    from lambdanets.ops import fourier, scores, tiles
-    from lambdanets.ops import row_fft as rows
+    from lambdanets.ops import fourier, row_fft, scores, tiles
 
     tensors = inputs((9, 10), (7, 5), 2, 2, batch=5)
     expected = output_and_gradients(lambda_map, tensors, method=method)
     for module in (scores, tiles, fourier):
         monkeypatch.setattr(module, "CHUNK", {"cpu": 1, "cuda": 1})
-    monkeypatch.setattr(rows, "CHUNK", 1)
+    monkeypatch.setattr(row_fft, "CHUNK", 1)
     assert max(relative_errors(output_and_gradients(lambda_map, tensors, method=method), expected)) < 1e-13
 
 
@@ -186,7 +185,7 @@ def fastest(*args, **options):
 
 def test_the_choice_follows_the_shape(monkeypatch):
     """As measured on a CPU: see benchmark=methods."""
-    monkeypatch.setattr(kernel, "tried", ["there is no C compiler"])
+    monkeypatch.setattr(kernel, "kernel_error", lambda: "there is no C compiler")
     assert fastest(14, 256, "global") == "scores"
     assert fastest(56, 64, 7) == "tiles"
     assert fastest(28, 128, 23) == "row_fft"
@@ -194,7 +193,7 @@ def test_the_choice_follows_the_shape(monkeypatch):
 
 
 def test_a_kernel_does_small_contexts(monkeypatch):
-    monkeypatch.setattr(kernel, "tried", [None])
+    monkeypatch.setattr(kernel, "kernel_error", lambda: None)
     assert fastest(14, 256, "global") == fastest(56, 64, 7) == fastest(28, 128, 23) == "kernel"
     assert fastest(112, 64, "global", batch=1) == "fourier"
 

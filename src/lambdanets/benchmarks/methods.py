@@ -1,7 +1,6 @@
 """benchmark=methods: predicted and measured cost of the exact methods of the lambda layer."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -52,7 +51,7 @@ def compare_methods(
             inputs = [torch.randn(size, device=setting.torch_device, dtype=dtype).requires_grad_() for size in sizes]
             grad = torch.randn(batch, side, side, heads, value_depth, device=setting.torch_device, dtype=dtype)
             shape = Shape.of(*inputs[:3])
-            training, inference = predict_costs(shape), predict_costs(replace(shape, training=False))
+            training, inference = predict_costs(shape), predict_costs(shape._replace(training=False))
             choices = {
                 mode: min(costs, key=lambda name: costs[name].seconds)
                 for mode, costs in (("train", training), ("infer", inference))
@@ -62,7 +61,7 @@ def compare_methods(
             train = setting.measure_times({name: make_training_step(name, inputs, grad) for name in names})
             infer = setting.measure_times({name: make_inference_step(name, inputs) for name in names})
             for name, cost in training.items():
-                multiply_adds = cost.work.products + cost.work.kernel + cost.work.taps + cost.work.butterflies
+                multiply_adds = cost.ops.products + cost.ops.kernel + cost.ops.taps + cost.ops.butterflies
                 measured = train.get(name)
                 result.rows.append(
                     {

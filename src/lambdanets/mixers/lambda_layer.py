@@ -16,7 +16,6 @@ from lambdanets.ops import (
     causal_mask,
     choose_method,
     content_lambda,
-    kernel_error,
     lambda_map,
     masked_lambda_map,
     resize_table,
@@ -107,7 +106,6 @@ class LambdaLayer(nn.Module):
         if position:
             self.table = nn.Parameter(torch.empty(key_depth, intra_depth, *table_size(scope, feature_size)))
         self.pool = stride_pool(stride)
-        kernel_error()  # before a compiler traces the layer, so that it knows whether there is a kernel
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -1,6 +1,6 @@
-"""Pure functions on tensors that the mixers are made of."""
+"""Pure functions on tensors, of which the mixers are made."""
 
-import lambdanets.ops.flops  # noqa: F401, registers the formulas
+import lambdanets.ops.flops  # noqa: F401, registers its formulas
 from lambdanets.ops.content import KeyNorm, content_lambda, normalize_keys
 from lambdanets.ops.cost import Shape, predict_costs
 from lambdanets.ops.kernel import kernel_error

@@ -1,4 +1,4 @@
-"""Compiles a C source with the machine's own compiler, once for each version of both."""
+"""Compilation of C sources with the machine's own compiler, once per version of source and compiler."""
 
 import ctypes
 import hashlib
@@ -13,16 +13,20 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 
 
 class CompilerError(Exception):
-    """There is no compiler, or it refused: the message says which, in one sentence."""
+    """No compiler was found, or it failed; the message is one line."""
 
 
 def compile_library(source: Path, **definitions: str) -> ctypes.CDLL:
-    """The source as a library. It is kept in ~/.cache/lambdanets, or $XDG_CACHE_HOME/lambdanets.
+    """Compile a source and load it as a library, cached in ~/.cache/lambdanets or $XDG_CACHE_HOME/lambdanets.
 
-    OpenMP is PyTorch's where both use the same library, as on Linux: then they share its threads.
+    Where PyTorch uses the same OpenMP library, as on Linux, both share its threads.
+
+    Args:
+        source: C file.
+        **definitions: macros to define.
 
     Raises:
-        CompilerError: it can't be compiled or loaded here.
+        CompilerError: the source can't be compiled or loaded.
     """
     # $CC may hold arguments, as in "ccache gcc".
     compiler = shlex.split(os.environ.get("CC", "")) or [*filter(shutil.which, ("cc", "gcc", "clang"))][:1]
@@ -30,28 +34,28 @@ def compile_library(source: Path, **definitions: str) -> ctypes.CDLL:
         raise CompilerError("there is no C compiler (cc, gcc, clang or $CC)")
     command = [*compiler, *FLAGS, *(f"-D{name}={value}" for name, value in definitions.items())]
     try:
-        # What a compiler predefines tells its version and the processor's abilities.
+        # The predefined macros depend on the compiler's version and on the processor's instruction set.
         macros = run([*command, "-dM", "-E", "-x", "c", os.devnull])
         name = hashlib.sha256(source.read_bytes() + macros).hexdigest()[:16]
-        library = cache() / f"{source.stem}-{name}.so"
+        library = cache_folder() / f"{source.stem}-{name}.so"
         if not library.exists():
             library.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=library.parent) as folder:
                 fresh = Path(folder) / library.name
                 run([*command, "-o", str(fresh), str(source)])
-                fresh.replace(library)  # so that no other process ever loads half of it
+                fresh.replace(library)  # at once: no other process loads an incomplete file
         return ctypes.CDLL(str(library))
-    except (OSError, RuntimeError) as error:  # no such program, no home, a disk that is full or read-only
+    except (OSError, RuntimeError) as error:  # no such program, no home folder, a disk that is full or read-only
         raise CompilerError(f"{compiler[0]} can't be used: {error}") from error
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lambdanets"
 
 
 def run(command: list[str]) -> bytes:
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        message = done.stderr.decode(errors="replace").strip().splitlines()
-        raise CompilerError(f"{command[0]} fails: {message[0] if message else done.returncode}")
-    return done.stdout
+    completed = subprocess.run(command, capture_output=True, check=False)
+    if completed.returncode:
+        message = completed.stderr.decode(errors="replace").strip().splitlines()
+        raise CompilerError(f"{command[0]} fails: {message[0] if message else completed.returncode}")
+    return completed.stdout

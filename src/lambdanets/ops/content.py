@@ -1,4 +1,4 @@
-"""The content lambda, and how its keys may be normalized."""
+"""The content lambda and the normalization of its keys."""
 
 from typing import Literal
 
@@ -9,12 +9,12 @@ KeyNorm = Literal["softmax", "l2", "none"]
 
 
 def content_lambda(keys: Tensor, values: Tensor, norm: KeyNorm = "softmax") -> Tensor:
-    """λc = Σ_m K̄_m v_mᵀ: what the context holds, the same for every query (paper, section 3.1).
+    """Compute λc = Σ_m K̄_m v_mᵀ, which all queries share (paper, section 3.1).
 
     Args:
         keys: (B, m, u, k), not yet normalized.
         values: (B, m, u, v).
-        norm: see `normalize_keys`.
+        norm: normalization of the keys, see `normalize_keys`.
 
     Returns:
         (B, k, v), summed over the intra-depth u.
@@ -23,12 +23,12 @@ def content_lambda(keys: Tensor, values: Tensor, norm: KeyNorm = "softmax") -> T
 
 
 def normalize_keys(keys: Tensor, norm: KeyNorm, dim: int) -> Tensor:
-    """Keys normalized over the context's positions, each key channel by itself; in float32 at least (section 5.1).
+    """Normalize each channel of the keys over the context's positions, in float32 at least (paper, section 5.1).
 
     Args:
         keys: logits.
-        norm: softmax; l2 divides by the Euclidean norm; none leaves them as they are.
-        dim: the axis of the context's positions.
+        norm: "softmax"; "l2", which divides by the Euclidean norm; or "none".
+        dim: axis of the context's positions.
     """
     if norm == "none":
         return keys

@@ -1,28 +1,37 @@
-"""What each exact method costs, as far as its operation counts tell.
+"""A cost model of the exact methods: operation counts times the seconds that a device takes for each operation.
 
-A method is a list of matrix products, passes over memory, transforms and calls; a device does so many of each in a
-second. The model has to rank the methods, not to be a clock: `python run.py job=benchmark benchmark=methods` prints
-what it predicts beside what is measured.
+A method consists of matrix products, passes over memory, transforms and calls. The model has to rank the methods, not
+to predict the time of one exactly: `python run.py job=benchmark benchmark=methods` prints both, predicted and measured.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import cache
 from math import ceil, log2
 from operator import index
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lambdanets.ops import fourier, kernel, scores, tiles
-from lambdanets.ops import row_fft as rows
+from lambdanets.ops import fourier, kernel, row_fft, scores, tiles
+
+# The batch that methods are chosen for in a compiled graph, whose batch is open.
+GRAPH_BATCH = 8
 
 
 @dataclass(frozen=True)
 class OpCounts:
-    """Multiply-adds in matrix products, elements moved, butterflies of transforms, taps of convolutions, calls,
-    multiply-adds in our kernel.
+    """Numbers of operations of each kind.
+
+    Args:
+        products: multiply-adds in matrix products.
+        moved: elements read or written by passes over memory.
+        butterflies: of fast Fourier transforms.
+        taps: multiply-adds in convolutions.
+        calls: of PyTorch operators.
+        kernel: multiply-adds in the C kernel.
     """
 
     products: float = 0
@@ -33,26 +42,22 @@ class OpCounts:
     kernel: float = 0
 
     def __add__(self, other: OpCounts) -> OpCounts:
-        return OpCounts(*(a + b for a, b in zip(self.counts(), other.counts(), strict=True)))
+        return OpCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def __mul__(self, times: float) -> OpCounts:
-        return OpCounts(*(times * count for count in self.counts()))
-
-    def counts(self) -> tuple[float, ...]:
-        return self.products, self.moved, self.butterflies, self.taps, self.calls, self.kernel
+        return OpCounts(*(times * count for count in astuple(self)))
 
 
-# Seconds for one of each, in the order of OpCounts. CPU: least squares over the measurements of benchmark=methods on
-# two cores with AVX2. CUDA: from the data sheets of large GPUs, not measured.
-RATES = {
+# Seconds per operation, in the order of OpCounts. CPU: least squares over the measurements of benchmark=methods on two
+# cores with AVX2. CUDA: from the data sheets of large GPUs, not measured.
+SECONDS_PER_OP = {
     "cpu": (2.2e-11, 2.5e-10, 3.2e-10, 6.2e-11, 1.1e-5, 2.5e-11),
     "cuda": (1e-14, 2e-12, 1e-12, 2e-13, 6e-6, 0),
 }
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes that a cost depends on, in the names of the paper."""
+class Shape(NamedTuple):
+    """The sizes that the cost of a method depends on, with the names of the paper."""
 
     batch: int
     height: int
@@ -71,12 +76,12 @@ class Shape:
     @staticmethod
     def of(query: Tensor, values: Tensor, table: Tensor, *, dilation: int = 1, stride: int = 1) -> Shape:
         batch, height, width, heads, key_depth = query.shape
-        _, high, wide, intra_depth, value_depth = values.shape
+        _, context_height, context_width, intra_depth, value_depth = values.shape
         return Shape(
             batch=batch,
             height=height,
             width=width,
-            context=(high, wide),
+            context=(context_height, context_width),
             heads=heads,
             key_depth=key_depth,
             value_depth=value_depth,
@@ -89,11 +94,11 @@ class Shape:
         )
 
     def with_static_sizes(self) -> Shape:
-        """With sizes that a compiler may not leave open, but for the batch: in a graph a usual one stands for it."""
+        """Replace the symbolic sizes of a graph: fix the maps' sizes in it, and leave its batch open."""
         if not torch.compiler.is_compiling():
             return self
-        height, width, high, wide = map(index, (self.height, self.width, *self.context))
-        return replace(self, batch=8, height=height, width=width, context=(high, wide))
+        context = index(self.context[0]), index(self.context[1])
+        return self._replace(batch=GRAPH_BATCH, height=index(self.height), width=index(self.width), context=context)
 
     @property
     def queries(self) -> int:
@@ -102,14 +107,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Cost:
-    """A method's work and how long the device is thought to take for it."""
+    """Operations of a method, and predicted seconds."""
 
-    work: OpCounts
+    ops: OpCounts
     seconds: float
 
 
 def supported_methods(shape: Shape) -> list[str]:
-    """The methods that can compute this."""
+    """Return the methods that can compute a product of this shape."""
     square = shape.context == (shape.height, shape.width)
     names = []
     if shape.stride == 1 and (square or shape.dilation == 1):
@@ -125,22 +130,22 @@ def supported_methods(shape: Shape) -> list[str]:
 
 @cache
 def predict_costs(shape: Shape) -> dict[str, Cost]:
-    """The cost of each method that can compute this, forward or, if gradients are wanted, forward and backward."""
-    split = shape
+    """Predict the cost of each supported method: of the forward pass, and in training of the backward pass too."""
+    phases = shape
     if shape.dilation > 1:
-        step = shape.dilation
-        size = ceil(shape.height / step), ceil(shape.width / step)
-        split = replace(shape, batch=shape.batch * step**2, height=size[0], width=size[1], context=size)
-    rates = RATES.get(shape.device, RATES["cuda"])
-    found = {}
+        size = ceil(shape.height / shape.dilation), ceil(shape.width / shape.dilation)
+        batch = shape.batch * shape.dilation**2
+        phases = shape._replace(batch=batch, height=size[0], width=size[1], context=size)
+    rates = SECONDS_PER_OP.get(shape.device, SECONDS_PER_OP["cuda"])
+    costs = {}
     for name in supported_methods(shape):
-        work = WORK[name](shape if name == "convolution" else split)
-        found[name] = Cost(work, sum(rate * count for rate, count in zip(rates, work.counts(), strict=True)))
-    return found
+        ops = COUNTERS[name](shape if name == "convolution" else phases)
+        costs[name] = Cost(ops, sum(rate * count for rate, count in zip(rates, astuple(ops), strict=True)))
+    return costs
 
 
 def product(batch: float, rows: float, inner: float, columns: float) -> OpCounts:
-    """So many matrix products: (rows × inner) times (inner × columns)."""
+    """Count a batch of matrix products, (rows × inner) times (inner × columns) each."""
     moved = batch * (rows * inner + inner * columns + rows * columns)
     return OpCounts(products=batch * rows * inner * columns, moved=moved)
 
@@ -153,17 +158,17 @@ def copies(elements: float) -> OpCounts:
     return OpCounts(moved=2 * elements)
 
 
-def lambdas_work(s: Shape) -> OpCounts:
-    seen = s.context[0] * s.context[1] * s.intra_depth
-    expanded = copies(s.queries * s.key_depth * seen)
+def lambdas_ops(s: Shape) -> OpCounts:
+    visible = s.context[0] * s.context[1] * s.intra_depth
+    expanded = copies(s.queries * s.key_depth * visible)
     lambdas = s.batch * s.queries * s.key_depth * s.value_depth
-    summed = product(1, s.queries * s.key_depth, seen, s.batch * s.value_depth)
+    summed = product(1, s.queries * s.key_depth, visible, s.batch * s.value_depth)
     applied = product(s.batch * s.queries, s.heads, s.key_depth, s.value_depth) + copies(2 * lambdas)
     forward = expanded + summed + applied + calls(12)
     return forward + (expanded + summed * 2 + applied * 2 + calls(25)) if s.training else forward
 
 
-def convolution_work(s: Shape) -> OpCounts:
+def convolution_ops(s: Shape) -> OpCounts:
     taps = s.batch * s.queries * s.key_depth * s.value_depth * s.intra_depth * s.scope[0] * s.scope[1]
     lambdas = s.batch * s.queries * s.key_depth * s.value_depth
     applied = product(s.batch * s.queries, s.heads, s.key_depth, s.value_depth) + copies(2 * lambdas)
@@ -171,65 +176,65 @@ def convolution_work(s: Shape) -> OpCounts:
     return forward + (OpCounts(taps=2 * taps) + applied * 2 + calls(20)) if s.training else forward
 
 
-def scores_work(s: Shape) -> OpCounts:
-    seen = s.context[0] * s.context[1] * s.intra_depth
-    held = scores.CHUNK.get(s.device, scores.CHUNK["cuda"])
-    chunks = min(s.height, ceil(s.batch * s.heads * s.queries * seen / held))
-    expanded = copies(s.queries * s.key_depth * seen)
-    scored = product(s.queries, s.batch * s.heads, s.key_depth, seen)
-    summed = product(s.batch, s.heads * s.queries, seen, s.value_depth)
+def scores_ops(s: Shape) -> OpCounts:
+    visible = s.context[0] * s.context[1] * s.intra_depth
+    limit = scores.CHUNK.get(s.device, scores.CHUNK["cuda"])
+    chunks = min(s.height, ceil(s.batch * s.heads * s.queries * visible / limit))
+    expanded = copies(s.queries * s.key_depth * visible)
+    scored = product(s.queries, s.batch * s.heads, s.key_depth, visible)
+    summed = product(s.batch, s.heads * s.queries, visible, s.value_depth)
     forward = expanded + scored + summed + calls(18 * chunks)
     if not s.training:
         return forward
     return forward + expanded * 2 + scored * 3 + summed * 2 + calls(45 * chunks + 3 * (s.width * chunks + s.height))
 
 
-def tiles_work(s: Shape) -> OpCounts:
+def tiles_ops(s: Shape) -> OpCounts:
     sides = [tiles.best_tile_side(side, scope) for side, scope in zip((s.height, s.width), s.scope, strict=True)]
     count = s.batch * ceil(s.height / sides[0]) * ceil(s.width / sides[1])
     queries = sides[0] * sides[1]
-    seen = (sides[0] + s.scope[0] - 1) * (sides[1] + s.scope[1] - 1) * s.intra_depth
-    held = tiles.CHUNK.get(s.device, tiles.CHUNK["cuda"])
-    chunks = min(s.batch, ceil(s.heads * count * queries * seen / held))
-    windows = copies(count * seen * s.value_depth)
-    scored = product(queries, count * s.heads, s.key_depth, seen)
-    summed = product(count, s.heads * queries, seen, s.value_depth)
+    visible = (sides[0] + s.scope[0] - 1) * (sides[1] + s.scope[1] - 1) * s.intra_depth
+    limit = tiles.CHUNK.get(s.device, tiles.CHUNK["cuda"])
+    chunks = min(s.batch, ceil(s.heads * count * queries * visible / limit))
+    windows = copies(count * visible * s.value_depth)
+    scored = product(queries, count * s.heads, s.key_depth, visible)
+    summed = product(count, s.heads * queries, visible, s.value_depth)
     moved = copies(count * queries * s.heads * (s.key_depth + s.value_depth))
     forward = windows + scored + summed + moved + calls(25 * chunks + queries)
     if not s.training:
         return forward
-    apart = ceil(1 + s.scope[0] / sides[0]) * ceil(1 + s.scope[1] / sides[1])
-    return forward + windows * 2 + scored * 3 + summed * 2 + moved + calls((40 + 4 * apart) * chunks + 3 * queries)
+    classes = ceil(1 + s.scope[0] / sides[0]) * ceil(1 + s.scope[1] / sides[1])
+    return forward + windows * 2 + scored * 3 + summed * 2 + moved + calls((40 + 4 * classes) * chunks + 3 * queries)
 
 
-def rows_work(s: Shape) -> OpCounts:
+def row_fft_ops(s: Shape) -> OpCounts:
     reach = min(s.scope[0] // 2, s.height - 1), min(s.scope[1] // 2, s.width - 1)
     frequencies = (s.height + reach[0]) // 2 + 1
-    step = rows.columns_at_once(s.width, 2 * frequencies * s.key_depth * s.value_depth)
-    chunks = ceil(s.width / step)
-    seen = min(s.width, step + 2 * reach[1]) * s.intra_depth
-    toeplitz = copies(chunks * frequencies * 4 * step * s.key_depth * seen)
-    in_frequency = product(s.batch * chunks * frequencies, 2 * step * s.key_depth, 2 * seen, s.value_depth)
-    transformed = product(s.batch * chunks, s.height, 2 * frequencies, step * s.key_depth * s.value_depth)
+    columns = row_fft.columns_per_chunk(s.width, 2 * frequencies * s.key_depth * s.value_depth)
+    chunks = ceil(s.width / columns)
+    visible = min(s.width, columns + 2 * reach[1]) * s.intra_depth
+    toeplitz = copies(chunks * frequencies * 4 * columns * s.key_depth * visible)
+    in_frequency = product(s.batch * chunks * frequencies, 2 * columns * s.key_depth, 2 * visible, s.value_depth)
+    transformed = product(s.batch * chunks, s.height, 2 * frequencies, columns * s.key_depth * s.value_depth)
     applied = product(s.batch * s.queries, s.heads, s.key_depth, s.value_depth)
     spectra = product(s.batch, 2 * frequencies, s.height, s.intra_depth * s.width * s.value_depth)
     forward = (
-        toeplitz + in_frequency + transformed + applied + spectra + calls(chunks * (12 * s.batch + 12 * step) + 20)
+        toeplitz + in_frequency + transformed + applied + spectra + calls(chunks * (12 * s.batch + 12 * columns) + 20)
     )
     if not s.training:
         return forward
-    again = 0 if min(s.scope[0] - 2 * s.height, s.scope[1] - 2 * s.width) >= -1 else 1  # lambdas are kept, or not
-    more = toeplitz * 2 + in_frequency * (2 + again) + transformed * (1 + again) + applied * 3 + spectra * 2
-    return forward + more + calls(chunks * (35 * s.batch + 30 * step) + 60)
+    recomputed = 0 if min(s.scope[0] - 2 * s.height, s.scope[1] - 2 * s.width) >= -1 else 1  # see row_fft.saved_size
+    more = toeplitz * 2 + in_frequency * (2 + recomputed) + transformed * (1 + recomputed) + applied * 3 + spectra * 2
+    return forward + more + calls(chunks * (35 * s.batch + 30 * columns) + 60)
 
 
-def fourier_work(s: Shape) -> OpCounts:
+def fourier_ops(s: Shape) -> OpCounts:
     reach = min(s.scope[0] // 2, s.height - 1), min(s.scope[1] // 2, s.width - 1)
     size = fourier.fast_length(s.height + reach[0]), fourier.fast_length(s.width + reach[1])
     spectrum = size[0] * (size[1] // 2 + 1)
     images = s.batch * s.value_depth
-    held = fourier.CHUNK.get(s.device, fourier.CHUNK["cuda"])
-    chunks = min(s.batch, ceil(images * s.intra_depth * spectrum / held))
+    limit = fourier.CHUNK.get(s.device, fourier.CHUNK["cuda"])
+    chunks = min(s.batch, ceil(images * s.intra_depth * spectrum / limit))
     transform = OpCounts(butterflies=images * spectrum * log2(size[0] * size[1]))
     multiplied = OpCounts(moved=images * spectrum * 4 * s.intra_depth)
     applied = OpCounts(moved=images * s.queries * s.heads * 3)
@@ -237,17 +242,14 @@ def fourier_work(s: Shape) -> OpCounts:
     forward = once + calls((16 * s.key_depth + 12) * chunks)
     if not s.training:
         return forward
-    again = once + (transform + multiplied * 3 + applied * 2) * s.key_depth + transform * (2 * s.intra_depth)
-    return forward + again + calls((45 * s.key_depth + 25) * chunks)
+    backward = once + (transform + multiplied * 3 + applied * 2) * s.key_depth + transform * (2 * s.intra_depth)
+    return forward + backward + calls((45 * s.key_depth + 25) * chunks)
 
 
-def kernel_work(s: Shape) -> OpCounts:
-    # A query at the border sees less than its scope.
-    seen = [
-        sum(min(there, here + scope // 2 + 1) - max(0, here - scope // 2) for here in range(side))
-        for side, there, scope in zip((s.height, s.width), s.context, s.scope, strict=True)
-    ]
-    pairs = s.batch * s.heads * seen[0] * seen[1] * s.intra_depth
+def kernel_ops(s: Shape) -> OpCounts:
+    rows = kernel.visible_pairs(s.height, s.context[0], s.scope[0])
+    columns = kernel.visible_pairs(s.width, s.context[1], s.scope[1])
+    pairs = s.batch * s.heads * rows * columns * s.intra_depth
     maps = copies(s.batch * s.queries * s.heads * s.value_depth)
     forward = OpCounts(kernel=pairs * (s.key_depth + s.value_depth)) + maps + calls(15)
     if not s.training:
@@ -255,12 +257,12 @@ def kernel_work(s: Shape) -> OpCounts:
     return forward + OpCounts(kernel=pairs * (3 * s.key_depth + 2 * s.value_depth)) + maps * 2 + calls(40)
 
 
-WORK = {
-    "lambdas": lambdas_work,
-    "convolution": convolution_work,
-    "scores": scores_work,
-    "tiles": tiles_work,
-    "row_fft": rows_work,
-    "fourier": fourier_work,
-    "kernel": kernel_work,
+COUNTERS = {
+    "lambdas": lambdas_ops,
+    "convolution": convolution_ops,
+    "scores": scores_ops,
+    "tiles": tiles_ops,
+    "row_fft": row_fft_ops,
+    "fourier": fourier_ops,
+    "kernel": kernel_ops,
 }

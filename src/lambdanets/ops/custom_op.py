@@ -1,4 +1,4 @@
-"""Makes PyTorch operators of the methods that have their own backward."""
+"""Custom PyTorch operators for the methods with a backward pass of their own."""
 
 from collections.abc import Callable
 from math import prod
@@ -8,54 +8,57 @@ import torch
 from torch import Tensor
 
 Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-Four = tuple[Tensor, Tensor, Tensor, Tensor]
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def define_op(
     name: str,
     forward: Callable[..., Tensor],
-    backward: Callable[..., Four],
+    backward: Callable[..., Gradients],
     *,
     channels_first: bool = False,
     saved_size: Callable[[Tensor, Tensor, Tensor], int] = lambda query, values, table: 0,
 ) -> Method:
-    """The operator `lambdanets::name` of (query, values, table, content).
+    """Define the operator `lambdanets::name` of (query, values, table, content).
 
-    Compilers and exporters see one node, so that its loops stay loops. A backward recomputes what it needs from the
-    inputs, and from what its forward kept.
+    In a compiled or exported graph the operator is one node, so that its loops stay loops. The backward recomputes
+    intermediate results from the inputs, except for those that the forward saves.
 
     Args:
-        name: of the operator.
-        forward: (query (B, H, W, h, k), values (B, H', W', u, v), table, content (B, k, v), kept) → (B, H, W, h, v).
-            `kept` is a flat tensor to fill for the backward, empty if there will be none or nothing is kept.
-        backward: (gradient of the result, query, values, table, content, kept) → the gradients of these four.
-        channels_first: whether the maps are to lie as (B, channels, H, W) in memory, whatever the order of their axes.
-        saved_size: how many elements are kept, from query, values and table.
+        name: name of the operator.
+        forward: (query (B, H, W, h, k), values (B, H', W', u, v), table, content (B, k, v), saved) → (B, H, W, h, v).
+            `saved` is a flat tensor to fill for the backward; it is empty without a backward, or if nothing is saved.
+        backward: (gradient of the result, query, values, table, content, saved) → gradients of the four inputs.
+        channels_first: lay the maps out as (B, channels, H, W) in memory, whatever the order of their axes.
+        saved_size: (query, values, table) → number of elements to save.
+
+    Returns:
+        The differentiable operator as a function.
     """
 
     def run(query: Tensor, values: Tensor, table: Tensor, content: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         if query.numel() == 0:
             return fake(query, values, table, content, training)
-        kept = to_keep(query, values, table, training)
+        saved = new_saved(query, values, table, training)
         with torch.autocast(query.device.type, enabled=False):
-            y = forward(*(prepare_input(tensor, channels_first) for tensor in (query, values, table, content)), kept)
-        return to_layout(y.to(query.dtype), channels_first), kept
+            y = forward(*(prepare_input(tensor, channels_first) for tensor in (query, values, table, content)), saved)
+        return to_layout(y.to(query.dtype), channels_first), saved
 
     def run_backward(
-        grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, kept: Tensor
+        grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, saved: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs = query, values, table, content
         if query.numel() == 0:
             return tuple(torch.zeros_like(tensor) for tensor in inputs)  # type: ignore[return-value]
         with torch.autocast(query.device.type, enabled=False):
-            grads = backward(*(prepare_input(tensor, channels_first) for tensor in (grad, *inputs)), kept)
+            grads = backward(*(prepare_input(tensor, channels_first) for tensor in (grad, *inputs)), saved)
         return tuple(to_layout(grad.to(query.dtype), channels_first) for grad in grads)  # type: ignore[return-value]
 
     def fake(query: Tensor, values: Tensor, table: Tensor, content: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         y = to_layout(query.new_empty(*query.shape[:4], values.shape[4]), channels_first)
-        return y, to_keep(query, values, table, training)
+        return y, new_saved(query, values, table, training)
 
-    def to_keep(query: Tensor, values: Tensor, table: Tensor, training: bool) -> Tensor:
+    def new_saved(query: Tensor, values: Tensor, table: Tensor, training: bool) -> Tensor:
         exact = torch.promote_types(query.dtype, torch.float32)
         return query.new_empty(saved_size(query, values, table) if training else 0, dtype=exact)
 
@@ -65,7 +68,7 @@ def define_op(
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs[:4], output[1])
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # zeros for what is kept
+        ctx.set_materialize_grads(False)  # no zeros as the gradient of what is saved
 
     def differentiate(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
         return (None,) * 5 if grad is None else (*op_backward(grad, *ctx.saved_tensors), None)
@@ -84,38 +87,38 @@ def define_op(
 
 
 class Scratch:
-    """Memory that the steps of a loop use in turn: got anew from the system at each step, it would cost more than they.
+    """Reusable buffers for the steps of a loop; allocating new ones costs more than the steps.
 
     Args:
-        like: a tensor of the data type and device.
+        like: a tensor of the buffers' data type and device.
     """
 
     def __init__(self, like: Tensor) -> None:
         self.like = like
-        self.held: dict[str, Tensor] = {}
+        self.buffers: dict[str, Tensor] = {}
 
     def __call__(self, name: str, *shape: int) -> Tensor:
-        """An uninitialised tensor in the memory of that name."""
+        """Return an uninitialized tensor in the buffer of that name."""
         size = prod(shape)
-        held = self.held.get(name)
-        if held is None or held.numel() < size:
-            held = self.held[name] = self.like.new_empty(size)
-        return held[:size].view(shape)
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.numel() < size:
+            buffer = self.buffers[name] = self.like.new_empty(size)
+        return buffer[:size].view(shape)
 
     def product(self, name: str, a: Tensor, b: Tensor) -> Tensor:
-        """The matrix product of a and b, of two or three axes each, in the memory of that name."""
+        """Return the matrix product of a and b, of two or three axes each, in the buffer of that name."""
         out = self(name, *a.shape[:-1], b.shape[-1])
         return torch.mm(a, b, out=out) if a.ndim == 2 else torch.bmm(a, b, out=out)
 
 
 def prepare_input(tensor: Tensor, channels_first: bool) -> Tensor:
-    """Laid out as asked; on a CPU in single precision, since half is slow there."""
+    """Lay a tensor out for an operator; on a CPU convert half precision, which is slow there, to single."""
     half = tensor.device.type == "cpu" and tensor.dtype in (torch.bfloat16, torch.float16)
     return to_layout(tensor.float() if half else tensor, channels_first)
 
 
 def to_layout(tensor: Tensor, channels_first: bool) -> Tensor:
-    """Contiguous, without which batched products are slow; maps with their positions innermost if channels_first."""
+    """Make a tensor contiguous, for fast batched products; with channels_first, the positions of maps are innermost."""
     if channels_first and tensor.ndim == 5:
         return tensor.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
     return tensor.contiguous()

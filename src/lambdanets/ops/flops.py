@@ -1,7 +1,7 @@
-"""FLOPs of our operators for `torch.utils.flop_counter`: two for each multiply-add, as PyTorch counts its own.
+"""FLOPs of our operators for `torch.utils.flop_counter`: two per multiply-add, as PyTorch counts its own operators.
 
-Counted is what an operator computes, matrix products with what is padded or recomputed, and Fourier transforms at
-2.5·N·log2(N) for N real points; not what is only moved, as PyTorch doesn't either.
+The formulas count all matrix products, including padding and recomputation, and Fourier transforms as 2.5·N·log2(N) for
+N real points. Like PyTorch's formulas, they don't count copies.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from lambdanets.ops import fourier, kernel, row_fft, scores, tiles  # noqa: F401, each makes its operator
+from lambdanets.ops import fourier, kernel, row_fft, scores, tiles  # noqa: F401, each defines its operator
 
 Sizes = Sequence[int]
 Formula = Callable[[Sizes, Sizes, Sizes, bool], float]
 
 
-def products(query: Sizes, pairs: float, depth: Sizes, backward: bool) -> float:
-    """Scores first, on so many pairs of a query and a position, and the content lambda.
+def scores_first_products(query: Sizes, pairs: float, depth: Sizes, backward: bool) -> float:
+    """Count scores first for a number of pairs of a query and a position, and the content lambda.
 
-    Forward q · E and s · v; backward the scores and their gradient, and the gradients of v, q and E.
+    Forward: q · E and s · v. Backward: the scores, their gradient, and the gradients of v, q and E.
     """
     _, value_depth = depth
     batch, height, width, heads, key_depth = query
@@ -30,29 +30,29 @@ def products(query: Sizes, pairs: float, depth: Sizes, backward: bool) -> float:
     return 2 * pairs * (3 * key_depth + 2 * value_depth) + 2 * content
 
 
-def scores_first(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+def scores_first_flops(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
     batch, height, width, heads, _ = query
-    _, high, wide, intra_depth, _ = values
-    return products(query, batch * heads * height * width * high * wide * intra_depth, values[3:], backward)
+    _, context_height, context_width, intra_depth, _ = values
+    return scores_first_products(
+        query, batch * heads * height * width * context_height * context_width * intra_depth, values[3:], backward
+    )
 
 
-def scores_kernel(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+def scores_kernel_flops(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
     batch, height, width, heads, _ = query
-    _, high, wide, intra_depth, _ = values
-    seen = [
-        sum(min(there, here + scope // 2 + 1) - max(0, here - scope // 2) for here in range(side))
-        for side, there, scope in zip((height, width), (high, wide), table[2:], strict=True)
-    ]
-    return products(query, batch * heads * seen[0] * seen[1] * intra_depth, values[3:], backward)
+    _, context_height, context_width, intra_depth, _ = values
+    rows = kernel.visible_pairs(height, context_height, table[2])
+    columns = kernel.visible_pairs(width, context_width, table[3])
+    return scores_first_products(query, batch * heads * rows * columns * intra_depth, values[3:], backward)
 
 
-def tiled_scores(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+def tiled_scores_flops(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
     batch, height, width, heads, _ = query
     pairs = batch * heads * values[3]
     for side, scope in zip((height, width), table[2:], strict=True):
         tile = tiles.best_tile_side(side, scope)
         pairs *= ceil(side / tile) * tile * (tile + scope - 1)
-    return products(query, pairs, values[3:], backward)
+    return scores_first_products(query, pairs, values[3:], backward)
 
 
 def row_fft_flops(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
@@ -63,20 +63,20 @@ def row_fft_flops(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> 
     spectra = batch * 2 * frequencies * height * intra_depth * width * value_depth
     spectra += 2 * frequencies * (2 * reach[0] + 1) * key_depth * intra_depth * (2 * width - 1)
     in_frequency = 0
-    step = row_fft.columns_at_once(width, 2 * frequencies * key_depth * value_depth)
+    step = row_fft.columns_per_chunk(width, 2 * frequencies * key_depth * value_depth)
     for start in range(0, width, step):
         stop = min(width, start + step)
-        seen = min(width, stop + reach[1]) - max(0, start - reach[1])
-        in_frequency += batch * frequencies * 4 * (stop - start) * key_depth * intra_depth * seen * value_depth
+        visible = min(width, stop + reach[1]) - max(0, start - reach[1])
+        in_frequency += batch * frequencies * 4 * (stop - start) * key_depth * intra_depth * visible * value_depth
     transformed = batch * height * 2 * frequencies * width * key_depth * value_depth
     applied = batch * height * width * heads * key_depth * value_depth
     if not backward:
         return 2 * (spectra + in_frequency + transformed + applied)
-    again = 0 if table[2] >= 2 * height - 1 and table[3] >= 2 * width - 1 else 1  # lambdas are kept, or not
-    return 2 * (2 * spectra + (2 + again) * in_frequency + (1 + again) * transformed + 2 * applied)
+    recomputed = 0 if table[2] >= 2 * height - 1 and table[3] >= 2 * width - 1 else 1  # see row_fft.saved_size
+    return 2 * (2 * spectra + (2 + recomputed) * in_frequency + (1 + recomputed) * transformed + 2 * applied)
 
 
-def fourier_transform(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+def fourier_flops(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
     batch, height, width, heads, key_depth = query
     intra_depth, value_depth = values[3:]
     reach = min(table[2] // 2, height - 1), min(table[3] // 2, width - 1)
@@ -93,11 +93,11 @@ def fourier_transform(query: Sizes, values: Sizes, table: Sizes, backward: bool)
 
 
 FORMULAS: dict[str, Formula] = {
-    "scores_first": scores_first,
-    "scores_kernel": scores_kernel,
-    "tiled_scores": tiled_scores,
+    "scores_first": scores_first_flops,
+    "scores_kernel": scores_kernel_flops,
+    "tiled_scores": tiled_scores_flops,
     "row_fft": row_fft_flops,
-    "fourier": fourier_transform,
+    "fourier": fourier_flops,
 }
 
 

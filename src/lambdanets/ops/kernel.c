@@ -1,10 +1,10 @@
 /* Scores first, in one pass over the map: s_nm^h = q_n^h . E_nm, then y_n^h = sum over m of s_nm^h v_m.
  *
  * All work is one small matrix product, over and over. Its operands are rows of the map and of the table of embeddings
- * where they lie, so that nothing is gathered; the scores of one query at a time live in the nearest cache only.
+ * in place, so that nothing is gathered; the scores of one query at a time stay in the nearest cache.
  *
- * REAL is float or double. Depths that are read in vectors are padded to whole vectors, and behind the end of what is
- * read from any position on (table, turned_values) there is room for one more vector.
+ * REAL is float or double. Depths that are read in vectors are padded to whole vectors. Tensors that are read from any
+ * position on (table, turned_values) have memory for one more vector behind their end.
  */
 
 #include <stdint.h>
@@ -22,7 +22,7 @@ enum { LANES = BYTES / sizeof(real) };
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Keeps a vector in its register: read from memory in each multiplication instead, it would be the bottleneck. */
+/* Keep a vector in its register: reading it from memory in each multiplication would be the bottleneck. */
 #ifdef __x86_64__
 #define HOLD(vector) __asm__("" : "+x"(vector))
 #else
@@ -31,12 +31,13 @@ enum { LANES = BYTES / sizeof(real) };
 
 typedef struct {
     size threads, groups, parts; /* shares of the work, and in the backward of the queries of one image */
-    size batch, height, width, high, wide; /* (height, width) of the queries, (high, wide) of the context */
+    size batch, height, width;           /* of the map of queries */
+    size context_height, context_width;
     size heads, key_depth, value_depth, intra_depth;
     size rows, columns;                   /* of the table, odd */
     size padded_key, padded_value;        /* depths in whole vectors */
-    size span;                            /* room for one head's scores */
-    size together;                        /* queries of a row whose gradients of values are added up together */
+    size span;                            /* size of one head's scores */
+    size batched_queries;                 /* queries of a row whose gradients of values are summed in one product */
 } Sizes;
 
 size lanes(void) { return LANES; }
@@ -56,7 +57,7 @@ typedef struct {
     int add;
 } Product;
 
-/* A block of the result that fits the registers, of `rows` and `vectors` that are known to the compiler. */
+/* One block of the result, small enough for the registers; the compiler knows `rows` and `vectors`. */
 INLINE void block(const int rows, const int vectors, const Product *p, size row, size vector) {
     const real *a = p->a + row * p->a_row, *b = p->b + vector * p->b_vector;
     real *c = p->c + row * p->c_row + vector * p->c_vector;
@@ -94,23 +95,25 @@ INLINE void product(size rows, size vectors, const Product p) {
     }
 }
 
-/* What one query sees: some rows of the context, of each so many positions, and where the first one's embedding is.
+/* Positions of the context that a query sees: `rows` from `top` on, `columns` from `left` on; `offset` is the index of
+ * the first one's embedding in the table.
  *
- * If what is seen of a row is no longer than a vector, a vector holds the scores of a row, and all rows are seen at once.
+ * If the visible positions of a row fit one vector, that vector holds their scores, and a view has all visible rows;
+ * otherwise a view has one row.
  */
 typedef struct {
     size top, rows, left, columns, offset;
 } View;
 
-INLINE int narrow(const Sizes *s) { return least(s->columns, s->wide) <= LANES; }
+INLINE int narrow(const Sizes *s) { return least(s->columns, s->context_width) <= LANES; }
 
-INLINE View seen(const Sizes *s, size y, size x, size top, size rows) {
-    const size left = most(0, x - s->columns / 2), right = least(s->wide, x + s->columns / 2 + 1);
+INLINE View view_of(const Sizes *s, size y, size x, size top, size rows) {
+    const size left = most(0, x - s->columns / 2), right = least(s->context_width, x + s->columns / 2 + 1);
     const size offset = (top - y + s->rows / 2) * s->columns + left - x + s->columns / 2;
     return (View){top, rows, left, right - left, offset};
 }
 
-/* For each head a[h] . b[m], over all positions m of a view: products with b of (depth, rows, columns). */
+/* Compute a[h] . b[m] for each head and all positions m of a view; b is (depth, rows, columns). */
 INLINE void to_scores(const Sizes *s, View view, const real *a, size a_row, const real *b, size depth, size b_depth,
                       size b_row, real *scores) {
     const size vectors = narrow(s) ? view.rows : (view.columns + LANES - 1) / LANES;
@@ -120,7 +123,7 @@ INLINE void to_scores(const Sizes *s, View view, const real *a, size a_row, cons
         .c = scores, .c_row = s->span, .c_vector = LANES});
 }
 
-/* Adds to c[h] the sum over m of scores[h, m] b[m], with b of (rows, columns, depth). */
+/* Add the sum over m of scores[h, m] b[m] to c[h]; b is (rows, columns, depth). */
 INLINE void from_scores(const Sizes *s, View view, const real *scores, const real *b, size depth, size b_row,
                         size b_column, real *c) {
     product(s->heads, depth / LANES, (Product){
@@ -129,8 +132,8 @@ INLINE void from_scores(const Sizes *s, View view, const real *scores, const rea
         .c = c, .c_row = depth, .c_vector = LANES, .add = 1});
 }
 
-/* Adds to c[m] the sum over h of scores[h, m] a[h], with c of (rows, columns, depth); h counts the heads of one query or
- * of several that see the same. */
+/* Add the sum over h of scores[h, m] a[h] to c[m]; c is (rows, columns, depth). h counts the heads of one query, or of
+ * several queries with the same view. */
 INLINE void add_outer(const Sizes *s, View view, size heads, const real *scores, const real *a, size depth, real *c,
                       size c_row, size c_column) {
     for (size y = 0; y < view.rows; y++)
@@ -140,7 +143,7 @@ INLINE void add_outer(const Sizes *s, View view, size heads, const real *scores,
             .c = c + y * c_row, .c_row = c_column, .c_vector = LANES, .add = 1});
 }
 
-/* Adds to or sets c (rows, columns), of matrices that lie row by row: a (rows, inner), b (inner, columns). */
+/* Set c to a b, or add to it: a (rows, inner), b (inner, columns), c (rows, columns), all row by row. */
 INLINE void multiply(size rows, size columns, size inner, const real *a, size a_row, size a_inner, const real *b,
                      real *c, int add) {
     product(rows, columns / LANES, (Product){
@@ -152,7 +155,7 @@ INLINE void multiply(size rows, size columns, size inner, const real *a, size a_
 void forward(const Sizes *s, const real *query, const real *values, const real *table, const real *content, real *y,
              real *scratch) {
     const size keys = s->padded_key, depth = s->padded_value, plane = s->rows * s->columns;
-    const size v_column = s->intra_depth * depth, v_row = s->wide * v_column;
+    const size v_column = s->intra_depth * depth, v_row = s->context_width * v_column;
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
     for (size group = 0; group < s->groups; group++) {
         real *scores = scratch + group * s->heads * s->span;
@@ -162,14 +165,15 @@ void forward(const Sizes *s, const real *query, const real *values, const real *
             real *out = y + line * s->width * s->heads * depth;
             multiply(s->width * s->heads, depth, s->key_depth, q, keys, 1,
                      content + image * s->key_depth * depth, out, 0);
-            const size first = most(0, row - s->rows / 2), last = least(s->high, row + s->rows / 2 + 1);
+            const size first = most(0, row - s->rows / 2), last = least(s->context_height, row + s->rows / 2 + 1);
             const size band = narrow(s) ? last - first : 1;
             for (size top = first; top < last; top += band)
                 for (size u = 0; u < s->intra_depth; u++)
                     for (size x = 0; x < s->width; x++) {
-                        const View view = seen(s, row, x, top, band);
+                        const View view = view_of(s, row, x, top, band);
                         if (view.columns <= 0) continue; /* the context may be smaller than the map of queries */
-                        const real *v = values + (image * s->high + top) * v_row + view.left * v_column + u * depth;
+                        const real *v = values + (image * s->context_height + top) * v_row;
+                        v += view.left * v_column + u * depth;
                         to_scores(s, view, q + x * s->heads * keys, keys, table + u * plane + view.offset,
                                   s->key_depth, s->intra_depth * plane, s->columns, scores);
                         from_scores(s, view, scores, v, depth, v_row, v_column, out + x * s->heads * depth);
@@ -180,16 +184,17 @@ void forward(const Sizes *s, const real *query, const real *values, const real *
 
 /* As above, with grad (B, H, W, h, v), turned_values (B, u, v, H', W'), turned_table (u, R, C, k), turned_content
  * (B, v, k). Sets d_query; adds to d_values (parts, B, H', W', u, v), d_content (parts, B, k, v) and d_table (groups,
- * u, R, C, k). What is added up in which order doesn't depend on which thread is faster. */
+ * u, R, C, k). The order of summation doesn't depend on the speed of threads. */
 void backward(const Sizes *s, const real *grad, const real *query, const real *turned_values, const real *table,
               const real *turned_table, const real *turned_content, real *d_query, real *d_values, real *d_table,
               real *d_content, real *scratch) {
     const size keys = s->padded_key, depth = s->padded_value, plane = s->rows * s->columns;
-    const size context = s->high * s->wide, v_column = s->intra_depth * depth, v_row = s->wide * v_column;
+    const size context = s->context_height * s->context_width;
+    const size v_column = s->intra_depth * depth, v_row = s->context_width * v_column;
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
     for (size group = 0; group < s->groups; group++) {
-        real *scores = scratch + group * (s->together + 1) * s->heads * s->span;
-        real *d_scores = scores + s->together * s->heads * s->span;
+        real *scores = scratch + group * (s->batched_queries + 1) * s->heads * s->span;
+        real *d_scores = scores + s->batched_queries * s->heads * s->span;
         real *d_embeddings = d_table + group * s->intra_depth * plane * keys;
         for (size item = group; item < s->parts * s->batch; item += s->groups) {
             const size part = item / s->batch, image = item % s->batch;
@@ -201,28 +206,28 @@ void backward(const Sizes *s, const real *grad, const real *query, const real *t
                          turned_content + image * s->value_depth * keys, d_q, 0);
                 multiply(s->key_depth, depth, s->width * s->heads, q, 1, keys, g,
                          d_content + item * s->key_depth * depth, 1);
-                const size first = most(0, row - s->rows / 2), last = least(s->high, row + s->rows / 2 + 1);
+                const size first = most(0, row - s->rows / 2), last = least(s->context_height, row + s->rows / 2 + 1);
                 const size band = narrow(s) ? last - first : 1;
                 for (size top = first; top < last; top += band)
                     for (size u = 0; u < s->intra_depth; u++)
                         for (size x = 0; x < s->width; x++) {
-                            const View view = seen(s, row, x, top, band);
+                            const View view = view_of(s, row, x, top, band);
                             if (view.columns <= 0) continue;
-                            const size place = (u * plane + view.offset) * keys, slot = x % s->together;
+                            const size entry = (u * plane + view.offset) * keys, slot = x % s->batched_queries;
                             const real *q_x = q + x * s->heads * keys, *g_x = g + x * s->heads * depth;
                             const real *v = turned_values + (image * s->intra_depth + u) * s->value_depth * context;
-                            real *d_v = d_values + (item * s->high + top) * v_row + view.left * v_column + u * depth;
-                            real *here = scores + slot * s->heads * s->span;
+                            real *d_v = d_values + (item * s->context_height + top) * v_row;
+                            d_v += view.left * v_column + u * depth;
+                            real *scores_x = scores + slot * s->heads * s->span;
                             to_scores(s, view, q_x, keys, table + u * plane + view.offset, s->key_depth,
-                                      s->intra_depth * plane, s->columns, here);
-                            to_scores(s, view, g_x, depth, v + top * s->wide + view.left, s->value_depth, context,
-                                      s->wide, d_scores);
-                            if (slot == s->together - 1 || x == s->width - 1)
+                                      s->intra_depth * plane, s->columns, scores_x);
+                            to_scores(s, view, g_x, depth, v + top * s->context_width + view.left, s->value_depth,
+                                      context, s->context_width, d_scores);
+                            if (slot == s->batched_queries - 1 || x == s->width - 1)
                                 add_outer(s, view, (slot + 1) * s->heads, scores, g_x - slot * s->heads * depth, depth,
                                           d_v, v_row, v_column);
-                            add_outer(s, view, s->heads, d_scores, q_x, keys, d_embeddings + place, s->columns * keys,
-                                      keys);
-                            from_scores(s, view, d_scores, turned_table + place, keys, s->columns * keys, keys,
+                            add_outer(s, view, s->heads, d_scores, q_x, keys, d_embeddings + entry, s->columns * keys, keys);
+                            from_scores(s, view, d_scores, turned_table + entry, keys, s->columns * keys, keys,
                                         d_q + x * s->heads * keys);
                         }
             }

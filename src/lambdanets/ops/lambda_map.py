@@ -1,15 +1,16 @@
-"""The lambda layer's product: by whatever exact method costs least."""
+"""The lambda layer's product, computed by the exact method of least predicted cost."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lambdanets.errors import UserError
+from lambdanets.ops import kernel
 from lambdanets.ops.cost import Shape, predict_costs, supported_methods
 from lambdanets.ops.fourier import fourier
-from lambdanets.ops.kernel import kernel_error, scores_kernel
 from lambdanets.ops.lambdas import lambda_convolution, lambdas_first
 from lambdanets.ops.row_fft import row_fft
 from lambdanets.ops.scores import scores_first
@@ -24,29 +25,40 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "tiles": tiled_scores,
     "row_fft": row_fft,
     "fourier": fourier,
-    "kernel": scores_kernel,
+    "kernel": kernel.scores_kernel,
 }
-# Methods whose maps best lie in memory with their positions innermost.
+# Methods that are fastest when positions are innermost in memory.
 CHANNELS_FIRST = ("scores", "fourier")
 
 
 def choose_method(shape: Shape, method: str = "auto") -> str:
-    """The method that is predicted to be fastest, or the given one if it can compute this.
+    """Return the given method, or for "auto" the one that is predicted to be fastest.
 
     Raises:
-        UserError: the method is not known, or can't compute this.
+        UserError: the method is unknown, or can't compute a product of this shape.
     """
+    return choose_for_sizes(method, *shape.with_static_sizes())
+
+
+# A compiler must not trace the cost model. It can only pass constants to such a function, hence the plain sizes.
+@torch.compiler.assume_constant_result
+def choose_for_sizes(method: str, *sizes: Any) -> str:
+    """Choose a method for the fields of a `Shape`."""
+    shape = Shape(*sizes)
     if method == "auto":
-        found = predict_costs(shape.with_static_sizes())
-        return min(found, key=lambda name: found[name].seconds)
+        costs = predict_costs(shape)
+        return min(costs, key=lambda name: costs[name].seconds)
     if method not in METHODS:
         raise UserError(f"method={method} is not known; choose one of auto, {', '.join(METHODS)}.")
-    if method == "kernel" and (shape.device != "cpu" or kernel_error()):
-        reason = kernel_error() if shape.device == "cpu" else f"this is on {shape.device}"
+    if method == "kernel" and (shape.device != "cpu" or kernel.kernel_error()):
+        reason = kernel.kernel_error() if shape.device == "cpu" else f"the layer is on {shape.device}"
         raise UserError(f"method=kernel needs a CPU and a C compiler, but {reason}; choose method=auto.")
     if method not in supported_methods(shape):
         names = ", ".join(supported_methods(shape))
-        raise UserError(f"method={method} can't compute stride={shape.stride} or this context; choose auto or {names}.")
+        raise UserError(
+            f"method={method} can't compute stride={shape.stride} with a context of {shape.context[0]}×"
+            f"{shape.context[1]} positions; choose auto or {names}."
+        )
     return method
 
 
@@ -60,40 +72,45 @@ def lambda_map(
     stride: int = 1,
     method: str = "auto",
 ) -> Tensor:
-    """y_n^h = (λc + Σ_m E_nm v_mᵀ)ᵀ q_n^h, where E_nm depends on the offset from n to m only (paper, section 3.1).
+    """Compute y_n^h = (λc + Σ_m E_nm v_mᵀ)ᵀ q_n^h, where E_nm depends on the offset from n to m only.
+
+    (Paper, section 3.1.)
 
     Args:
-        query: (B, H, W, h, k); with a stride, of every stride-th row and column of the context.
+        query: (B, H, W, h, k); with a stride, queries of every stride-th row and column of the context.
         values: (B, H', W', u, v), a context with the same origin. Unless it has the queries' own size (or that times
-            the stride), only "lambdas", "scores" and "kernel" know it.
-        table: (k, u, R, C) with odd R and C, the embedding of offset (0, 0) in its middle; offsets beyond it are zero.
-            A global context has (2H − 1) × (2W − 1) of them.
+            the stride), only "lambdas", "scores" and "kernel" support it.
+        table: (k, u, R, C) with odd R and C, the embedding of offset (0, 0) in its middle; embeddings beyond it are
+            zero. A global context has (2H − 1) × (2W − 1) offsets.
         content: (B, k, v), the content lambda, or zeros.
-        dilation: distance in positions between neighbouring entries of the table.
-        stride: distance in positions between neighbouring queries.
+        dilation: distance in positions between neighboring entries of the table.
+        stride: distance in positions between neighboring queries.
         method: a MethodName: one of METHODS, or "auto" for the one that `lambdanets.ops.cost` predicts to be fastest.
 
     Returns:
         (B, H, W, h, v).
 
     Raises:
-        UserError: the method is not known, or can't compute this.
+        UserError: the method is unknown, or can't compute a product of this shape.
     """
     method = choose_method(Shape.of(query, values, table, dilation=dilation, stride=stride), method)
     if method == "convolution":
         return lambda_convolution(query, values, table, content, dilation=dilation, stride=stride)
     if dilation == 1:
         return METHODS[method](query, values, table, content)
-    # Positions that are a multiple of the dilation apart see one another only: as many maps without dilation.
+    # Positions only see others at multiples of the dilation: dilation² independent maps without dilation.
     height, width = query.shape[1:3]
     content = content.repeat_interleave(dilation**2, 0)
-    y = METHODS[method](phases(query, dilation), phases(values, dilation), table, content)
+    y = METHODS[method](split_phases(query, dilation), split_phases(values, dilation), table, content)
     y = y.unflatten(0, (-1, dilation, dilation)).permute(0, 3, 1, 4, 2, 5, 6).flatten(3, 4).flatten(1, 2)
     return y[:, :height, :width]
 
 
-def phases(maps: Tensor, dilation: int) -> Tensor:
-    """(B, H, W, ·, ·) → (B·dilation², ⌈H / dilation⌉, ⌈W / dilation⌉, ·, ·), filled up with zeros."""
+def split_phases(maps: Tensor, dilation: int) -> Tensor:
+    """Split maps by position modulo the dilation, padded with zeros.
+
+    (B, H, W, ·, ·) → (B·dilation², ⌈H / dilation⌉, ⌈W / dilation⌉, ·, ·)
+    """
     below, right = (-side % dilation for side in maps.shape[1:3])
     maps = F.pad(maps, (0, 0, 0, 0, 0, right, 0, below))
     maps = maps.unflatten(2, (-1, dilation)).unflatten(1, (-1, dilation))

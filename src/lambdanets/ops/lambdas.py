@@ -1,6 +1,6 @@
 """Lambdas first, the order of the paper: λ_n = λc + Σ_m E_nm v_mᵀ, then y_n^h = λ_nᵀ q_n^h.
 
-Ordinary differentiable tensor operations, without an operator of their own: what an exporter understands.
+Made of ordinary differentiable tensor operations, which every exporter supports.
 """
 
 import torch
@@ -11,15 +11,15 @@ from lambdanets.ops.table import scope_to_offsets
 
 
 def lambdas_first(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
-    """Position lambdas of the whole map as one matrix product over the batch: 2·n·m·k·v multiply-adds.
+    """Compute the position lambdas of the whole map as one matrix product over the batch: 2·n·m·k·v multiply-adds.
 
-    Args and result as in `lambdanets.ops.position`; the embeddings are expanded to n × m × k.
+    The embeddings are expanded to n × m × k. Args and result are those of `lambdanets.ops.lambda_map`.
     """
     batch, height, width = query.shape[:3]
-    high, wide = values.shape[1:3]
-    offsets = scope_to_offsets(table, (height, width), (high, wide))
+    context_height, context_width = values.shape[1:3]
+    offsets = scope_to_offsets(table, (height, width), (context_height, context_width))
     # The context of query (y, x) is the window of the offsets that starts at entry (H − 1 − y, W − 1 − x).
-    windows = offsets.unfold(2, high, 1).unfold(3, wide, 1).flip(2, 3)
+    windows = offsets.unfold(2, context_height, 1).unfold(3, context_width, 1).flip(2, 3)
     embeddings = windows.permute(2, 3, 0, 1, 4, 5).reshape(height * width * table.shape[0], -1)
     context = values.permute(3, 1, 2, 0, 4).reshape(embeddings.shape[1], -1)
     lambdas = (embeddings @ context).view(height, width, table.shape[0], batch, values.shape[4])
@@ -29,23 +29,27 @@ def lambdas_first(query: Tensor, values: Tensor, table: Tensor, content: Tensor)
 def lambda_convolution(
     query: Tensor, values: Tensor, table: Tensor, content: Tensor, *, dilation: int = 1, stride: int = 1
 ) -> Tensor:
-    """Position lambdas as a convolution of the values with the table as its kernel (paper, section 3.2).
+    """Compute the position lambdas as a convolution of the values with the table as its kernel (paper, section 3.2).
 
-    From u channels to k, for each of the v value channels alike: linear in the number of positions.
+    The convolution maps u channels to k, for each of the v value channels alike. Its cost is linear in the number of
+    positions.
 
     Args:
         query: (B, ⌈H / stride⌉, ⌈W / stride⌉, h, k).
         values: (B, H, W, u, v).
         table: (k, u, R, C).
         content: (B, k, v).
-        dilation: distance in positions between neighbouring entries of the table.
-        stride: distance in positions between neighbouring queries.
+        dilation: distance in positions between neighboring entries of the table.
+        stride: distance in positions between neighboring queries.
+
+    Returns:
+        (B, ⌈H / stride⌉, ⌈W / stride⌉, h, v).
     """
     batch, _, _, _, value_depth = values.shape
     images = values.permute(0, 4, 3, 1, 2).flatten(0, 1)
     padding = [dilation * (side // 2) for side in table.shape[2:]]
     half = values.dtype in (torch.bfloat16, torch.float16) and values.device.type == "cpu"
-    if half:  # a CPU's gradient of the kernel would be summed in half precision
+    if half:  # a CPU would sum the gradient of the table in half precision
         images, table = images.float(), table.float()
     with torch.autocast(values.device.type, enabled=torch.is_autocast_enabled(values.device.type) and not half):
         lambdas = F.conv2d(images, table, stride=stride, padding=padding, dilation=dilation).to(values.dtype)
