@@ -54,8 +54,8 @@ def sentence(*arguments, cwd):
         ),
         (
             ["trainer.devices=8"],
-            "trainer.devices=8 asks for 8 GPUs, but this machine has none: leave it out, or use trainer=ddp "
-            "trainer.devices=8 for that many processes on the CPU.",
+            "trainer.devices=8 asks for 8 GPUs, but this machine has none: leave it out, or set trainer=ddp "
+            "trainer.devices=8 for 8 processes on the CPU.",
         ),
         (["trainer.max_epochs=many"], "trainer.max_epochs=many must be a whole number of at least 1."),
         (

@@ -115,7 +115,7 @@ def test_a_process_that_dies_ends_the_job_with_a_sentence(tmp_path):
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - start < 60
     assert process.returncode == 1
-    assert "error: Process 2 of 2 was ended by SIGKILL, and the others can't go on without it" in said
+    assert "error: The process of rank 1 failed (killed by SIGKILL), and the others cannot continue" in said
     # Nothing was lost: one process alone goes on.
     last = one_run(tmp_path) / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] >= 2

@@ -1,4 +1,4 @@
-"""The devices that a training asks for, and the number of its processes on this machine."""
+"""Devices of a trainer config, and the number of local processes."""
 
 import os
 from collections.abc import Mapping
@@ -8,34 +8,34 @@ from lambdanets.errors import UserError
 
 
 def check_devices(trainer: Mapping[str, Any]) -> None:
-    """Check that this machine has the devices of a trainer's config.
+    """Check that this machine has the devices of a trainer config.
 
     Args:
-        trainer: the config's accelerator, devices and strategy.
+        trainer: trainer config with accelerator, devices and strategy.
 
     Raises:
-        UserError: trainer.devices asks for more GPUs, or CPU cores, than there are.
+        UserError: the config asks for more GPUs or CPU cores than there are.
     """
     import torch
 
     accelerator, devices = trainer["accelerator"], trainer["devices"]
     gpus = torch.cuda.device_count()
     if accelerator in ("gpu", "cuda") and gpus == 0:
-        raise UserError(f"trainer.accelerator={accelerator} needs a GPU, but torch finds none: use trainer=cpu.")
+        raise UserError(f"trainer.accelerator={accelerator} needs a GPU, but torch finds none: set trainer=cpu.")
     if not isinstance(devices, int) or devices <= 1:
         return
     if accelerator == "auto" and gpus == 0 and trainer["strategy"] == "auto":
         raise UserError(
-            f"trainer.devices={devices} asks for {devices} GPUs, but this machine has none: leave it out, or use "
-            f"trainer=ddp trainer.devices={devices} for that many processes on the CPU."
+            f"trainer.devices={devices} asks for {devices} GPUs, but this machine has none: leave it out, or set "
+            f"trainer=ddp trainer.devices={devices} for {devices} processes on the CPU."
         )
     available, kind = (gpus, "GPUs") if gpus and accelerator != "cpu" else (os.cpu_count() or 1, "CPU cores")
     if devices > available:
-        raise UserError(f"trainer.devices={devices} is more than the {available} {kind} of this machine.")
+        raise UserError(f"trainer.devices={devices} is more than the {available} {kind} of this machine: lower it.")
 
 
 def count_local_processes(trainer: Mapping[str, Any]) -> int:
-    """Return the number of processes that a trainer's strategy and devices need on this machine."""
+    """Return the number of processes on this machine for a trainer config."""
     strategy, devices = trainer["strategy"], trainer["devices"]
     if strategy == "auto" and devices == 1:
         return 1

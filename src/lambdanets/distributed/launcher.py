@@ -1,6 +1,6 @@
-"""Which program started this process, and its place among the processes of one training.
+"""The launcher of this process, torchrun or SLURM, and the rank of this process in its training.
 
-No import of torch: the command line calls this module before anything heavy is loaded.
+No import of torch: the command line uses this module before heavy imports.
 """
 
 import os
@@ -12,11 +12,7 @@ from lambdanets.errors import UserError
 
 
 def detect_launcher() -> str | None:
-    """Return who started this process beside others.
-
-    Returns:
-        "torchrun", "slurm" (a task of an srun with several tasks), or None.
-    """
+    """Return the launcher of this process: "torchrun", "slurm" (srun with several tasks) or None."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
     if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
@@ -25,7 +21,7 @@ def detect_launcher() -> str | None:
 
 
 def rank() -> int:
-    """Return the number of this process, from 0, among those of one training."""
+    """Return the rank of this process in its training, from 0."""
     match detect_launcher():
         case "torchrun":
             return int(os.environ["RANK"])
@@ -45,7 +41,7 @@ def world_size() -> int:
 
 
 def slurm_tasks() -> int:
-    """Return the tasks per node of a SLURM job, which SLURM writes as 8 or as 8(x2)."""
+    """Return the number of tasks per node of a SLURM job, which SLURM writes as 8 or 8(x2)."""
     return int(re.split(r"[(,]", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))[0])
 
 
@@ -53,7 +49,7 @@ def restartable_job_id() -> str | None:
     """Return the name that a job of torchrun or SLURM keeps across restarts, or None without a launcher."""
     if detect_launcher() == "torchrun":
         run_id = os.environ["TORCHELASTIC_RUN_ID"]
-        # Without --rdzv-id every job has the id "none"; the agent outlives its workers, so its process id is unique.
+        # Without --rdzv-id every job has the id "none". The agent outlives its workers, so its process id is unique.
         return f"torchrun {run_id}" if run_id != "none" else f"torchrun {socket.gethostname()} {os.getppid()}"
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"slurm {array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
@@ -61,10 +57,10 @@ def restartable_job_id() -> str | None:
 
 
 def slurm_environment() -> Any:
-    """Return Lightning's view of the SLURM job.
+    """Return Lightning's environment for the SLURM job.
 
     Raises:
-        UserError: Lightning does not support the layout of the job's tasks.
+        UserError: Lightning does not support how the job requests its tasks.
     """
     from pytorch_lightning.plugins.environments import SLURMEnvironment
 

@@ -1,4 +1,4 @@
-"""How the processes of torchrun or SLURM find each other, and how rank 0 sends them its jobs.
+"""Rendezvous of the processes of torchrun or SLURM, and the broadcast of rank 0's jobs.
 
 Rank 0 alone reads the command line. The other ranks wait in `worker_loop` for the resolved configs that rank 0
 broadcasts through a key-value store. No import of torch before a process needs it.
@@ -26,7 +26,7 @@ job_counter = itertools.count()
 
 def was_restarted() -> bool:
     """Return whether torchrun or SLURM has started this job before."""
-    # An agent of torchrun counts only the failures of its own workers; the store that outlives them knows of all.
+    # Each agent of torchrun counts the failures of its own workers only; the agents' store outlives all workers.
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or 0
     return int(restarts) > 0 or (detect_launcher() == "torchrun" and rendezvous()[1])
 
@@ -35,11 +35,11 @@ def was_restarted() -> bool:
 def rendezvous() -> tuple[Any, bool]:
     """Meet the other processes of torchrun or SLURM.
 
-    torchrun keeps its store from one start of the workers to the next, with all keys of earlier starts. So rank 0 gives
-    each start a name of its own, and goes on when all other ranks have answered to that name.
+    torchrun restarts the workers with the same store, which still has the keys of earlier starts. So rank 0 draws a
+    random prefix for each start, and proceeds once all other ranks have confirmed that prefix.
 
     Returns:
-        The key-value store of this start, and whether processes of an earlier start used the same server.
+        The key-value store of this start, and whether an earlier start used the same server.
     """
     import torch.distributed
 
@@ -57,7 +57,8 @@ def rendezvous() -> tuple[Any, bool]:
         start = ""
         while not (start and server.check([f"{start}/met/{token}"])):
             time.sleep(0.02)
-            start = server.get("lambdanets").decode()  # may still be the name of an earlier start: nobody answers to it
+            # May still be the prefix of an earlier start, which rank 0 never acknowledges.
+            start = server.get("lambdanets").decode()
             server.set(f"{start}/{rank()}", token)
     return torch.distributed.PrefixStore(start, server), used_before
 
@@ -68,9 +69,9 @@ def store() -> Any:
 
 
 def init_process_group(backend: str) -> None:
-    """Form the process group of torchrun's processes.
+    """Initialize the process group of torchrun's processes.
 
-    torch alone would read the addresses that processes of an earlier start left in the store.
+    By default, torch would read stale addresses of an earlier start from the store.
 
     Args:
         backend: "nccl" or "gloo".
@@ -81,34 +82,38 @@ def init_process_group(backend: str) -> None:
         return
     group_store = distributed.PrefixStore("group", store())
     distributed.init_process_group(backend, store=group_store, rank=rank(), world_size=world_size())
-    if backend == "nccl":  # warns of process groups that are never destroyed
+    if backend == "nccl":  # NCCL warns about process groups that are not destroyed
         atexit.register(distributed.destroy_process_group)
 
 
-def broadcast_job(text: str) -> None:
-    """Send a job, as JSON, to all other ranks; an empty text ends their `worker_loop`."""
-    store().set(f"job/{next(job_counter)}", text)
+def broadcast_job(job_json: str) -> None:
+    """Send a job, as JSON, to all other ranks; an empty string ends their `worker_loop`."""
+    store().set(f"job/{next(job_counter)}", job_json)
 
 
 def worker_loop(run: Run, *, once: bool = False) -> None:
-    """Run the jobs that rank 0 broadcasts, until it sends an empty one, or one job only.
+    """Run the jobs that rank 0 broadcasts, until it sends an empty string.
+
+    Args:
+        run: function that runs a job, given its config and output folder.
+        once: return after the first job.
 
     Raises:
-        UserError: rank 0 has ended.
+        UserError: rank 0 has exited.
     """
     from torch.distributed import DistError
 
     try:
-        while text := store().get(f"job/{next(job_counter)}").decode():
-            job = json.loads(text)
+        while job_json := store().get(f"job/{next(job_counter)}").decode():
+            job = json.loads(job_json)
             run(OmegaConf.create(job["config"]), Path(job["folder"]))
             if once:
                 return
     except DistError:
-        raise UserError("Rank 0 of this training has ended; its log gives the reason.") from None
+        raise UserError("Rank 0 of this training has exited: see its log for the reason.") from None
 
 
 def stop_workers() -> None:
-    """End the `worker_loop` of all other ranks, if this is rank 0 and they have met."""
+    """End the `worker_loop` of all other ranks, if this is rank 0 and the rendezvous took place."""
     if detect_launcher() and rank() == 0 and rendezvous.cache_info().currsize:
         broadcast_job("")

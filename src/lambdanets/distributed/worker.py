@@ -20,9 +20,9 @@ def main() -> int:
     """Run the job described in job.json; write a user error to error-<rank>.
 
     Returns:
-        The exit code: 0, 1 for a defect, or 2 for a user error.
+        The exit code: 0, 1 for a defect of the program, or 2 for a user error.
     """
-    threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     job_dir = Path(os.environ[JOB_DIR_ENV])
     job = json.loads((job_dir / JOB_FILE).read_text())
     config = OmegaConf.create(job["config"])
@@ -38,8 +38,8 @@ def main() -> int:
     return 0
 
 
-def end_with_parent(parent: int) -> None:
-    """End this process when its parent is gone: it may wait for it for ever."""
+def exit_with_parent(parent: int) -> None:
+    """Exit this process when its parent is gone; it may wait for the parent forever."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
