@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import pytest
 import yaml
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
@@ -23,7 +24,7 @@ PLACEHOLDER = re.compile(r"<(\w+)>")
 NOT_CHOICES = {"sweep": {"grid"}}  # files of a group that other files include
 
 
-def named(page):
+def page_name(page):
     return page.stem
 
 
@@ -90,7 +91,7 @@ def compose_command(overrides):
         experiments.variant(overrides)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_command_composes(page):
     with composing():
         for words in commands(page):
@@ -149,7 +150,7 @@ def test_cheap_commands_run(page, words, output, folder):
     assert output in run(*words.split(), cwd=folder).stdout
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_python_code_runs(page, folder):
     variables = {}
     for code in blocks(page, "python"):
@@ -158,7 +159,7 @@ def test_python_code_runs(page, folder):
         exec(compile(PLACEHOLDER.sub(r"\1", code), page.name, "exec"), variables)
 
 
-@pytest.mark.parametrize("page", ALL_PAGES, ids=named)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=page_name)
 def test_relative_links_exist(page):
     text = BLOCK.sub("", page.read_text())
     for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", text):
@@ -170,7 +171,7 @@ def test_relative_links_exist(page):
             assert anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings], link
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_named_files_exist(page):
     text = BLOCK.sub("", page.read_text())
     for path in re.findall(r"`((?:src|configs|tests|results|docker|notebooks)/[\w/.-]*)`", text):
@@ -183,10 +184,19 @@ def test_every_page_is_in_the_navigation():
         assert f": {file.relative_to(ROOT / 'docs')}\n" in navigation, file
 
 
-def choices(group):
-    files = (FOLDER / group).rglob("*.yaml")
-    names = {file.relative_to(FOLDER / group).with_suffix("").as_posix() for file in files}
-    return names - NOT_CHOICES.get(group, set())
+@pytest.fixture(scope="module")
+def choices():
+    """Return the choices of each config group, by its name, as Hydra lists them."""
+    by_group = {}
+    with composing():
+        loader = GlobalHydra.instance().config_loader()
+        for group in set(loader.list_groups("")) - {"hydra"}:
+            by_group[group] = set(loader.get_group_options(group)) - NOT_CHOICES.get(group, set())
+            for inner in loader.list_groups(group):
+                by_group[f"{group}/{inner}"] = set(loader.get_group_options(f"{group}/{inner}"))
+                if group != "recipe":
+                    by_group[group] |= {f"{inner}/{choice}" for choice in by_group[f"{group}/{inner}"]}
+    return by_group
 
 
 def config_keys():
@@ -207,10 +217,9 @@ def dotted_keys(node):
             yield from (f"{key}.{inner}" for inner in dotted_keys(value))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_options_in_the_text_exist(page):
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_options_in_the_text_exist(page, choices):
     keys = config_keys()
-    groups = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_dir()}
     text = BLOCK.sub("", page.read_text())
     for code in re.findall(r"`([^`\n]+)`", text):
         option = re.fullmatch(r"([a-z_/]+(?:\.\w+)*)(?:=(\S*))?", code)
@@ -222,17 +231,17 @@ def test_options_in_the_text_exist(page):
             continue
         key, value = option.groups()
         key = key.replace("model.backbone.", "model.")
-        if key in groups and value is not None:
-            assert not re.fullmatch(r"[\w/]+", value) or value in choices(key), f"{page.name}: {code}"
-        elif value is not None or ("." in key and key.split(".")[0] in groups):
+        if key in choices and value is not None:
+            assert not re.fullmatch(r"[\w/]+", value) or value in choices[key], f"{page.name}: {code}"
+        elif value is not None or ("." in key and key.split(".")[0] in choices):
             assert key in keys, f"{page.name}: {code}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_tables_of_choices_are_complete(page):
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_tables_of_choices_are_complete(page, choices):
     for group, rows in re.findall(r"^\| `(\w+)=` \|.*\n\|[-|: ]+\|\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE):
         listed = {name for row in rows.splitlines() for name in re.findall(r"`([\w/]+)`", row.split(" | ")[0])}
-        assert listed == {name for name in choices(group) if "optimizer/" not in name}, group
+        assert listed == choices[group], group
 
 
 def test_mixers_have_the_options_of_their_table():
