@@ -28,4 +28,4 @@ def composing():
 def experiment(name, *overrides):
     """An experiment's resolved config."""
     with composing():
-        return experiments.row(name, list(overrides))
+        return experiments.compose_experiment(name, list(overrides))

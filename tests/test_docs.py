@@ -81,14 +81,14 @@ def compose_command(overrides):
     if "sweep" in keys:
         config = compose("config", overrides=overrides)
         rows = config.sweep.experiments
-        shared = [override for override in overrides if experiments.concerns_rows(override)]
+        shared = [override for override in overrides if experiments.applies_to_rows(override)]
         for row in rows if "sweep.experiments" in keys else rows[:1]:
-            experiments.row(row, shared)
+            experiments.compose_experiment(row, shared)
     elif "experiment" in keys:
         index = keys.index("experiment")
-        experiments.row(overrides[index].split("=")[1], overrides[:index] + overrides[index + 1 :])
+        experiments.compose_experiment(overrides[index].split("=")[1], overrides[:index] + overrides[index + 1 :])
     else:
-        experiments.variant(overrides)
+        experiments.compose_config(overrides)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)

@@ -39,7 +39,7 @@ CASES = [
 def trained(folder, overrides):
     """A config and a checkpoint of a network with weights and statistics that no initialisation has."""
     with composing():
-        config = experiments.variant(overrides)
+        config = experiments.compose_config(overrides)
     torch.manual_seed(0)
     size = config.data.get("image_size", 8)
     channels = 3 if config.data.get("image_size") else 1

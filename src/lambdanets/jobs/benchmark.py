@@ -43,9 +43,12 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
             "reproduction, loop, callbacks or input."
         )
     settings = config.benchmark.copy()
-    configs = {name: experiments.row(name, experiments.overrides()) for name in settings.pop("experiments", [])}
+    configs = {
+        name: experiments.compose_experiment(name, experiments.row_overrides())
+        for name in settings.pop("experiments", [])
+    }
     for name, overrides in settings.pop("variants", {}).items():
-        configs[name] = experiments.variant([*overrides, *experiments.overrides()])
+        configs[name] = experiments.compose_config([*overrides, *experiments.row_overrides()])
     options: dict[str, Any] = {}
     if configs:
         options["networks"] = {name: network_spec(network_config) for name, network_config in configs.items()}

@@ -38,7 +38,7 @@ class TrainingTimer:
 
     @cached_property
     def config(self) -> DictConfig:
-        return experiments.variant([*self.overrides, f"trainer.max_epochs={self.EPOCHS}"])
+        return experiments.compose_config([*self.overrides, f"trainer.max_epochs={self.EPOCHS}"])
 
     @cached_property
     def data(self) -> ImageData:
@@ -73,7 +73,7 @@ class TrainingTimer:
         Returns:
             The seconds of the training, and the seconds of them inside of visualizations and `GradientNorms`.
         """
-        config = experiments.variant([*self.overrides, f"callbacks={callbacks}"])
+        config = experiments.compose_config([*self.overrides, f"callbacks={callbacks}"])
         timer = HookTimer()
 
         def watch(trainer: Any) -> None:

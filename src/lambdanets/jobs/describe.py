@@ -62,7 +62,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """
     silence_lightning()
     batch, device = config.job.batch, config.job.device
-    rows = progress_bar(experiments.rows(config).items(), "rows")
+    rows = progress_bar(experiments.compose_sweep(config).items(), "rows")
     descriptions = [describe(name, row, batch, device) for name, row in rows]
     title = (OmegaConf.select(config, "sweep.title") or config.name) + ", described"
     networks = networks_table(title, descriptions, batch, device)

@@ -167,7 +167,7 @@ def check_package(module: str) -> str | None:
 def largest_batches(config: DictConfig) -> Table:
     """Return a table of the largest training batch of each row that fits into the device's memory, by estimate."""
     free, device = device_memory()
-    rows = experiments.rows(config) if config.get("sweep") else compose_rows(config.job.sweep)
+    rows = experiments.compose_sweep(config) if config.get("sweep") else compose_rows(config.job.sweep)
     table = Table(f"Batches in {free / GIB:.1f} GiB of {device}", ["row", "image", "MiB / image", "fixed MiB", "batch"])
     for name, row in progress_bar(rows.items(), "rows"):
         try:
@@ -206,7 +206,7 @@ def largest_batch(cost: ModelCost, free: float) -> TableRow:
 def compose_rows(sweep: str) -> dict[str, DictConfig]:
     """Compose the config of each row of a sweep, by name."""
     names = OmegaConf.select(compose("config", overrides=[f"sweep={sweep}"]), "sweep.experiments")
-    return {name: experiments.row(name, experiments.overrides()) for name in names}
+    return {name: experiments.compose_experiment(name, experiments.row_overrides()) for name in names}
 
 
 def device_memory() -> tuple[float, str]:
