@@ -1,0 +1,66 @@
+"""Measured times and memory against known ones."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lambdanets.benchmarks.measure import Setting, format_scope, measure_matrix_rate
+from lambdanets.errors import UserError
+
+QUICK = Setting(device="cpu", threads=1, repeats=2, seconds=0.01)
+
+
+def test_times_are_medians_of_steps_measured_in_turn(monkeypatch):
+    now, order = [0.0], []
+    monkeypatch.setattr("lambdanets.benchmarks.measure.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def step(name, durations):
+        durations = iter(durations)
+
+        def run():
+            order.append(name)
+            now[0] += next(durations)
+
+        return run
+
+    # The first call warms up, the second decides on the number of measurements.
+    steps = {"short": step("short", [9.0, 0.1, 0.1, 0.3, 0.2]), "long": step("long", [9.0, 2.0, 4.0, 3.0])}
+    times = Setting(device="cpu", repeats=3, seconds=1.0).measure_times(steps)
+    assert times == pytest.approx({"short": 0.2, "long": 3.5})
+    assert order == ["short"] * 2 + ["long"] * 2 + ["short", "long", "short", "long", "short"]
+
+
+def test_peak_is_the_memory_that_a_step_adds():
+    before = torch.ones(2**20)
+
+    def step():
+        extra = torch.ones(16 * 2**20)  # 64 MiB
+        return (extra + before[0]).sum()  # the sum of both takes as much again
+
+    peak = QUICK.measure_peaks({"step": step})["step"]
+    assert peak == pytest.approx(128, rel=0.01)
+
+
+def test_threads_are_restored():
+    before = torch.get_num_threads()
+    with Setting(device="cpu", threads=before + 1).limit_threads():
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_matrix_rate_is_multiply_adds_per_second(monkeypatch):
+    monkeypatch.setattr(Setting, "time_step", lambda self, step: 0.5)
+    assert measure_matrix_rate(QUICK) == 2 * 2048**3
+
+
+def test_names_of_scopes():
+    assert [format_scope(scope) for scope in ("global", 23)] == ["global", "23×23"]
+
+
+def test_invalid_settings():
+    with pytest.raises(UserError, match="precision=int8"):
+        Setting(precision="int8")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="device=cuda needs a GPU"):
+            Setting(device="cuda")

@@ -1,0 +1,68 @@
+"""job=benchmark through the command line: what it prints and writes, not how fast anything is."""
+
+import json
+
+import pytest
+
+from tests.command import run
+
+
+def test_the_job_prints_and_writes_its_table(tmp_path):
+    shapes = "benchmark.shapes=[[1,4,16,3]]"
+    done = run(
+        "job=benchmark", "benchmark=methods", "benchmark.setting.repeats=2", shapes, "hydra.run.dir=out", cwd=tmp_path
+    )
+    assert "Exact methods" in done.stdout
+    document = json.loads((tmp_path / "out/methods.json").read_text())
+    assert {row["method"] for row in document["rows"]} >= {"scores", "tiles"}
+    assert "benchmark=methods" in document["origin"]["command"]
+    text = (tmp_path / "out/methods.md").read_text()
+    assert "| map | context | method |" in text
+    assert "torch " in text
+    assert "needs a benchmark" in run("job=benchmark", cwd=tmp_path, code=1).stderr
+
+
+def test_the_job_measures_experiments(tmp_path):
+    done = run(
+        "job=benchmark", "benchmark=table4", "benchmark.setting.repeats=2", "benchmark.batch=2", "data=digits",
+        "recipe=digits", "model=tiny", "benchmark.experiments=[table4/axial,table4/lambda,table4/lambda_shared]",
+        "+benchmark.variants={baseline: ['mixer=conv']}", "hydra.run.dir=out", cwd=tmp_path,
+    )  # fmt: skip
+    document = json.loads((tmp_path / "out/table4.json").read_text())
+    assert [row["row"] for row in document["rows"]][2:] == ["Lambda layer, shared embeddings", "baseline"]
+    assert "Lambda layer, shared embeddings" in done.stdout
+    assert document["rows"][0]["published img/s"] == "960 (unconfirmed)"
+
+
+def test_the_training_loop_beside_a_bare_one(tmp_path):
+    trainings = 'benchmark.trainings=[["mixer=conv","data=random","data.size=256"]]'
+    done = run(
+        "job=benchmark",
+        "benchmark=loop",
+        "benchmark.setting.repeats=1",
+        "benchmark.setting.threads=1",
+        trainings,
+        "hydra.run.dir=out",
+        cwd=tmp_path,
+    )
+    (row,) = json.loads((tmp_path / "out/loop.json").read_text())["rows"]
+    assert row["bare ms/step"] > 0
+    assert "overhead %" in done.stdout
+
+
+def test_cost_of_visualizations(tmp_path):
+    options = ["mixer=lambda", "data=random", "data.size=256", "data.image_size=16", "trainer.max_epochs=1"]
+    trainings = f"benchmark.trainings=[{json.dumps(options)}]"
+    run(
+        "job=benchmark",
+        "benchmark=callbacks",
+        "benchmark.setting.repeats=1",
+        "benchmark.setting.threads=1",
+        trainings,
+        "hydra.run.dir=out",
+        cwd=tmp_path,
+    )
+    (row,) = json.loads((tmp_path / "out/callbacks.json").read_text())["rows"]
+    assert 0 < row["visualizations, s"] < row["default, s"]
+    rest = row["default, s"] - row["visualizations, s"]
+    assert row["visualizations %"] == pytest.approx(100 * row["visualizations, s"] / rest, rel=0.02)
