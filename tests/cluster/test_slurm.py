@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import slurm
-from tests.command import ROOT, environment, run
-from tests.endurance.kills import differences, one_run
+from tests.command import ROOT, environment, run, single_run_folder
+from tests.endurance.kills import compare_runs
 
 pytestmark = pytest.mark.skipif(slurm.missing() is not None, reason=f"SLURM {slurm.missing()}")
 LONG = (
@@ -68,7 +68,7 @@ def python(*arguments):
 def whole(tmp_path_factory):
     place = tmp_path_factory.mktemp("whole")
     run(*LONG, cwd=place)
-    return one_run(place)
+    return single_run_folder(place)
 
 
 def test_a_sweep_is_done_by_jobs(tmp_path):
@@ -90,7 +90,7 @@ def test_two_tasks_train_together_and_one_that_dies_ends_both(tmp_path):
     line = f"srun --kill-on-bad-exit=1 {python(*pair)}"
     job = submit(tmp_path, line, "--nodes=1", "--ntasks-per-node=2")
     wait_for(lambda: begun(tmp_path) or state(job) == "FAILED", tmp_path)
-    folder = one_run(tmp_path)
+    folder = single_run_folder(tmp_path)
     tasks = subprocess.run(["pgrep", "-f", str(ROOT / "run.py")], capture_output=True, text=True).stdout.split()
     second = [pid for pid in tasks if b"SLURM_PROCID=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
     start = time.monotonic()
@@ -116,11 +116,11 @@ def test_a_job_that_is_put_back_into_the_queue_ends_as_if_it_had_never_stopped(w
     else:
         (tmp_path / "high").mkdir()
         submit(tmp_path / "high", "sleep 2", "--partition=high", "--cpus-per-task=2")
-    folder = one_run(tmp_path)
+    folder = single_run_folder(tmp_path)
     wait_for(lambda: "Stopped by SIG" in (folder / "run.log").read_text(), tmp_path)
     wait_for(lambda: at_once(job) or state(job) == "COMPLETED", tmp_path, 240)
     log = (folder / "run.log").read_text()
     print(*[line for line in log.splitlines() if "Stopped by" in line or "going on from" in line], sep="\n")
     assert "going on from" in log
     assert len(json.loads((folder / "provenance.json").read_text())) == 2
-    assert differences(whole, one_run(tmp_path)) == []
+    assert compare_runs(whole, single_run_folder(tmp_path)) == []

@@ -9,8 +9,8 @@ from pycocotools import mask as api
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.coco import make_coco
-from tests.command import run
-from tests.endurance.kills import differences, killed, one_run
+from tests.command import run, single_run_folder
+from tests.endurance.kills import compare_runs, kill_repeatedly
 
 SMALL = (
     "task=detection", "model=mask_rcnn_small", "recipe=coco_small", "mixer=lambda", "mixer.heads=2",
@@ -30,15 +30,16 @@ def place(tmp_path_factory):
 
 
 def test_a_run_that_goes_on_is_the_run_that_was_never_stopped(place, tmp_path):
-    whole = one_run(place)
+    whole = single_run_folder(place)
     assert "test/mask_ap_small" in json.loads((whole / "metrics.json").read_text())
     arguments = (*SMALL, f"data.root={place / 'coco'}", "recipe.epochs=2", "checkpoint.every_n_steps=1")
-    assert killed(tmp_path, arguments, 2) >= 1
-    assert differences(whole, one_run(tmp_path), ("train/loss", "train/loss_mask", "val/box_ap", "val/mask_ap")) == []
+    assert kill_repeatedly(tmp_path, arguments, 2) >= 1
+    tags = ("train/loss", "train/loss_mask", "val/box_ap", "val/mask_ap")
+    assert compare_runs(whole, single_run_folder(tmp_path), tags) == []
 
 
 def test_tensorboard_shows_what_is_there_above_what_was_found(place):
-    events = EventAccumulator(str(one_run(place)), size_guidance={"images": 0}).Reload()
+    events = EventAccumulator(str(single_run_folder(place)), size_guidance={"images": 0}).Reload()
     shown = [tag for tag in events.Tags()["images"] if tag.startswith("val/image")]
     assert shown == ["val/image 1", "val/image 2", "val/image 3"]
     for tag in shown:
@@ -50,7 +51,7 @@ def test_tensorboard_shows_what_is_there_above_what_was_found(place):
 def test_two_processes_share_a_detector_in_half_precision(place, tmp_path):
     options = ("trainer=fsdp", "trainer.devices=2", "trainer.precision=bf16-mixed", "recipe.epochs=1")
     run(*SMALL, *options, f"data.root={place / 'coco'}", cwd=tmp_path)
-    folder = one_run(tmp_path)
+    folder = single_run_folder(tmp_path)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert 0 <= metrics["test/mask_ap"] <= 1
     checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
@@ -65,7 +66,7 @@ def test_the_largest_batch_of_a_detector(place, tmp_path):
 
 
 def test_two_processes_give_the_scores_of_one(place):
-    folder = one_run(place)
+    folder = single_run_folder(place)
     expected = json.loads((folder / "metrics.json").read_text())
     entries = json.loads((folder / "boxes.json").read_text())
     assert {entry["category_id"] for entry in entries} <= {3, 7, 90}
@@ -79,7 +80,7 @@ def test_two_processes_give_the_scores_of_one(place):
 
 
 def test_prediction_draws_pictures_and_writes_coco_results(place, tmp_path):
-    folder = one_run(place)
+    folder = single_run_folder(place)
     (tmp_path / "photos").mkdir()
     for name, size, mode in (("1", (1, 1), "RGB"), ("2", (900, 30), "L"), ("3", (400, 300), "RGBA")):
         Image.new(mode, size, 90).save(tmp_path / "photos" / f"{name}.png")
