@@ -1,9 +1,8 @@
-"""The one door: `python run.py --help`."""
+"""The command line of a checkout: `python run.py --help`. An installed package has it as `lambdanets`."""
 
 import sys
-from pathlib import Path
 
 from lambdanets.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(configs=Path(__file__).resolve().parent / "configs"))
+    sys.exit(main())

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.config.allowlist import check_targets
 from lambdanets.config.overrides import apply_overrides
+from lambdanets.config.search_path import packaged_configs, register_user_configs
 from lambdanets.config.source import register_config_source
 from lambdanets.distributed.launcher import detect_launcher, rank, slurm_tasks
 from lambdanets.distributed.local_workers import distributed_job
@@ -32,23 +33,23 @@ log = logging.getLogger(__name__)
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
-def main(configs: Path) -> int:
+def main() -> int:
     """Compose the config that the command line asks for and run its job.
-
-    Args:
-        configs: folder of the config groups.
 
     Returns:
         The exit code: 0, or 2 for a command that cannot be understood or started. A job that fails exits with 1.
     """
     register_resolvers()
+    register_user_configs()
+    if os.getcwd() not in sys.path:  # where a user's own mixers and data sets are
+        sys.path.append(os.getcwd())
     # Without these, Hydra and OmegaConf drop the cause of an exception before it can be explained.
     os.environ |= {"HYDRA_FULL_ERROR": "1", "OC_CAUSE": "1"}
     try:
         if detect_launcher() and rank() > 0:
             worker_loop(execute)
         else:
-            hydra.main(config_path=str(configs), config_name="config", version_base="1.3")(run_job)()
+            hydra.main(config_path=str(packaged_configs()), config_name="config", version_base="1.3")(run_job)()
     except Exception as error:
         message = error_message(error)
         if message is None and isinstance(error, OSError):

@@ -1,8 +1,10 @@
 """Output of jobs on the terminal."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -47,3 +49,9 @@ def print_next_steps(steps: Mapping[str, str]) -> None:
     width = max(map(len, steps))
     for label, step in steps.items():
         Console().print(f"{label:{width}}  {step}", soft_wrap=True, highlight=False)
+
+
+def program_name() -> str:
+    """Return the words that start the command line, for commands to copy: `python run.py` in a checkout."""
+    name = Path(sys.argv[0]).name
+    return {"lambdanets": "lambdanets", "__main__.py": "python -m lambdanets"}.get(name, "python run.py")

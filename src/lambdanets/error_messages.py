@@ -13,6 +13,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from lambdanets.console import program_name
 from lambdanets.errors import UserError
 
 # The disk is full, the quota is reached, or the file exceeds the size limit.
@@ -29,7 +30,7 @@ def error_message(error: BaseException) -> str | None:
         match cause:
             case MissingConfigException(missing_cfg_file=str(file)) if file.startswith(("experiment/", "sweep/")):
                 group, _, choice = file.partition("/")  # these groups have subfolders
-                return f"{group}={choice} is not known; python run.py --help lists the choices."
+                return f"{group}={choice} is not known; {program_name()} --help lists the choices."
             case MissingConfigException(options=options, missing_cfg_file=str(file)) if options:
                 group, _, choice = file.rpartition("/")
                 return f"{group}={choice} is not known; choose one of {', '.join(sorted(options))}."

@@ -1,7 +1,6 @@
 """Networks by name, as Python objects."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -10,12 +9,11 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from lambdanets.config.build import ImageSpec, build_model
+from lambdanets.config.search_path import packaged_configs
 from lambdanets.config.source import register_config_source
 from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
 from lambdanets.hub.pretrained import load_pretrained
-
-PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def create(
@@ -50,7 +48,7 @@ def create(
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     register_config_source()
     try:
-        with initialize_config_dir(str(configs()), version_base="1.3"):
+        with initialize_config_dir(str(packaged_configs()), version_base="1.3"):
             config = compose("config", overrides=[f"model={model}", f"mixer={mixer}", *overrides])
         OmegaConf.set_struct(config, False)
         network = build_model(config, ImageSpec(in_channels, size, num_classes))
@@ -59,9 +57,3 @@ def create(
     if pretrained is not None:
         load_pretrained(network, pretrained)
     return network
-
-
-def configs() -> Path:
-    """The folder of the config groups: in an installed package its own, else the repository's."""
-    installed = PACKAGE / "configs"
-    return installed if installed.is_dir() else PACKAGE.parent.parent / "configs"

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lambdanets.callbacks import CheckpointWriter, HParams, NonFiniteGuard, StopOnSignal
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.config.keys import COMMAND_KEYS
-from lambdanets.console import print_metrics, print_next_steps, silence_lightning
+from lambdanets.console import print_metrics, print_next_steps, program_name, silence_lightning
 from lambdanets.data import ImageData
 from lambdanets.data.corrupt import count_corrupt_images
 from lambdanets.distributed.requeue import exit_after_signal
@@ -90,8 +90,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
                 "run": run_path,
                 "best checkpoint": os.path.relpath(checkpoints.best),
                 "view": f"tensorboard --logdir {run_path}",
-                "predict": f"python run.py job=predict ckpt={run_path} input=<image>",
-                "export": f"python run.py job=export ckpt={run_path} format=onnx",
+                "predict": f"{program_name()} job=predict ckpt={run_path} input=<image>",
+                "export": f"{program_name()} job=export ckpt={run_path} format=onnx",
             }
         )
         log.info("The run is stored in %s", run_path)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.atomic import atomic_write
 from lambdanets.config.keys import RESTART_KEYS, is_key_in
+from lambdanets.console import program_name
 from lambdanets.errors import UserError
 from lambdanets.progress import format_duration
 from lambdanets.runs.folders import METRICS, UNRESOLVED_CONFIG, load_config
@@ -49,7 +50,7 @@ class SweepSummary(Callback):
         for file in failures:
             print(f"failed: {file.parent.name}: {json.loads(file.read_text())['error']}", file=sys.stderr)
         if finished:
-            log.info("Compare them with: python run.py job=report sweep_dir=%s", os.path.relpath(folder))
+            log.info("Compare them with: %s job=report sweep_dir=%s", program_name(), os.path.relpath(folder))
         if failures:
             raise SystemExit(1)
 
