@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from lambdanets.data import Augmentation
 from lambdanets.data.files import Photo
-from lambdanets.data.rand_augment import BatchRandAugment, random_erasing
+from lambdanets.data.batch_transforms import BatchRandAugment, erase_rectangles
 
 
 def test_crops_are_windows_of_the_padded_image_each_at_its_own_place():
@@ -81,7 +81,7 @@ def test_operations_on_a_batch_are_torchvisions_on_each_image(name, monkeypatch)
 
 def test_erasing_leaves_a_rectangle_of_the_stated_area_in_the_stated_share_of_images():
     torch.manual_seed(0)
-    images = random_erasing(torch.ones(2000, 1, 32, 32), 0.25)
+    images = erase_rectangles(torch.ones(2000, 1, 32, 32), 0.25)
     erased = (images == 0).flatten(1)
     touched = erased.any(1)
     assert 0.21 < touched.float().mean() < 0.29
@@ -98,7 +98,7 @@ def test_mixed_images_carry_the_shares_of_their_labels():
     labels = torch.tensor([0, 1, 2, 3])
     images = F.one_hot(labels, 4).float()[:, :, None, None].expand(4, 4, 8, 8)
     for ways in ({"mixup": 1.0}, {"cutmix": 1.0}):
-        found, shares = Augmentation(**ways).augment_normalized(images, labels, classes=4)
+        found, shares = Augmentation(**ways).augment_normalized(images, labels, num_classes=4)
         # A channel of an image is its class, so its mean is that class's share.
         torch.testing.assert_close(found.mean((2, 3)), shares)
         assert ((shares > 0).sum(1) == 2).any()

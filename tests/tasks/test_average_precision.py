@@ -76,9 +76,9 @@ def data(request, tmp_path):
 def test_all_twelve_numbers_of_boxes_and_masks_are_pycocotools(data, tmp_path):
     generator = torch.Generator().manual_seed(0)
     split = data.test_set
-    scenes = [split.scenes[place] for place in range(len(split))]
+    scenes = [split.images[place] for place in range(len(split))]
     found = [jittered(scene, len(data.classes), generator) for scene in scenes]
-    truths = [data.asked(torch.zeros(3, *scene.size, dtype=torch.uint8), scene)[1] for scene in scenes]
+    truths = [data.evaluation_item(torch.zeros(3, *scene.size, dtype=torch.uint8), scene)[1] for scene in scenes]
     metric = AveragePrecision()
     for place in reversed(range(len(scenes))):  # the order of arrival doesn't count, nor an image that comes twice
         metric.update(found[place : place + 1], truths[place : place + 1])

@@ -161,7 +161,7 @@ class Pipeline:
         images = transforms.v2.functional.normalize(
             transforms.v2.functional.to_dtype(images, torch.float32, scale=True), list(MEAN), list(STD), inplace=True
         )
-        self.augment.augment_normalized(images, labels, classes=1000)
+        self.augment.augment_normalized(images, labels, num_classes=1000)
 
 
 def torchvision_transforms(image_size: int, augment: Augmentation) -> Callable[[Any], Any]:

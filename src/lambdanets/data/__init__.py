@@ -1,4 +1,4 @@
-"""Data modules; one a file."""
+"""Data modules, one per file, and the code that they share."""
 
 from lambdanets.data.augmentation import Augmentation
 from lambdanets.data.cifar10 import CIFAR10

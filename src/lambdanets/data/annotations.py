@@ -1,4 +1,4 @@
-"""COCO's annotation files (Lin et al. 2014), read and checked."""
+"""COCO's annotation files (Lin et al. 2014): reading and validation."""
 
 import json
 import pickle
@@ -8,20 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lambdanets.data.masks import wrong_segmentation
+from lambdanets.data.masks import find_segmentation_error
 from lambdanets.errors import UserError
 
 
-class Annotated(NamedTuple):
-    """An object in an image.
+class ObjectAnnotation(NamedTuple):
+    """An annotated object.
 
     Args:
-        id: of the annotation.
-        label: its class, from 1 on in the order of the category ids; 0 is the background.
+        id: id of the annotation.
+        label: class of the object, from 1 on in the order of the category ids; 0 is the background.
         box: x, y, width, height in pixels.
-        area: of its mask, in pixels.
-        crowd: whether it stands for many objects: neither learnt nor asked for, but what is found there isn't wrong.
-        segmentation: its mask in any of COCO's forms.
+        area: area of the mask in pixels.
+        crowd: True for a crowd region: excluded from training and from recall; detections in it are not false
+            positives.
+        segmentation: the mask in any of COCO's forms.
     """
 
     id: int
@@ -32,48 +33,55 @@ class Annotated(NamedTuple):
     segmentation: Any
 
 
-class Scene(NamedTuple):
-    """An image and all that is annotated in it."""
+class AnnotatedImage(NamedTuple):
+    """An image and its annotated objects.
+
+    Args:
+        id: id of the image.
+        file: the image file.
+        size: (H, W) in pixels.
+        objects: the annotations.
+    """
 
     id: int
     file: Path
     size: tuple[int, int]
-    objects: list[Annotated]
+    objects: list[ObjectAnnotation]
 
 
 class Categories(NamedTuple):
-    """The classes of a set: names, and COCO's ids of them, which have gaps."""
+    """The classes of a data set: names, and ids in COCO's files, which may have gaps."""
 
     names: list[str]
     ids: list[int]
 
 
-class Scenes:
-    """Scenes in order of their images' ids, packed into one array.
+class SerializedImages:
+    """A list of annotated images, serialized into one array.
 
-    Worker processes share it; of a hundred thousand Python objects each would come to have its own copy, as counting
-    references to them writes to their memory.
+    Worker processes share the array's memory. A list of Python objects would be copied into each of them little by
+    little, since reference counting writes to the objects.
     """
 
-    def __init__(self, scenes: Iterable[Scene]) -> None:
-        packed = [pickle.dumps(tuple(scene), pickle.HIGHEST_PROTOCOL) for scene in scenes]
-        self.ends = np.cumsum([len(record) for record in packed], dtype=np.int64)
-        self.bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
+    def __init__(self, images: Iterable[AnnotatedImage]) -> None:
+        records = [pickle.dumps(tuple(image), pickle.HIGHEST_PROTOCOL) for image in images]
+        self.ends = np.cumsum([len(record) for record in records], dtype=np.int64)
+        self.bytes = np.frombuffer(b"".join(records), dtype=np.uint8)
 
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index: int) -> Scene:
+    def __getitem__(self, index: int) -> AnnotatedImage:
         start = 0 if index == 0 else self.ends[index - 1]
-        image_id, file, size, objects = pickle.loads(self.bytes[start : self.ends[index]].tobytes())  # our own bytes
-        return Scene(image_id, file, size, objects)
+        # Safe to unpickle: the bytes were made above, in memory.
+        return AnnotatedImage(*pickle.loads(self.bytes[start : self.ends[index]].tobytes()))
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """An annotation file.
+    """Read an annotation file.
 
     Raises:
-        UserError: it is missing, cut off, or not one.
+        UserError: the file is missing, truncated, or not an annotation file.
     """
     try:
         document = json.loads(file.read_bytes())
@@ -82,57 +90,59 @@ def read_json(file: Path) -> dict[str, Any]:
             f"There is no '{file}': data.root must name a folder with COCO's images and annotations/instances_*.json."
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"The annotations '{file}' can't be read ({error}): fetch the file again.") from error
+        raise UserError(f"The annotations '{file}' can't be read ({error}): download the file again.") from error
     missing = [
         key for key in ("images", "annotations", "categories") if not isinstance(document, dict) or key not in document
     ]
     if missing:
-        raise UserError(f"'{file}' is not an annotation file of COCO's form: it has no {', '.join(missing)}.")
+        raise UserError(f"'{file}' is not an annotation file in COCO's format: {', '.join(missing)} missing.")
     return document
 
 
 def read_categories(document: dict[str, Any]) -> Categories:
-    found = sorted((category["id"], category["name"]) for category in document["categories"])
-    return Categories([name for _, name in found], [number for number, _ in found])
+    """Return the categories of an annotation file in the order of their ids."""
+    categories = sorted((category["id"], category["name"]) for category in document["categories"])
+    return Categories([name for _, name in categories], [category_id for category_id, _ in categories])
 
 
-def read_scenes(
+def read_images(
     document: dict[str, Any], folder: Path, categories: Categories, reject: Callable[[str, str], None]
-) -> list[Scene]:
-    """The images of an annotation file, without what can't be used.
+) -> list[AnnotatedImage]:
+    """Return the images of an annotation file in the order of their ids, without unusable images and objects.
 
     Args:
-        document: the file's content.
-        folder: of its images.
-        categories: the classes; the order of their names gives the labels.
-        reject: told of each image and annotation that is left out, by its name and by a sentence; or raises.
+        document: content of the file.
+        folder: folder of the images.
+        categories: the classes; their order gives the labels.
+        reject: called with the name of each unusable image and annotation, and with the reason in a sentence; may
+            raise.
 
     Raises:
         UserError: the folder is missing.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder '{folder}' of images: data.root must name a folder of COCO's layout.")
-    there = {file.name for file in folder.iterdir()}
-    labels = {number: label for label, number in enumerate(categories.ids, 1)}
-    scenes: dict[int, Scene] = {}
-    for image in sorted(document["images"], key=lambda image: image["id"]):
-        number, name = image["id"], image["file_name"]
-        if name not in there:
-            reject(f"image {number}", f"There is no file '{folder / name}' for image {number}: fetch it again.")
+        raise UserError(f"There is no image folder '{folder}': data.root must name a folder in COCO's layout.")
+    file_names = {file.name for file in folder.iterdir()}
+    labels = {category_id: label for label, category_id in enumerate(categories.ids, 1)}
+    images: dict[int, AnnotatedImage] = {}
+    for entry in sorted(document["images"], key=lambda entry: entry["id"]):
+        image_id, name = entry["id"], entry["file_name"]
+        if name not in file_names:
+            reject(f"image {image_id}", f"There is no file '{folder / name}' for image {image_id}: download it again.")
             continue
-        scenes[number] = Scene(number, folder / name, (image["height"], image["width"]), [])
-    known = {image["id"] for image in document["images"]}
+        images[image_id] = AnnotatedImage(image_id, folder / name, (entry["height"], entry["width"]), [])
+    image_ids = {entry["id"] for entry in document["images"]}
     for annotation in document["annotations"]:
-        scene = scenes.get(annotation["image_id"])
-        if scene is None and annotation["image_id"] in known:
-            continue  # the image was rejected, and said
-        wrong = wrong_annotation(annotation, scene, labels)
-        if wrong:
-            reject(f"annotation {annotation['id']}", f"Annotation {annotation['id']} can't be used: {wrong}.")
+        image = images.get(annotation["image_id"])
+        if image is None and annotation["image_id"] in image_ids:
+            continue  # the image has been rejected above
+        reason = find_annotation_error(annotation, image, labels)
+        if reason:
+            reject(f"annotation {annotation['id']}", f"Annotation {annotation['id']} can't be used: {reason}.")
             continue
-        assert scene is not None
-        scene.objects.append(
-            Annotated(
+        assert image is not None
+        image.objects.append(
+            ObjectAnnotation(
                 annotation["id"],
                 labels[annotation["category_id"]],
                 tuple(annotation["bbox"]),
@@ -141,19 +151,21 @@ def read_scenes(
                 annotation["segmentation"],
             )
         )
-    return list(scenes.values())
+    return list(images.values())
 
 
-def wrong_annotation(annotation: dict[str, Any], scene: Scene | None, labels: dict[int, int]) -> str | None:
-    """What is wrong with an annotation, or None."""
-    if scene is None:
+def find_annotation_error(
+    annotation: dict[str, Any], image: AnnotatedImage | None, labels: dict[int, int]
+) -> str | None:
+    """Return what is wrong with an annotation, or None."""
+    if image is None:
         return f"there is no image {annotation['image_id']}"
     if annotation["category_id"] not in labels:
         return f"there is no category {annotation['category_id']}"
-    absent = [key for key in ("bbox", "area", "segmentation") if key not in annotation]
-    if absent:
-        return f"it has no {', '.join(absent)}"
+    missing = [key for key in ("bbox", "area", "segmentation") if key not in annotation]
+    if missing:
+        return f"it has no {', '.join(missing)}"
     _, _, width, height = annotation["bbox"]
     if width <= 0 or height <= 0:
-        return f"its box {annotation['bbox']} in image {scene.id} is empty"
-    return wrong_segmentation(annotation["segmentation"], scene.size)
+        return f"its box {annotation['bbox']} in image {image.id} is empty"
+    return find_segmentation_error(annotation["segmentation"], image.size)

@@ -6,24 +6,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lambdanets.data.rand_augment import BatchRandAugment, mixed, random_erasing
+from lambdanets.data.batch_transforms import BatchRandAugment, erase_rectangles, mix_images
 from lambdanets.data.random_crop import RandomCrop
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What a recipe does to training images; the numbers are a recipe's, the two ways to crop are the data's.
+    """The augmentation of a recipe.
 
-    All but the crop out of a file is done a batch at a time on the device that trains.
+    Photos are cropped while they are decoded, by worker processes; everything else is done a batch at a time, on the
+    training device. The kind of data set decides which of the two crops is used.
 
     Args:
-        crop_padding: sets held in memory: pixels of zeros around an image, out of which a random crop is cut.
-        crop_scale: sets read from files: least and largest share of an image's area that a random resized crop keeps.
-        flip: mirror half of the images from left to right.
+        crop_padding: for sets held in memory: zeros to pad on each side before a crop of the original size is cut out.
+        crop_scale: for sets read from files: smallest and largest fraction of an image's area that a random resized
+            crop covers.
+        flip: mirror half of the images horizontally.
         rand_augment: RandAugment's arguments (Cubuk et al. 2020), such as {num_ops: 2, magnitude: 15}, or None.
-        erasing: share of the images that lose a rectangle (Zhong et al. 2020).
-        mixup: MixUp's alpha (Zhang et al. 2018), 0 for none.
-        cutmix: CutMix's alpha (Yun et al. 2019), 0 for none; with both, each batch has one of them.
+        erasing: probability that a rectangle of an image is erased (Zhong et al. 2020).
+        mixup: MixUp's alpha (Zhang et al. 2018), 0 for no MixUp.
+        cutmix: CutMix's alpha (Yun et al. 2019), 0 for no CutMix; with both, each batch gets one of them at random.
     """
 
     crop_padding: int = 0
@@ -35,45 +37,45 @@ class Augmentation:
     cutmix: float = 0.0
 
     def augment_pixels(self, images: Tensor, *, cropped: bool = False) -> Tensor:
-        """Augments pixels: (B, C, H, W) uint8 → the same.
+        """Flip, crop and apply RandAugment: (B, C, H, W) uint8 → (B, C, H, W) uint8.
 
         Args:
             images: the batch.
-            cropped: whether its images are random crops already.
+            cropped: True if the images are random crops already.
         """
         if self.flip:
             mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(mirrored, images.flip(-1), images)
         if self.crop_padding and not cropped:
-            images = random_crops(images, self.crop_padding)
+            images = pad_and_crop(images, self.crop_padding)
         if self.rand_augment:
             images = BatchRandAugment(**self.rand_augment)(images)
         return images
 
-    def augment_normalized(self, images: Tensor, labels: Tensor, *, classes: int) -> tuple[Tensor, Tensor]:
-        """Augments what is normalized already: erases and mixes.
+    def augment_normalized(self, images: Tensor, labels: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Erase rectangles and mix images, after normalization.
 
         Args:
-            images: (B, C, H, W) float32.
+            images: (B, C, H, W) float, normalized.
             labels: (B,) int64.
-            classes: their number.
+            num_classes: number of classes.
 
         Returns:
-            The images, and the labels, as shares, (B, classes), where images are mixed.
+            The images, and the labels: (B,), or (B, num_classes) probabilities if images are mixed.
         """
         if self.erasing:
-            images = random_erasing(images, self.erasing)
+            images = erase_rectangles(images, self.erasing)
         if self.mixup or self.cutmix:
-            images, labels = mixed(images, labels, classes=classes, mixup=self.mixup, cutmix=self.cutmix)
+            images, labels = mix_images(images, labels, num_classes=num_classes, mixup=self.mixup, cutmix=self.cutmix)
         return images, labels
 
     def make_crop(self, image_size: tuple[int, int]) -> RandomCrop:
-        """The random crop out of a photo of any size."""
+        """Return the random resized crop of photos to image_size, (H, W)."""
         return RandomCrop(image_size, scale=self.crop_scale)
 
 
-def random_crops(images: Tensor, padding: int) -> Tensor:
-    """Cuts from each image, padded by zeros on all sides, a window of its own size at a place of its own."""
+def pad_and_crop(images: Tensor, padding: int) -> Tensor:
+    """Pad images with zeros on all sides and crop each at its own random position: (B, C, H, W) → (B, C, H, W)."""
     batch, channels, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
     top, left = torch.randint(2 * padding + 1, (2, batch, 1), device=images.device)

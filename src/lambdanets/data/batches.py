@@ -1,4 +1,4 @@
-"""The order in which a split's images are read."""
+"""The order in which the images of a split are read."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -11,27 +11,27 @@ from torch.utils.data import DataLoader, Sampler
 from lambdanets.errors import UserError
 
 
-class Batches(Sampler[list[int]]):
-    """Lists of indices, one a batch, for one of several processes.
+class ResumableBatchSampler(Sampler[list[int]]):
+    """Batches of indices for one of several processes; starts within an epoch if a run resumes there.
 
-    In training, each epoch is a new permutation, a function of seed and epoch only; a batch of the run is the next
-    `batch_size · world` indices of it, whatever the number of processes, and the incomplete last one is left out.
-    In evaluation, each process reads its own share of the split exactly once, in as many batches as every other
-    process; so metrics over all processes are those over the split, without a repeated image.
+    In training, each epoch is a new permutation, a function of seed and epoch only. A global batch is the next
+    `batch_size · world_size` indices of it, whatever the number of processes; the incomplete last one is dropped.
+    In evaluation, each process reads its part of the split exactly once, in as many batches as every other process:
+    metrics over all processes are those over the split, and no image is repeated.
 
     Args:
         size: number of images in the split.
-        batch_size: images a batch and process.
-        train: shuffle, and leave out the incomplete last batch.
-        seed: of the permutations.
-        rank: this process.
-        world: number of processes.
-        groups: in training, a number for each image; a batch of the run has images of one number only, but for the
-            last ones of an epoch, which are those left over.
-        done: in training, says when an epoch begins how many of its batches the run has behind it.
+        batch_size: images per batch and process.
+        train: shuffle, and drop the incomplete last batch.
+        seed: seed of the permutations.
+        rank: index of this process.
+        world_size: number of processes.
+        groups: in training, the group of each image. A global batch has images of one group only, except for the
+            remaining ones at the end of an epoch.
+        count_finished: in training, called at the start of an epoch; returns how many of its batches are done.
 
     Raises:
-        UserError: the split is empty or, in training, smaller than one batch.
+        UserError: the batch size is below 1, or the split has too few images for one batch or for the processes.
     """
 
     def __init__(
@@ -42,32 +42,35 @@ class Batches(Sampler[list[int]]):
         train: bool,
         seed: int = 0,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         groups: Sequence[int] | None = None,
-        done: Callable[[], int] = lambda: 0,
+        count_finished: Callable[[], int] = lambda: 0,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1.")
-        if size < world:
-            raise UserError(f"A split of {size} images can't be read by {world} processes; use fewer or add images.")
-        if train and size < batch_size * world:
+        if size < world_size:
             raise UserError(
-                f"The training split has {size} images, fewer than one batch of {batch_size} for each of {world} "
-                f"processes: set recipe.batch_size to {size // world} or less."
+                f"The split has {size} images, fewer than the {world_size} processes that read it: use fewer devices "
+                "or add images."
+            )
+        if train and size < batch_size * world_size:
+            raise UserError(
+                f"The training split has {size} images, fewer than one batch of {batch_size} for each of {world_size} "
+                f"processes: set recipe.batch_size to {size // world_size} or less."
             )
         self.size = size
         self.batch_size = batch_size
         self.train = train
         self.seed = seed
         self.rank = rank
-        self.world = world
+        self.world_size = world_size
         self.groups = groups
-        self.done = done
+        self.count_finished = count_finished
         self.epoch = 0
 
     @property
-    def sampler(self) -> "Batches":
-        """Itself: where Lightning looks for what to tell the epoch."""
+    def sampler(self) -> "ResumableBatchSampler":
+        """The sampler itself: Lightning calls `set_epoch` of a batch sampler's `sampler`."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -75,41 +78,40 @@ class Batches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         if self.train:
-            return self.size // (self.batch_size * self.world)
-        largest_share = -(-self.size // self.world)
-        return -(-largest_share // self.batch_size)
+            return self.size // (self.batch_size * self.world_size)
+        largest_part = -(-self.size // self.world_size)
+        return -(-largest_part // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.train:
-            generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
             order = torch.randperm(self.size, generator=generator)
             if self.groups is not None:
-                order = gathered(order, self.groups, self.batch_size * self.world)
-            order = order[: len(self) * self.batch_size * self.world]
+                order = grouped_by(order, self.groups, self.batch_size * self.world_size)
+            order = order[: len(self) * self.batch_size * self.world_size]
         else:
             order = torch.arange(self.size)
-        share = order[self.rank :: self.world]
-        batches = share.tensor_split(len(self))
-        yield from (batch.tolist() for batch in batches[self.done() if self.train else 0 :])
+        batches = order[self.rank :: self.world_size].tensor_split(len(self))
+        yield from (batch.tolist() for batch in batches[self.count_finished() if self.train else 0 :])
 
 
-def gathered(order: Tensor, groups: Sequence[int], size: int) -> Tensor:
-    """Indices in another order: in batches of that size with one group each, then those left over."""
+def grouped_by(order: Tensor, groups: Sequence[int], batch_size: int) -> Tensor:
+    """Reorder indices so that each full batch has one group only; the indices that remain come last."""
     full: list[int] = []
-    waiting: dict[int, list[int]] = {}
+    incomplete: dict[int, list[int]] = {}
     for index in order.tolist():
-        batch = waiting.setdefault(groups[index], [])
+        batch = incomplete.setdefault(groups[index], [])
         batch.append(index)
-        if len(batch) == size:
-            full += waiting.pop(groups[index])
-    return torch.tensor(full + [index for batch in waiting.values() for index in batch])
+        if len(batch) == batch_size:
+            full += incomplete.pop(groups[index])
+    return torch.tensor(full + [index for batch in incomplete.values() for index in batch])
 
 
-class Seeded(Sampler[list[tuple[int, int]]]):
-    """The batches' indices, each with a seed that is a function of the run's seed, the epoch and the index."""
+class SeededBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, seed); the seed is a function of the run's seed, the epoch and the index."""
 
-    def __init__(self, batches: Batches) -> None:
-        self.sampler = batches  # where Lightning looks for what to tell the epoch
+    def __init__(self, batches: ResumableBatchSampler) -> None:
+        self.sampler = batches  # the name by which Lightning finds the sampler whose set_epoch it calls
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -117,35 +119,35 @@ class Seeded(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         batches = self.sampler
         for batch in batches:
-            yield [(i, mixed_seed(batches.seed + 1, (batches.epoch << 32) + i)) for i in batch]
+            yield [(i, derive_seed(batches.seed + 1, (batches.epoch << 32) + i)) for i in batch]
 
 
-class LateLoader(DataLoader[Any]):
-    """A loader that begins an epoch when its first batch is asked for.
+class LazyDataLoader(DataLoader[Any]):
+    """A data loader that starts an epoch when its first batch is requested.
 
-    torch's begins when it is told to iterate; Lightning does that before it knows the epoch of a run that goes on.
+    torch's data loader starts it in `iter()`, which Lightning calls before it has set the epoch of a resumed run.
     """
 
     def __iter__(self) -> Any:
         yield from super().__iter__()
 
 
-def leave_signals(worker: int) -> None:
-    """Leaves a request to stop, which reaches all processes of a job, to the one that trains."""
+def ignore_signals(worker_id: int) -> None:
+    """Ignore stop signals in a worker process; the training process handles them."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 
-def mixed_seed(seed: int, count: int) -> int:
-    """A generator's seed for the count-th use of a run's seed; neighbouring seeds and counts don't meet."""
+def derive_seed(seed: int, count: int) -> int:
+    """Return the seed of a generator for the count-th use of a run's seed; neighboring seeds don't overlap."""
     golden = 0x9E3779B97F4A7C15
     return (seed * golden + count) % 2**63
 
 
 def seed_generators(seed: int) -> None:
-    """Seeds the CPU's generator and, where GPUs are in use, theirs.
+    """Seed the CPU's generator and, if CUDA is in use, those of the GPUs.
 
-    torch.manual_seed also prepares for devices that are never used, by a stack trace each time: two milliseconds.
+    torch.manual_seed also formats a stack trace for devices that are not in use, which takes two milliseconds.
     """
     torch.random.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():

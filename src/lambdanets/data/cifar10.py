@@ -1,4 +1,4 @@
-"""CIFAR-10."""
+"""CIFAR-10 (Krizhevsky 2009)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lambdanets.data.downloads import DownloadedImages
 
 
 class CIFAR10(DownloadedImages):
-    """60,000 photographs, 32×32, 10 classes (Krizhevsky 2009); arguments as `DownloadedImages`."""
+    """CIFAR-10: 60,000 photographs of 32×32 pixels in 10 classes. Takes the options of `DownloadedImages`."""
 
     SOURCE = datasets.CIFAR10
 

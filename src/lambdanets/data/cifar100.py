@@ -1,4 +1,4 @@
-"""CIFAR-100."""
+"""CIFAR-100 (Krizhevsky 2009)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lambdanets.data.downloads import DownloadedImages
 
 
 class CIFAR100(DownloadedImages):
-    """60,000 photographs, 32×32, 100 classes (Krizhevsky 2009); arguments as `DownloadedImages`."""
+    """CIFAR-100: 60,000 photographs of 32×32 pixels in 100 classes. Takes the options of `DownloadedImages`."""
 
     SOURCE = datasets.CIFAR100
 

@@ -1,7 +1,7 @@
-"""COCO and other sets in its format."""
+"""COCO and other data sets in its format."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as F
 
-from lambdanets.data.annotations import Categories, Scene, Scenes, read_categories, read_json, read_scenes
-from lambdanets.data.corrupt import Corrupt
+from lambdanets.data.annotations import (
+    AnnotatedImage,
+    SerializedImages,
+    read_categories,
+    read_images,
+    read_json,
+)
+from lambdanets.data.corrupt import CorruptImages
 from lambdanets.data.files import ImageFiles, Photo
 from lambdanets.data.imagefolder import ImageFolder
 from lambdanets.data.jitter import Jitter
 from lambdanets.data.masks import decode, import_mask_api, to_rle
 from lambdanets.data.module import ImageData
-from lambdanets.data.split import seeded_split
+from lambdanets.data.split import split_indices
 from lambdanets.errors import UserError
 
 log = logging.getLogger(__name__)
+Item = tuple[Tensor, dict[str, Any]]
 Batch = tuple[list[Tensor], list[dict[str, Any]]]
 
 
@@ -30,29 +38,29 @@ class Coco(ImageData):
     """COCO 2017's layout: `root/train2017/*.jpg`, `root/val2017/*.jpg`, `root/annotations/instances_*2017.json`.
 
     As with ImageNet, the published validation images are the test split, and models are selected on images held out of
-    the training split. Masks are polygons or run-length encodings, category ids may have gaps, images may be without
-    objects.
+    the training split. Masks may be polygons or run-length encodings, category ids may have gaps, and images may have
+    no objects.
 
-    Batches are (images, targets), lists: images (3, h, w) float32 normalized, none of whose sides is longer than
+    Batches are (images, targets), both lists. Images are (3, h, w) float32, normalized, with both sides at most
     image_size. In training, a target has boxes (N, 4) as x, y, x, y in pixels, labels (N,) from 1 on, and masks
-    (N, h, w) uint8, without crowds; the images of a batch are all upright or all not, so that padding them to one size
-    costs little. In evaluation, it has the image's id and its size (H, W) in the file, and of each annotation, crowds
-    included, box (x, y, width, height), label, area, iscrowd and mask, of the image as it is in the file.
+    (N, h, w) uint8, without crowds; the images of a batch are either all taller than wide or none of them is, which
+    saves padding. In evaluation, a target has the image's id and its original size (H, W), and of each annotation,
+    crowds included, the box (x, y, width, height), label, area, iscrowd and mask in the original image.
 
     Args:
         root: the folder.
-        image_size: side of the square that images are fitted into.
+        image_size: side of the square that images are resized to fit into.
         train: name of the training split.
-        val: name of the validation split, here the test split.
-        val_size: share of the training images, or their number, to select models on; 0 selects on the test split,
-            whose score then is a selected one.
-        limit: take the first so many images of each split only.
-        scale_jitter: least and largest scale of training images; 1 fits them into the square.
+        val: name of the published validation split, used as the test split.
+        val_size: size of the validation split, as a fraction of the training images (below 1) or as a number of images.
+            With 0, models are selected on the test split, which makes the test score optimistic.
+        limit: use only this many images of each split.
+        scale_jitter: smallest and largest scale of training images; at scale 1 they just fit into the square.
         flip: probability of a horizontal flip.
-        max_corrupt: share of a split's images, and of its annotations, that may be unusable (an image that is missing
-            or can't be decoded, an empty box, an unknown category, a broken mask): they are left out, counted, and
-            named in the run's corrupt.txt. With 0, the first one ends the run.
-        **options: as `ImageData`.
+        max_corrupt: fraction of a split's images, and of its annotations, that may be unusable: a missing or damaged
+            image, an empty box, an unknown category, an invalid mask. They are skipped, and listed in the run's
+            corrupt.txt. With 0, the first one ends the run.
+        **options: options of `ImageData`.
     """
 
     TASK = "detection"
@@ -94,107 +102,118 @@ class Coco(ImageData):
         return {"classes": self.classes, "category_ids": self.category_ids}
 
     def load_fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
-        scenes = self.read("train")
+        images = self.read_split("train")
         if not self.val_size:
-            return self.training(scenes), self.evaluation(self.read("val"))
-        kept, held_out = (indices.tolist() for indices in seeded_split(len(scenes), self.val_size, self.split_seed))
-        return self.training([scenes[i] for i in kept]), self.evaluation([scenes[i] for i in held_out])
+            return self.training_set(images), self.evaluation_set(self.read_split("val"))
+        train, val = (indices.tolist() for indices in split_indices(len(images), self.val_size, self.split_seed))
+        return self.training_set([images[i] for i in train]), self.evaluation_set([images[i] for i in val])
 
     def load_test_split(self) -> Dataset[Any]:
-        return self.evaluation(self.read("val"))
+        return self.evaluation_set(self.read_split("val"))
 
-    def training(self, scenes: list[Scene]) -> Dataset[Any]:
-        return SceneFiles(scenes, self.learnt, self.corrupt)
+    def training_set(self, images: list[AnnotatedImage]) -> Dataset[Any]:
+        return AnnotatedFiles(images, self.training_item, self.corrupt)
 
-    def evaluation(self, scenes: list[Scene]) -> Dataset[Any]:
-        return SceneFiles(scenes, self.asked, self.corrupt)
+    def evaluation_set(self, images: list[AnnotatedImage]) -> Dataset[Any]:
+        return AnnotatedFiles(images, self.evaluation_item, self.corrupt)
 
-    def read(self, split: str) -> list[Scene]:
-        """A split's images and annotations, without what can't be used.
+    def read_split(self, split: str) -> list[AnnotatedImage]:
+        """Return the usable images and annotations of a split.
 
         Raises:
-            UserError: files are missing, classes differ from those known, or more can't be used than may be.
+            UserError: files are missing, the classes differ from the known ones, or too much is unusable.
         """
         import_mask_api()
-        document = read_json(self.annotation_file(split))
-        found = read_categories(document)
-        if self.classes and self.classes != found.names:
-            strange = [name for name in found.names if name not in self.classes] or found.names
+        file = self.annotation_file(split)
+        document = read_json(file)
+        categories = read_categories(document)
+        if self.classes and self.classes != categories.names:
+            unknown = [name for name in categories.names if name not in self.classes] or categories.names
             raise UserError(
-                f"'{self.annotation_file(split)}' has other categories than the {len(self.classes)} known ones, such "
-                f"as '{strange[0]}': use the annotations of the set that the run was trained on."
+                f"The categories of '{file}', such as '{unknown[0]}', differ from the {len(self.classes)} classes of "
+                "the run: use the annotations of the data set that the run was trained on."
             )
-        self.classes, self.category_ids = found
+        self.classes, self.category_ids = categories
         rejected: dict[str, str] = {}
 
-        def reject(name: str, sentence: str) -> None:
-            if self.corrupt.share <= 0:
-                raise UserError(f"{sentence} Or leave it out with data.max_corrupt=0.01.")
-            rejected[name] = sentence
+        def reject(name: str, reason: str) -> None:
+            if self.corrupt.max_fraction <= 0:
+                raise UserError(f"{reason} To skip it, set data.max_corrupt=0.01.")
+            rejected[name] = reason
 
-        scenes = read_scenes(document, self.root / self.splits[split], Categories(*found), reject)
-        self.tell(split, rejected, len(document["images"]), len(document["annotations"]))
-        if not scenes:
-            raise UserError(f"'{self.annotation_file(split)}' has no image that can be used.")
-        return scenes[: self.limit]
+        images = read_images(document, self.root / self.splits[split], categories, reject)
+        self.check_rejected(split, rejected, len(document["images"]), len(document["annotations"]))
+        if not images:
+            raise UserError(f"'{file}' has no usable images.")
+        return images[: self.limit]
 
-    def tell(self, split: str, rejected: dict[str, str], images: int, annotations: int) -> None:
-        """Counts what is left out, and names it.
+    def check_rejected(self, split: str, rejected: dict[str, str], num_images: int, num_annotations: int) -> None:
+        """Log the unusable images and annotations and add them to the list of corrupt images.
+
+        Args:
+            split: "train" or "val".
+            rejected: reason by name of the image or annotation.
+            num_images: number of all images.
+            num_annotations: number of all annotations.
 
         Raises:
-            UserError: it is more than may be.
+            UserError: there are more than max_corrupt allows.
         """
         if not rejected:
             return
-        first = next(iter(rejected.values()))
-        for kind, total in (("image", images), ("annotation", annotations)):
+        first_reason = next(iter(rejected.values()))
+        for kind, total in (("image", num_images), ("annotation", num_annotations)):
             count = sum(name.startswith(kind) for name in rejected)
-            if count > self.corrupt.share * total:
+            if count > self.corrupt.max_fraction * total:
                 raise UserError(
                     f"{count} of the {total} {kind}s of {self.splits[split]} can't be used, more than "
-                    f"data.max_corrupt={self.corrupt.share} allows: {first}"
+                    f"data.max_corrupt={self.corrupt.max_fraction} allows: {first_reason}"
                 )
         self.corrupt.write(rejected)
-        log.info("%d images or annotations of %s are left out: %s", len(rejected), self.splits[split], first)
+        log.info("Skipping %d images or annotations of %s: %s", len(rejected), self.splits[split], first_reason)
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """Fits an image into the square of image_size: (3, H, W) → (3, h, w)."""
+        """Resize an image so that its longer side is image_size: (3, H, W) → (3, h, w)."""
         height, width = image.shape[1:]
         scale = self.image_size[0] / max(height, width)
         return F.resize(image, [max(1, round(scale * side)) for side in (height, width)], antialias=True)
 
-    def learnt(self, image: Tensor, scene: Scene) -> tuple[Tensor, dict[str, Any]]:
-        """What training sees of a scene."""
-        objects = [thing for thing in scene.objects if not thing.crowd]
-        boxes = corners(torch.tensor([thing.box for thing in objects], dtype=torch.float32).reshape(-1, 4))
-        masks = decode([to_rle(thing.segmentation, scene.size) for thing in objects], scene.size)
+    def training_item(self, image: Tensor, annotated: AnnotatedImage) -> Item:
+        """Return an augmented image, (3, h, w) uint8, and its target for training."""
+        annotations = [annotation for annotation in annotated.objects if not annotation.crowd]
+        boxes = torch.tensor([annotation.box for annotation in annotations], dtype=torch.float32).reshape(-1, 4)
+        masks = decode([to_rle(annotation.segmentation, annotated.size) for annotation in annotations], annotated.size)
         target = {
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=scene.size),
+            "boxes": tv_tensors.BoundingBoxes(
+                box_convert(boxes, "xywh", "xyxy"), format="XYXY", canvas_size=annotated.size
+            ),
             "masks": tv_tensors.Mask(masks),
-            "labels": torch.tensor([thing.label for thing in objects], dtype=torch.long),
+            "labels": torch.tensor([annotation.label for annotation in annotations], dtype=torch.long),
         }
         return self.jitter(image, target)
 
-    def asked(self, image: Tensor, scene: Scene) -> tuple[Tensor, dict[str, Any]]:
-        """What evaluation sees of a scene."""
+    def evaluation_item(self, image: Tensor, annotated: AnnotatedImage) -> Item:
+        """Return an image resized for evaluation, (3, h, w) uint8, and the annotations of the original one."""
+        annotations = annotated.objects
+        boxes = torch.tensor([annotation.box for annotation in annotations], dtype=torch.float64)
         return self.preprocess(image), {
-            "image_id": scene.id,
-            "size": scene.size,
-            "boxes": torch.tensor([thing.box for thing in scene.objects], dtype=torch.float64).reshape(-1, 4),
-            "labels": torch.tensor([thing.label for thing in scene.objects], dtype=torch.long),
-            "area": torch.tensor([thing.area for thing in scene.objects], dtype=torch.float64),
-            "iscrowd": torch.tensor([thing.crowd for thing in scene.objects], dtype=torch.long),
-            "masks": [to_rle(thing.segmentation, scene.size) for thing in scene.objects],
+            "image_id": annotated.id,
+            "size": annotated.size,
+            "boxes": boxes.reshape(-1, 4),
+            "labels": torch.tensor([annotation.label for annotation in annotations], dtype=torch.long),
+            "area": torch.tensor([annotation.area for annotation in annotations], dtype=torch.float64),
+            "iscrowd": torch.tensor([annotation.crowd for annotation in annotations], dtype=torch.long),
+            "masks": [to_rle(annotation.segmentation, annotated.size) for annotation in annotations],
         }
 
-    def groups(self, split: Any) -> list[int]:
-        """Upright images and others are not put into one batch of training."""
-        return split.upright
+    def group_images(self, split: Any) -> list[int]:
+        """Separate images that are taller than wide from the others."""
+        return split.portrait
 
     def collate(self, items: list[Any]) -> Batch:
-        """Lists of the images that could be decoded, and of their targets."""
-        found = [item for item in items if item is not None]
-        return [image for image, _ in found], [target for _, target in found]
+        """Return the images that could be decoded and their targets, both as lists."""
+        decoded = [item for item in items if item is not None]
+        return [image for image, _ in decoded], [target for _, target in decoded]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:  # type: ignore[override]
         images, targets = batch
@@ -207,31 +226,36 @@ class Coco(ImageData):
         return [trainer.precision_plugin.convert_input(image) for image in images], targets
 
 
-class SceneFiles(ImageFiles):
-    """The images of scenes, decoded at each access, with what there is to learn, or to be asked, of them.
+class AnnotatedFiles(ImageFiles):
+    """Annotated images that are decoded at each access.
 
     Args:
-        scenes: images with their objects.
-        view: from a decoded image and its scene to an item.
-        corrupt: as `ImageFiles`.
+        images: the images with their objects.
+        build_item: function of a decoded image and its annotations that returns an item.
+        corrupt: as in `ImageFiles`.
     """
 
-    def __init__(self, scenes: list[Scene], view: Any, corrupt: Corrupt) -> None:
-        super().__init__([(str(scene.file), 0) for scene in scenes], view, corrupt)
-        self.upright = [int(scene.size[0] > scene.size[1]) for scene in scenes]
-        self.scenes = Scenes(scenes)
+    def __init__(
+        self,
+        images: list[AnnotatedImage],
+        build_item: Callable[[Tensor, AnnotatedImage], Item],
+        corrupt: CorruptImages,
+    ) -> None:
+        super().__init__([(str(image.file), 0) for image in images], Photo.decode, corrupt)
+        self.build_item = build_item
+        self.portrait = [int(image.size[0] > image.size[1]) for image in images]
+        self.images = SerializedImages(images)
 
-    def example(self, index: int, photo: Photo) -> Any:
-        """Raises UserError: the file's image has another size than its annotations say."""
-        scene = self.scenes[index]
-        if photo.size != scene.size:
+    def make_item(self, index: int, photo: Photo) -> Item:
+        """Return the image and its target.
+
+        Raises:
+            UserError: the size of the image differs from the size in the annotation file.
+        """
+        annotated = self.images[index]
+        if photo.size != annotated.size:
             raise UserError(
-                f"Image {scene.id}, '{scene.file}', is of {photo.size[0]}×{photo.size[1]} pixels and annotated as one "
-                f"of {scene.size[0]}×{scene.size[1]}: fetch it again."
+                f"Image {annotated.id}, '{annotated.file}', has {photo.size[0]}×{photo.size[1]} pixels, but its "
+                f"annotations give {annotated.size[0]}×{annotated.size[1]}: download it again."
             )
-        return self.transform(photo.decode(), scene)  # type: ignore[call-arg, arg-type]
-
-
-def corners(boxes: Tensor) -> Tensor:
-    """x, y, width, height → x, y, x, y."""
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+        return self.build_item(self.transform(photo), annotated)

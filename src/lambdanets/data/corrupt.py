@@ -1,4 +1,4 @@
-"""Images that can't be decoded: skipped up to a share, named in a file."""
+"""Images that can't be decoded: skipped up to a limit and listed in a file."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,52 +6,52 @@ from pathlib import Path
 from lambdanets.errors import UserError
 
 
-class Corrupt:
-    """A list on disk of the images that all processes of a run have found to be corrupt.
+class CorruptImages:
+    """The corrupt images that the processes of a run have come across, listed in a file that they share.
 
     Args:
-        share: of a split's images, from 0 to 1, that may be.
-        file: the list, one image a line, or None to keep none.
+        max_fraction: fraction of a split's images that may be corrupt.
+        file: the list, one name per line, or None for no file.
     """
 
-    def __init__(self, share: float, file: Path | None = None) -> None:
-        self.share = share
+    def __init__(self, max_fraction: float, file: Path | None = None) -> None:
+        self.max_fraction = max_fraction
         self.file = file
-        self.known: set[str] = set()
+        self.names: set[str] = set()
 
-    def note(self, name: str, error: UserError, split: Sequence[tuple[str, int]]) -> None:
-        """Adds an image, once.
+    def add(self, name: str, error: UserError, samples: Sequence[tuple[str, int]]) -> None:
+        """Add an image to the list, once.
 
         Args:
-            name: of the image.
-            error: why it can't be used, raised again where none may be skipped.
-            split: all samples of its split, names and labels.
+            name: name of the image.
+            error: the reason, raised if no image may be skipped.
+            samples: (name, label) of all images of the split.
 
         Raises:
-            UserError: more than the share are corrupt.
+            UserError: more images are corrupt than may be.
         """
-        if self.share <= 0:
+        if self.max_fraction <= 0:
             raise error
         self.write([name])
-        found = sum(sample in self.known for sample, _ in split)
-        if found > self.share * len(split):
-            place = f", see '{self.file}'" if self.file is not None else ""
+        count = sum(sample in self.names for sample, _ in samples)
+        if count > self.max_fraction * len(samples):
+            listed = f", see '{self.file}'" if self.file is not None else ""
             raise UserError(
-                f"{found} images can't be decoded{place}; that is more than data.max_corrupt={self.share} of "
-                f"{len(split)}: {error}"
+                f"{count} of {len(samples)} images can't be decoded{listed}; that is more than "
+                f"data.max_corrupt={self.max_fraction} allows: {error}"
             )
 
     def write(self, names: Iterable[str]) -> None:
-        """Adds to the list what isn't in it."""
+        """Append the names that are not in the list yet."""
         if self.file is not None and self.file.is_file():
-            self.known |= set(self.file.read_text().splitlines())
-        fresh = [name for name in names if name not in self.known]
-        self.known.update(fresh)
-        if self.file is not None and fresh:
+            self.names |= set(self.file.read_text().splitlines())
+        new_names = [name for name in names if name not in self.names]
+        self.names.update(new_names)
+        if self.file is not None and new_names:
             with self.file.open("a") as lines:
-                lines.writelines(f"{name}\n" for name in fresh)
+                lines.writelines(f"{name}\n" for name in new_names)
 
 
 def count_corrupt_images(file: Path) -> int:
-    """Names in the list, which several processes may have put there."""
+    """Count the distinct names in the list; several processes may have added the same one."""
     return len(set(file.read_text().splitlines())) if file.is_file() else 0

@@ -1,4 +1,4 @@
-"""Fashion-MNIST."""
+"""Fashion-MNIST (Xiao et al. 2017)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lambdanets.data.downloads import DownloadedImages
 
 
 class FashionMNIST(DownloadedImages):
-    """70,000 grey images of clothes, 28×28, 10 classes (Xiao et al. 2017); arguments as `DownloadedImages`."""
+    """70,000 gray images of clothes, 28×28 pixels, in 10 classes. Takes the options of `DownloadedImages`."""
 
     SOURCE = datasets.FashionMNIST
 

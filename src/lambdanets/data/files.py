@@ -1,4 +1,4 @@
-"""Images in files: reading, decoding, streaming, and holding a whole small set in memory."""
+"""Image files: reading and decoding them, streaming a split, and loading a small split into memory."""
 
 import io
 import math
@@ -14,7 +14,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as F
 
 from lambdanets.data.batches import seed_generators
-from lambdanets.data.corrupt import Corrupt
+from lambdanets.data.corrupt import CorruptImages
 from lambdanets.errors import UserError
 
 Sample = tuple[str, int]
@@ -22,14 +22,14 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm",
 
 
 class Photo:
-    """An encoded image of which only the header has been read.
+    """An encoded image; only its header is read.
 
     Args:
-        raw: bytes of the file.
-        name: what messages call it.
+        raw: content of the file.
+        name: name of the image in messages.
 
     Raises:
-        UserError: it is not an image.
+        UserError: the content is not an image.
     """
 
     def __init__(self, raw: bytes, name: str) -> None:
@@ -38,68 +38,75 @@ class Photo:
         try:
             self.image = Image.open(io.BytesIO(raw))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise self.unreadable(error) from error
+            raise self.decode_error(error) from error
         width, height = self.image.size
         self.size = height, width
 
-    def decode(self, least: tuple[int, int] | None = None) -> Tensor:
-        """The image as RGB: (3, H, W) uint8.
+    def decode(self, min_size: tuple[int, int] | None = None) -> Tensor:
+        """Decode the image as RGB: (3, H, W) uint8.
 
         Args:
-            least: (H, W) that suffices. A JPEG of at least twice that is decoded at a half, a quarter or an eighth of
-                its size, which takes part of the time; None decodes at full size.
+            min_size: smallest sufficient (H, W), or None for the full size. A JPEG at least twice as large is decoded
+                at 1/2, 1/4 or 1/8 of its size, which is faster.
 
         Raises:
-            UserError: it can't be decoded to its end.
+            UserError: the image is damaged.
         """
         try:
             if self.image.format == "JPEG" and self.image.mode in ("RGB", "L"):
-                if least is None or math.floor(min(s / wanted for s, wanted in zip(self.size, least, strict=True))) < 2:
-                    # torchvision's decoder saves the ways through PIL's image.
+                if min_size is None or math.floor(min(s / m for s, m in zip(self.size, min_size, strict=True))) < 2:
+                    # torchvision decodes straight into a tensor, which is faster than by way of a PIL image.
                     return decode_jpeg(torch.frombuffer(bytearray(self.raw), dtype=torch.uint8), ImageReadMode.RGB)
-                self.image.draft("RGB", (least[1], least[0]))
+                self.image.draft("RGB", (min_size[1], min_size[0]))
             return F.pil_to_tensor(self.image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
-            raise self.unreadable(error) from error
+            raise self.decode_error(error) from error
 
-    def unreadable(self, error: Exception) -> UserError:
+    def decode_error(self, error: Exception) -> UserError:
+        """Return the error to raise for an exception of a decoder."""
         reason = "it is not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).splitlines()[0]
         return UserError(f"The image '{self.name}' can't be decoded ({reason}): replace or remove it.")
 
 
 def read_file(path: str | Path) -> bytes:
-    """Raises UserError: the file is missing or can't be read."""
+    """Read an image file.
+
+    Raises:
+        UserError: the file is missing or can't be read.
+    """
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"There is no image '{path}'; check the path.") from None
+        raise UserError(f"There is no image '{path}': check the path.") from None
     except OSError as error:
         raise UserError(
-            f"The image '{path}' can't be read ({error.strerror}): check the disk and the rights."
+            f"The image '{path}' can't be read ({error.strerror}): check the disk and the file's permissions."
         ) from error
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Decodes an image file as RGB: (3, H, W) uint8.
+    """Read and decode an image file as RGB: (3, H, W) uint8.
 
     Raises:
-        UserError: the file is missing or is not an image that can be decoded to its end.
+        UserError: the file is missing, is not an image, or is damaged.
     """
     return Photo(read_file(path), str(path)).decode()
 
 
 class ImageFiles(Dataset[Any]):
-    """Decodes and transforms an image at each access: (image uint8, label).
+    """Images that are decoded and transformed at each access: (image uint8, label).
+
+    An item is requested by its index or, in training, by a pair of index and seed.
 
     Args:
         samples: (path, label) pairs.
-        transform: from a photo to (3, H, W) uint8.
-        corrupt: what to do with images that can't be decoded: with a training item, a pair of index and seed, the next
-            image takes its place, else there is None in its place; without it, the first one is an error.
+        transform: function of a photo that returns (3, H, W) uint8.
+        corrupt: list of the images that can't be decoded. In training, the next image takes the place of such an
+            image; otherwise its item is None. Without a list, the first one raises an error.
     """
 
     def __init__(
-        self, samples: list[Sample], transform: Callable[[Photo], Tensor], corrupt: Corrupt | None = None
+        self, samples: list[Sample], transform: Callable[[Photo], Tensor], corrupt: CorruptImages | None = None
     ) -> None:
         self.samples = samples
         self.transform = transform
@@ -108,11 +115,12 @@ class ImageFiles(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def raw(self, index: int) -> bytes:
+    def read_raw(self, index: int) -> bytes:
+        """Return the encoded image."""
         return read_file(self.samples[index][0])
 
-    def example(self, index: int, photo: Photo) -> Any:
-        """What the item of that index is, given its image."""
+    def make_item(self, index: int, photo: Photo) -> Any:
+        """Return the item of a photo."""
         return self.transform(photo), self.samples[index][1]
 
     def __getitem__(self, item: int | tuple[int, int]) -> Any:
@@ -120,22 +128,22 @@ class ImageFiles(Dataset[Any]):
         while True:
             path = self.samples[index][0]
             try:
-                photo = Photo(self.raw(index), path)
+                photo = Photo(self.read_raw(index), path)
                 if seed is not None:
-                    # What is drawn for an image is a function of seed, epoch and image, whichever worker draws it.
+                    # Random draws are a function of run seed, epoch and image, whichever worker makes them.
                     seed_generators(seed)
-                return self.example(index, photo)
+                return self.make_item(index, photo)
             except UserError as error:
                 if self.corrupt is None:
                     raise
-                self.corrupt.note(path, error, self.samples)
+                self.corrupt.add(path, error, self.samples)
             if seed is None:
                 return None
             index = (index + 1) % len(self)
 
 
 class DecodeThen:
-    """A photo's transform by one of its decoded tensor, (3, h, w) uint8 → (3, H, W)."""
+    """A transform of photos: decode at full size, then apply a transform of tensors, (3, h, w) uint8 → (3, H, W)."""
 
     def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
         self.transform = transform
@@ -145,13 +153,13 @@ class DecodeThen:
 
 
 def collate(items: list[Any]) -> Any:
-    """A batch of the images that could be decoded, which may be none."""
-    found = [item for item in items if item is not None]
-    return default_collate(found) if found else (torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0).long())
+    """Make a batch of the items that are not None; it may be empty."""
+    decoded = [item for item in items if item is not None]
+    return default_collate(decoded) if decoded else (torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0).long())
 
 
-def read_all(dataset: ImageFiles, *, num_workers: int = 0) -> TensorDataset:
-    """Decodes and transforms every image once, by that many processes; to be held in memory."""
+def load_into_memory(dataset: ImageFiles, *, num_workers: int = 0) -> TensorDataset:
+    """Decode and transform each image once, by that many worker processes."""
     batches = DataLoader(dataset, batch_size=256, num_workers=num_workers, collate_fn=collate)
     images, labels = zip(*(batch for batch in batches if len(batch[1])), strict=True)
     return TensorDataset(torch.cat(images), torch.cat(labels))

@@ -1,4 +1,4 @@
-"""Any folder of class folders."""
+"""A folder with one subfolder of images per class."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,31 +9,32 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import make_dataset
 from torchvision.transforms import v2
 
-from lambdanets.data.files import EXTENSIONS, DecodeThen, ImageFiles, Photo, Sample, read_all
+from lambdanets.data.files import EXTENSIONS, DecodeThen, ImageFiles, Photo, Sample, load_into_memory
 from lambdanets.data.module import ImageData
-from lambdanets.data.split import seeded_split
+from lambdanets.data.split import split_indices
 from lambdanets.errors import UserError
 
 
 class ImageFolder(ImageData):
     """Images as `root/train/<class>/*`, `root/val/<class>/*`, `root/test/<class>/*`.
 
-    Without `val/`, a seeded part of `train/` is for validation; without `test/`, a run ends without a test score. A set
-    that is small when decoded is decoded once and held in memory, a larger one is streamed through workers.
+    Without `val/`, a seeded part of `train/` is the validation split; without `test/`, a run has no test score. A split
+    that fits into memory_gib is decoded once and held in memory; a larger one is streamed by worker processes.
 
     Args:
         root: the folder.
-        image_size: images become squares of this side.
-        crop_ratio: in evaluation, the side of the central crop as a share of the image's shorter side.
-        val_size: share of the training images, or their number, for validation where there is no `val/`.
-        memory_gib: size in GiB up to which the decoded training set is held in memory; 0 always streams.
-        **options: as `ImageData`.
+        image_size: side of the square images that are made of the files.
+        crop_ratio: in evaluation, side of the central crop divided by the image's shorter side.
+        val_size: size of the validation split if there is no `val/`, as a fraction of the training images (below 1) or
+            as a number of images.
+        memory_gib: size of a decoded split, in GiB, up to which it is held in memory; 0 always streams.
+        **options: options of `ImageData`.
     """
 
     TRAIN: ClassVar[str] = "train"
     VAL: ClassVar[str | None] = "val"
     TEST: ClassVar[str] = "test"
-    # Means over ImageNet's training images, used for photographs in general.
+    # ImageNet's training images; in common use for photographs in general.
     MEAN = (0.485, 0.456, 0.406)
     STD = (0.229, 0.224, 0.225)
 
@@ -58,7 +59,6 @@ class ImageFolder(ImageData):
         return self.has_split(self.TEST)
 
     def has_split(self, split: str) -> bool:
-        """Is there such a split?"""
         return (self.root / split).is_dir()
 
     def count_classes(self) -> int:
@@ -70,67 +70,68 @@ class ImageFolder(ImageData):
         return v2.functional.center_crop(v2.functional.resize(image, [side], antialias=True), list(self.image_size))
 
     def setup(self, stage: str) -> None:
-        """Reads the splits of a stage, once.
+        """Load the splits of a stage, once.
 
         Raises:
-            UserError: a folder is missing or empty, a class in it has no training folder, an image can't be decoded.
+            UserError: a folder is missing or empty, a class has no training folder, or an image can't be decoded.
         """
         self.read_classes()
         super().setup(stage)
 
     def read_classes(self) -> None:
-        """Names the classes by the training folders."""
+        """Name the classes after the training folders."""
         if not self.classes:
-            self.classes = class_names(self.root, self.TRAIN)
+            self.classes = list_classes(self.root, self.TRAIN)
 
     def load_test_split(self) -> Dataset[Any]:
-        return self.dataset(self.scan(self.TEST), DecodeThen(self.preprocess))
+        return self.load_split(self.list_samples(self.TEST), DecodeThen(self.preprocess))
 
     def load_fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
-        train = self.scan(self.TRAIN)
+        train = self.list_samples(self.TRAIN)
         if self.VAL and self.has_split(self.VAL):
-            val = self.scan(self.VAL)
+            val = self.list_samples(self.VAL)
         else:
-            kept, held_out = seeded_split(len(train), self.val_size, self.split_seed)
-            train, val = [train[i] for i in kept.tolist()], [train[i] for i in held_out.tolist()]
-        fitted = DecodeThen(self.preprocess) if self.fits_memory(train) else self.augment.make_crop(self.image_size)
-        return self.dataset(train, fitted), self.dataset(val, DecodeThen(self.preprocess))
+            train_indices, val_indices = split_indices(len(train), self.val_size, self.split_seed)
+            train, val = [train[i] for i in train_indices.tolist()], [train[i] for i in val_indices.tolist()]
+        preprocess = DecodeThen(self.preprocess)
+        transform = preprocess if self.fits_in_memory(train) else self.augment.make_crop(self.image_size)
+        return self.load_split(train, transform), self.load_split(val, preprocess)
 
-    def scan(self, split: str) -> list[Sample]:
-        """Paths and labels of a split, in the order of their names."""
-        if unknown := sorted(set(class_names(self.root, split)) - set(self.classes)):
+    def list_samples(self, split: str) -> list[Sample]:
+        """Return paths and labels of a split, ordered by class and path."""
+        if unknown := sorted(set(list_classes(self.root, split)) - set(self.classes)):
             raise UserError(
-                f"'{self.root / split}' has the class folder {', '.join(unknown)}, which '{self.root / self.TRAIN}' "
-                "lacks: a class must have training images; add or remove the folder."
+                f"'{self.root / split}' has the class folder {', '.join(unknown)}, which is missing in "
+                f"'{self.root / self.TRAIN}': add training images of the class, or remove the folder."
             )
         labels = {name: label for label, name in enumerate(self.classes)}
         return make_dataset(str(self.root / split), labels, extensions=EXTENSIONS, allow_empty=True)
 
-    def fits_memory(self, samples: list[Sample]) -> bool:
+    def fits_in_memory(self, samples: list[Sample]) -> bool:
         height, width = self.image_size
         return len(samples) * self.channels * height * width <= self.memory_gib * 2**30
 
-    def dataset(self, samples: list[Sample], transform: Callable[[Photo], Tensor]) -> Dataset[Any]:
-        files = self.files(samples, transform)
-        return read_all(files, num_workers=self.num_workers) if self.fits_memory(samples) else files
+    def load_split(self, samples: list[Sample], transform: Callable[[Photo], Tensor]) -> Dataset[Any]:
+        files = self.make_files(samples, transform)
+        return load_into_memory(files, num_workers=self.num_workers) if self.fits_in_memory(samples) else files
 
-    def files(self, samples: list[Sample], transform: Callable[[Photo], Tensor]) -> ImageFiles:
+    def make_files(self, samples: list[Sample], transform: Callable[[Photo], Tensor]) -> ImageFiles:
         return ImageFiles(samples, transform, self.corrupt)
 
 
-def class_names(root: Path, split: str) -> list[str]:
-    """The class folders of a split, sorted.
+def list_classes(root: Path, split: str) -> list[str]:
+    """Return the names of a split's class folders, sorted.
 
     Raises:
-        UserError: the folder is missing, has no class folders, or has no images in them.
+        UserError: the split's folder is missing or has no images in class folders.
     """
     folder = root / split
     if not folder.is_dir():
         missing = root if not root.is_dir() else folder
         raise UserError(
-            f"There is no folder '{missing}': data.root must name a folder with {split}/<class>/ folders of images."
+            f"There is no folder '{missing}': data.root must name a folder with images in {split}/<class>/."
         )
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not any(path.suffix.lower() in EXTENSIONS for name in names for path in (folder / name).rglob("*")):
-        raise UserError(f"'{folder}' holds no images: it must have a folder of images for each class.")
+        raise UserError(f"'{folder}' has no images: it must have one folder of images per class.")
     return names

@@ -8,12 +8,13 @@ from lambdanets.data.imagefolder import ImageFolder
 class ImageNet(ImageFolder):
     """ImageNet in its usual layout, `root/train/<wnid>/*.JPEG` and `root/val/<wnid>/*.JPEG`.
 
-    The 50,000 images of `val/` are what papers report on: they are the test split here, read once. Models are selected
-    on images held out of `train/`.
+    The 50,000 images of `val/`, on which papers report their results, are the test split, read once at the end. Models
+    are selected on images held out of `train/`.
 
     Args:
-        val_size: training images to hold out, as their number or share.
-        **options: as `ImageFolder`.
+        val_size: training images to hold out, as a number or as a fraction below 1.
+        crop_ratio: as in `ImageFolder`.
+        **options: other options of `ImageFolder`.
     """
 
     VAL: ClassVar[str | None] = None

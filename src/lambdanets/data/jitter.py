@@ -1,4 +1,4 @@
-"""What happens to a training image of a detector: large-scale jitter, crop and flip."""
+"""Large-scale jitter, crop and flip of a detector's training images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from torchvision.transforms.v2 import functional as F
 
 
 class Jitter:
-    """Scale jitter (Ghiasi et al. 2021): an image and its objects, resized, cropped to at most a square, flipped.
+    """Large-scale jitter (Ghiasi et al. 2021) of an image and its objects: resize, crop to at most a square, flip.
 
     Args:
-        side: of the square that an image is fitted into at scale 1.
-        scale: least and largest scale.
+        side: side of the square in pixels; at scale 1, the image is resized to just fit into it.
+        scale: smallest and largest scale.
         flip: probability of a horizontal flip.
     """
 
@@ -24,21 +24,30 @@ class Jitter:
         self.side = side
         self.resize = v2.ScaleJitter((side, side), (scale[0], scale[1]), antialias=True)
         self.flip = v2.RandomHorizontalFlip(flip)
-        # Rounding may put a border box a little outside, which is no reason to lose it.
+        # Rounding may move the edge of a box outside of the image; clamping first prevents that it is removed.
         self.clean = v2.Compose([v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1)])
 
     def __call__(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(3, h, w) uint8 with boxes, masks and labels of its objects → the same of (3, H, W), H and W up to side.
+        """Transform an image and its objects.
 
-        Objects that are cut off, or smaller than a pixel, are left out; of the others, the box is that of what is left.
+        Objects outside of the crop, or smaller than a pixel, are removed. The box of a cut object encloses the part
+        that remains.
+
+        Args:
+            image: (3, h, w) uint8.
+            target: "boxes", "masks" and "labels" of the objects, the first two as tv_tensors.
+
+        Returns:
+            The image, (3, H, W) with H and W up to side, and its target.
         """
         image, target = self.resize(tv_tensors.Image(image), target)
-        image, target = self.cropped(image, target)
+        image, target = self.crop(image, target)
         image, target = self.clean(*self.flip(image, target))
-        seen = target["masks"].flatten(1).any(1).bool()
-        return image.as_subclass(Tensor), {name: value.as_subclass(Tensor)[seen] for name, value in target.items()}
+        visible = target["masks"].flatten(1).any(1).bool()
+        return image.as_subclass(Tensor), {name: value.as_subclass(Tensor)[visible] for name, value in target.items()}
 
-    def cropped(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def crop(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Crop at random to at most side × side."""
         height, width = image.shape[1:]
         if max(height, width) <= self.side:
             return image, target
@@ -47,8 +56,8 @@ class Jitter:
             int(torch.randint(whole - part + 1, ())) for whole, part in zip((height, width), size, strict=True)
         )
         image, masks = (F.crop(x, top, left, *size) for x in (image, target["masks"]))
-        kept = masks.flatten(1).any(1).bool()  # else there is no box around it
-        masks = tv_tensors.Mask(masks[kept])
-        corners = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # of the last pixel, whose far side ends the box
+        visible = masks.flatten(1).any(1).bool()  # masks_to_boxes fails for an empty mask
+        masks = tv_tensors.Mask(masks[visible])
+        corners = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # its last row and column are inclusive
         boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size)
-        return image, {"boxes": boxes, "masks": masks, "labels": target["labels"][kept]}
+        return image, {"boxes": boxes, "masks": masks, "labels": target["labels"][visible]}

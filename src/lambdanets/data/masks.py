@@ -1,4 +1,4 @@
-"""Masks in COCO's run-length encoding: {"size": [H, W], "counts": bytes}, by faster-coco-eval."""
+"""Masks in COCO's run-length encoding, {"size": [H, W], "counts": bytes}, by means of faster-coco-eval."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Rle = dict[str, Any]
 
 
 def import_mask_api() -> Any:
-    """faster-coco-eval's functions on masks.
+    """Import faster-coco-eval's functions on masks.
 
     Raises:
         UserError: it is not installed.
@@ -27,7 +27,7 @@ def import_mask_api() -> Any:
 
 
 def encode(masks: Tensor) -> list[Rle]:
-    """(N, H, W) boolean or uint8 → N run-length encodings."""
+    """Encode masks: (N, H, W) boolean or uint8 → N run-length encodings."""
     if not len(masks):
         return []
     columns = np.asfortranarray(masks.to(torch.uint8).permute(1, 2, 0).cpu().numpy())
@@ -35,11 +35,11 @@ def encode(masks: Tensor) -> list[Rle]:
 
 
 def decode(masks: list[Rle], size: tuple[int, int]) -> Tensor:
-    """N run-length encodings → (N, H, W) uint8.
+    """Decode masks: N run-length encodings → (N, H, W) uint8.
 
     Args:
         masks: the encodings.
-        size: (H, W), which they don't tell where there are none.
+        size: (H, W) of the result if there are no masks.
     """
     if not masks:
         return torch.zeros(0, *size, dtype=torch.uint8)
@@ -47,11 +47,11 @@ def decode(masks: list[Rle], size: tuple[int, int]) -> Tensor:
 
 
 def to_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
-    """Any of COCO's forms of a mask as a run-length encoding: polygons, counts as numbers, counts as text.
+    """Convert a mask of an annotation file to a run-length encoding.
 
     Args:
-        segmentation: as in an annotation.
-        size: (H, W) of its image.
+        segmentation: polygons, or a run-length encoding with counts as a list or as a string.
+        size: (H, W) of the image.
     """
     if isinstance(segmentation, list):
         return import_mask_api().merge(import_mask_api().frPyObjects(segmentation, *size))
@@ -61,8 +61,13 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> Rle:
     return {"size": list(size), "counts": counts.encode() if isinstance(counts, str) else counts}
 
 
-def wrong_segmentation(segmentation: Any, size: tuple[int, int]) -> str | None:
-    """What is wrong with an annotation's mask, or None."""
+def find_segmentation_error(segmentation: Any, size: tuple[int, int]) -> str | None:
+    """Return what is wrong with the mask of an annotation, or None.
+
+    Args:
+        segmentation: the mask as in the annotation file.
+        size: (H, W) of the image.
+    """
     match segmentation:
         case []:
             return "it has no mask"
@@ -72,6 +77,6 @@ def wrong_segmentation(segmentation: Any, size: tuple[int, int]) -> str | None:
             return None
         case {"size": [height, width], "counts": list() | str()}:
             if (height, width) != size:
-                return f"its mask is of {height}×{width} pixels and its image of {size[0]}×{size[1]}"
+                return f"its mask has {height}×{width} pixels, but the image has {size[0]}×{size[1]}"
             return None
     return "its mask is neither polygons nor a run-length encoding"

@@ -1,4 +1,4 @@
-"""What all image data modules share."""
+"""The base class of all image data modules."""
 
 import os
 from abc import ABC, abstractmethod
@@ -12,37 +12,44 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from lambdanets.data.augmentation import Augmentation
-from lambdanets.data.batches import Batches, LateLoader, Seeded, leave_signals, mixed_seed, seed_generators
-from lambdanets.data.corrupt import Corrupt
+from lambdanets.data.batches import (
+    LazyDataLoader,
+    ResumableBatchSampler,
+    SeededBatches,
+    derive_seed,
+    ignore_signals,
+    seed_generators,
+)
+from lambdanets.data.corrupt import CorruptImages
 from lambdanets.data.files import collate
 
 
 class ImageData(pl.LightningDataModule, ABC):
-    """Splits of images, read as uint8 batches, augmented and normalized on the device that trains.
+    """Splits of images, read as uint8 batches, augmented and normalized on the training device.
 
-    A data module sets `classes` and defines `load_fit_splits` and `load_test_split`. A split is a `TensorDataset` of
-    (images, labels) in memory, whose batches are gathered in one piece, or a map-style dataset of single images, which
-    workers stream.
+    A subclass sets `classes` and defines `load_fit_splits` and `load_test_split`. A split is a `TensorDataset` of
+    (images, labels), held in memory and indexed a batch at a time, or a map-style dataset of single images, which
+    worker processes stream.
 
-    Batches are (images, labels): (B, channels, *image_size) float32 normalized, and (B,) int64.
+    Batches are (images, labels): (B, channels, *image_size) float32, normalized, and (B,) int64.
 
     Args:
         channels: channels of the images, 1 or 3.
         image_size: (H, W).
-        mean: per channel, on the scale from 0 to 1.
-        std: per channel, on the same scale.
-        batch_size: images a batch and process.
-        augment: what happens to training images.
-        seed: of the order of training images and of all that is random in a training step.
-        split_seed: of a validation split that is cut from the training images; apart from `seed`, so that runs with
-            different seeds share their splits.
-        num_workers: processes that read images from files, at most one a CPU core.
-        prefetch: batches that each of them keeps ready.
-        max_corrupt: share of a split's images that may be impossible to decode; they are left out and named in the
-            run's corrupt.txt. With 0, the first one ends the run.
+        mean: mean of each channel, with pixels scaled to [0, 1].
+        std: standard deviation of each channel, with pixels scaled to [0, 1].
+        batch_size: images per batch and process.
+        augment: augmentation of the training images.
+        seed: seed of the order of training images and of all random draws in a training step.
+        split_seed: seed of a validation split that is cut from the training images. It is separate from `seed`, so
+            that runs with different seeds share their splits.
+        num_workers: worker processes that read image files; at most one per CPU core is started.
+        prefetch: batches that each worker loads ahead.
+        max_corrupt: fraction of a split's images that may fail to decode; they are skipped and listed in the run's
+            corrupt.txt. With 0, the first one ends the run.
     """
 
-    # The task that its batches are for, and how many classes such a set has as a rule.
+    # The task that the batches are for, and the number of classes to assume as long as no data set is at hand.
     TASK: ClassVar[str] = "classification"
     USUAL_CLASSES: ClassVar[int] = 1000
 
@@ -70,11 +77,11 @@ class ImageData(pl.LightningDataModule, ABC):
         self.split_seed = split_seed
         self.num_workers = min(num_workers, os.cpu_count() or 1)
         self.prefetch = prefetch
-        self.corrupt = Corrupt(max_corrupt)
-        # From uint8 to floats is a copy; what follows works in it.
-        scaled = v2.ToDtype(torch.float32, scale=True)
+        self.corrupt = CorruptImages(max_corrupt)
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
-        self.normalize = v2.Compose([scaled, v2.Normalize(list(mean), list(std), inplace=True)])
+        # The conversion to float makes a copy, so that the normalization may work in place.
+        to_float = v2.ToDtype(torch.float32, scale=True)
+        self.normalize = v2.Compose([to_float, v2.Normalize(list(mean), list(std), inplace=True)])
         self.classes: list[str] = []
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
@@ -82,105 +89,105 @@ class ImageData(pl.LightningDataModule, ABC):
 
     @property
     def has_test(self) -> bool:
-        """Is there a test split to read?"""
+        """True if there is a test split."""
         return True
 
     def count_classes(self) -> int:
-        """The number of classes as far as it is known before any image is read, else 0."""
+        """Return the number of classes as far as it is known before images are read, else 0."""
         return len(self.classes)
 
     def describe_labels(self) -> dict[str, Any]:
-        """What a checkpoint says of its labels."""
+        """Return what a checkpoint stores about the labels."""
         return {"classes": self.classes}
 
     @abstractmethod
     def load_fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
-        """The training and the validation split."""
+        """Return the training and the validation split."""
 
     @abstractmethod
     def load_test_split(self) -> Dataset[Any]:
-        """The test split."""
+        """Return the test split."""
 
     def setup(self, stage: str) -> None:
-        """Reads the splits of a stage, once."""
+        """Load the splits of a stage, once."""
         if stage == "test":
             self.test_set = self.load_test_split() if self.test_set is None else self.test_set
         elif self.train_set is None:
             self.train_set, self.val_set = self.load_fit_splits()
 
     def preprocess(self, image: Tensor) -> Tensor:
-        """Brings a photo of any size to what evaluation images look like: (C, H, W) uint8 → (channels, *image_size)."""
+        """Prepare a photo of any size for evaluation: (C, H, W) uint8 → (channels, *image_size)."""
         steps = [v2.Resize(self.image_size, antialias=True)]
         if self.channels == 1:
             steps.append(v2.Grayscale())
         return v2.Compose(steps)(image)
 
     def denormalize(self, image: Tensor) -> Tensor:
-        """A normalized image to look at: (C, H, W) float → uint8, on the CPU."""
+        """Turn a normalized image back into pixels: (C, H, W) float → uint8, on the CPU."""
         image = image.detach().float().cpu() * self.std[:, None, None] + self.mean[:, None, None]
         return (255 * image).round().clamp(0, 255).to(torch.uint8)
 
-    def groups(self, split: Any) -> list[int] | None:
-        """A number for each image of a training split: images with different numbers aren't put into one batch."""
+    def group_images(self, split: Any) -> list[int] | None:
+        """Return the group of each training image, or None; a batch has images of one group only."""
         return None
 
     def collate(self, items: list[Any]) -> Any:
-        """A batch of single images' items, of which those that couldn't be decoded are None."""
+        """Make a batch of items; None stands for an image that could not be decoded."""
         return collate(items)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self.loader(self.train_set, train=True)
+        return self.make_loader(self.train_set, train=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self.loader(self.val_set)
+        return self.make_loader(self.val_set)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self.loader(self.test_set)
+        return self.make_loader(self.test_set)
 
-    def loader(self, split: Any, *, train: bool = False) -> DataLoader[Any]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = Batches(
+    def make_loader(self, split: Any, *, train: bool = False) -> DataLoader[Any]:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = ResumableBatchSampler(
             len(split),
             self.batch_size,
             train=train,
             seed=self.seed,
             rank=rank,
-            world=world,
-            groups=self.groups(split) if train else None,
-            done=self.batches_done,
+            world_size=world_size,
+            groups=self.group_images(split) if train else None,
+            count_finished=self.count_finished_batches,
         )
         if isinstance(split, TensorDataset):
-            return LateLoader(split, sampler=batches, batch_size=None)
-        return LateLoader(
+            return LazyDataLoader(split, sampler=sampler, batch_size=None)
+        return LazyDataLoader(
             split,
-            batch_sampler=Seeded(batches) if train else batches,
+            batch_sampler=SeededBatches(sampler) if train else sampler,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             prefetch_factor=self.prefetch if self.num_workers else None,
             collate_fn=self.collate,
-            worker_init_fn=leave_signals,
+            worker_init_fn=ignore_signals,
         )
 
-    def batches_done(self) -> int:
-        """Batches of the epoch that the run has behind it: some, where it goes on from the middle of an epoch."""
+    def count_finished_batches(self) -> int:
+        """Return how many batches of this epoch are done; more than 0 if the run resumes within an epoch."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.trainer else 0
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
         if self.trainer is None:
             return self.normalize(images), labels
-        convert = self.trainer.precision_plugin.convert_input  # to 64, or 16, bits where the trainer computes in them
+        convert = self.trainer.precision_plugin.convert_input  # to float64 or float16 where the trainer computes in it
         if not self.trainer.training:
             return convert(self.normalize(images)), labels
         self.seed_step(self.trainer)
         images = self.augment.augment_pixels(images, cropped=not isinstance(self.train_set, TensorDataset))
-        return self.augment.augment_normalized(convert(self.normalize(images)), labels, classes=len(self.classes))
+        return self.augment.augment_normalized(convert(self.normalize(images)), labels, num_classes=len(self.classes))
 
     def seed_step(self, trainer: pl.Trainer) -> None:
-        """Makes augmentation, dropout and stochastic depth of a step a function of seed, step and process.
+        """Make augmentation, dropout and stochastic depth of a step a function of seed, step and process.
 
-        A run that goes on from a checkpoint then draws what the run that was never stopped draws.
+        A resumed run then draws the same numbers as an uninterrupted one.
         """
         step = trainer.fit_loop.total_batch_idx + 1
-        seed_generators(mixed_seed(self.seed, (step << 12) + trainer.global_rank))
+        seed_generators(derive_seed(self.seed, (step << 12) + trainer.global_rank))

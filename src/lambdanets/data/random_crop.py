@@ -1,4 +1,4 @@
-"""The random crop of ImageNet's recipes, out of the encoded photo."""
+"""The random resized crop of encoded photos."""
 
 import math
 
@@ -13,12 +13,12 @@ from lambdanets.data.files import Photo
 class RandomCrop:
     """A random part of a photo, resized: Photo → (3, H, W) uint8 (Szegedy et al. 2015).
 
-    The part is drawn before anything is decoded, so that of a large photo no more detail is decoded than it needs.
+    The part is drawn before the photo is decoded, so that a large JPEG can be decoded at a lower resolution.
 
     Args:
-        image_size: (H, W).
-        scale: least and largest share of the photo's area.
-        ratio: least and largest ratio of width to height.
+        image_size: (H, W) of the result.
+        scale: smallest and largest fraction of the photo's area.
+        ratio: smallest and largest ratio of width to height.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class RandomCrop:
         height, width = photo.size
         blank = torch.empty(1, height, width, device="meta")
         top, left, rows, columns = RandomResizedCrop.get_params(blank, self.scale, self.ratio)
-        least = (
+        min_size = (
             math.ceil(self.image_size[0] * height / rows),
             math.ceil(self.image_size[1] * width / columns),
         )
-        image = photo.decode(least)
+        image = photo.decode(min_size)
         y, x = image.shape[1] / height, image.shape[2] / width
         top, left, rows, columns = round(top * y), round(left * x), max(round(rows * y), 1), max(round(columns * x), 1)
         return F.resized_crop(image, top, left, rows, columns, list(self.image_size), antialias=True)

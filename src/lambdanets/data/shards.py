@@ -1,4 +1,4 @@
-"""Images packed in tar files, as WebDataset reads them, with an index beside each."""
+"""Images packed in tar files in WebDataset's format, each with an index."""
 
 import io
 import json
@@ -11,18 +11,18 @@ from typing import NamedTuple
 from lambdanets.atomic import atomic_path, atomic_write
 from lambdanets.errors import UserError
 
-CLASSES = "classes.json"
+CLASSES_FILE = "classes.json"
 
 
-class Member(NamedTuple):
-    """Where an image lies.
+class PackedImage(NamedTuple):
+    """The position of an image in a shard.
 
     Args:
-        name: of the image, as it was called before it was packed.
-        label: its class.
-        shard: file name of its tar file.
-        offset: of its first byte there.
-        size: bytes.
+        name: path of the image before it was packed.
+        label: class of the image.
+        shard: file name of the tar file.
+        offset: position of the image's first byte in it.
+        size: number of bytes.
     """
 
     name: str
@@ -33,74 +33,74 @@ class Member(NamedTuple):
 
 
 def write_shards(folder: Path, split: str, samples: Iterable[tuple[str, int]], *, shard_bytes: int) -> int:
-    """Packs a split as <split>-000000.tar and so on, each member <key>.jpg (or so) beside <key>.cls, its class.
+    """Pack a split into <split>-000000.tar and so on; <key>.jpg (or .png, …) has its class in <key>.cls.
 
-    A shard and its index, <split>-000000.json, come to their names when they are whole; those of an earlier call that
-    was interrupted are replaced.
+    Each shard has an index, <split>-000000.json. Both get their names only when they are complete. Shards of an earlier
+    call are replaced.
 
     Args:
-        folder: where to.
-        split: its name.
+        folder: folder of the shards.
+        split: name of the split.
         samples: (path, label) pairs.
-        shard_bytes: bytes after which a new shard begins.
+        shard_bytes: size of a shard; the image that reaches it is the shard's last one.
 
     Returns:
         The number of shards.
     """
-    number = 0
-    for group in grouped(samples, shard_bytes):
-        stem = f"{split}-{number:06d}"
-        members = []
+    num_shards = 0
+    for group in group_by_size(samples, shard_bytes):
+        stem = f"{split}-{num_shards:06d}"
+        index = []
         with atomic_path(folder / f"{stem}.tar") as temporary:
             with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
                 for position, (path, label) in enumerate(group):
-                    key, raw = f"{number:06d}{position:06d}", Path(path).read_bytes()
-                    add(tar, f"{key}.cls", str(label).encode())
-                    add(tar, f"{key}{Path(path).suffix.lower()}", raw)
-                    assert tar.fileobj is not None
-                    padded = -(-len(raw) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                    members.append([path, label, tar.offset - padded, len(raw)])
-            atomic_write(folder / f"{stem}.json", json.dumps(members))
-        number += 1
-    for left in folder.glob(f"{split}-*.tar"):
-        if int(left.stem.rpartition("-")[2]) >= number:
-            left.unlink()
-            left.with_suffix(".json").unlink(missing_ok=True)
-    return number
+                    key, raw = f"{num_shards:06d}{position:06d}", Path(path).read_bytes()
+                    add_file(tar, f"{key}.cls", str(label).encode())
+                    add_file(tar, f"{key}{Path(path).suffix.lower()}", raw)
+                    padded_size = -(-len(raw) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                    index.append([path, label, tar.offset - padded_size, len(raw)])
+            atomic_write(folder / f"{stem}.json", json.dumps(index))
+        num_shards += 1
+    for shard in folder.glob(f"{split}-*.tar"):
+        if int(shard.stem.rpartition("-")[2]) >= num_shards:
+            shard.unlink()
+            shard.with_suffix(".json").unlink(missing_ok=True)
+    return num_shards
 
 
-def grouped(samples: Iterable[tuple[str, int]], shard_bytes: int) -> Iterator[list[tuple[str, int]]]:
+def group_by_size(samples: Iterable[tuple[str, int]], group_bytes: int) -> Iterator[list[tuple[str, int]]]:
+    """Yield consecutive samples whose files together reach group_bytes; the last group may be smaller."""
     group: list[tuple[str, int]] = []
     total = 0
     for path, label in samples:
         group.append((path, label))
         total += os.path.getsize(path)
-        if total >= shard_bytes:
+        if total >= group_bytes:
             yield group
             group, total = [], 0
     if group:
         yield group
 
 
-def add(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
+def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     info = tarfile.TarInfo(name)
-    info.size = len(raw)
-    tar.addfile(info, io.BytesIO(raw))
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
 
 
-def read_index(folder: Path, split: str) -> list[Member]:
-    """All images of a split.
+def read_index(folder: Path, split: str) -> list[PackedImage]:
+    """Return the images of a split in the order of its shards.
 
     Raises:
-        UserError: there are none, or a shard is missing or cut off.
+        UserError: there are no shards of the split, or a shard is missing or truncated.
     """
-    shards = sorted(folder.glob(f"{split}-*.json"))
-    if not shards:
-        raise UserError(f"'{folder}' holds no shards {split}-*.tar with their index: write them with job=pack.")
-    members = []
-    for index in shards:
-        shard, found = index.with_suffix(".tar"), json.loads(index.read_text())
-        if not shard.is_file() or shard.stat().st_size < found[-1][2] + found[-1][3]:
-            raise UserError(f"The shard '{shard}' is missing or cut off: copy it again, or write it with job=pack.")
-        members += [Member(name, label, shard.name, offset, size) for name, label, offset, size in found]
-    return members
+    files = sorted(folder.glob(f"{split}-*.json"))
+    if not files:
+        raise UserError(f"'{folder}' has no shards {split}-*.tar with their indexes: write them with job=pack.")
+    images = []
+    for file in files:
+        shard, index = file.with_suffix(".tar"), json.loads(file.read_text())
+        if not shard.is_file() or shard.stat().st_size < index[-1][2] + index[-1][3]:
+            raise UserError(f"The shard '{shard}' is missing or truncated: copy it again, or write it with job=pack.")
+        images += [PackedImage(name, label, shard.name, offset, size) for name, label, offset, size in index]
+    return images

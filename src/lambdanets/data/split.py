@@ -6,22 +6,25 @@ from torch import Tensor
 from lambdanets.errors import UserError
 
 
-def seeded_split(size: int, held_out: float | int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of the kept and of the held-out images: disjoint, complete, in order, and a function of the seed only.
+def split_indices(size: int, held_out: float | int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split range(size) at random into two sorted tensors of indices, a function of the arguments only.
 
     Args:
         size: number of images.
-        seed: of the choice.
-        held_out: how many to hold out, as a share of all (a fraction below 1) or as their number.
+        held_out: size of the second part, as a fraction of all (below 1) or as a number of images.
+        seed: seed of the choice.
+
+    Returns:
+        The indices of the first part and of the held-out part.
 
     Raises:
-        UserError: nothing would be left on one of the two sides.
+        UserError: one of the two parts would be empty.
     """
     count = round(size * held_out) if held_out < 1 else int(held_out)
     if not 0 < count < size:
         raise UserError(
-            f"Holding out {held_out} of {size} training images for validation leaves one side empty; change "
-            "data.val_size or add images."
+            f"data.val_size={held_out} leaves no training or no validation images of {size}: change data.val_size or "
+            "add images."
         )
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     return order[count:].sort().values, order[:count].sort().values

@@ -140,7 +140,7 @@ def train_bare_epoch(task: Any, data: ImageData, device: torch.device, *, epochs
     for images, labels in loader:
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         images, labels = data.augment.augment_normalized(
-            data.normalize(data.augment.augment_pixels(images)), labels, classes=len(data.classes)
+            data.normalize(data.augment.augment_pixels(images)), labels, num_classes=len(data.classes)
         )
         loss = F.cross_entropy(model(images), labels, label_smoothing=task.label_smoothing)
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""job=pack: an image folder as shards."""
+"""job=pack: write an image folder as shards."""
 
 import json
 import logging
@@ -11,8 +11,10 @@ from rich.progress import track
 
 from lambdanets.atomic import atomic_write
 from lambdanets.config.build import build_data
+from lambdanets.data.files import Sample
 from lambdanets.data.imagefolder import ImageFolder
-from lambdanets.data.shards import CLASSES, write_shards
+from lambdanets.data.packed import Packed
+from lambdanets.data.shards import CLASSES_FILE, write_shards
 from lambdanets.errors import UserError
 from lambdanets.runs.folders import write_metrics
 
@@ -20,42 +22,43 @@ log = logging.getLogger(__name__)
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Packs each split of the image folder that config.data names into tar files in config.job.output_dir.
+    """Pack each split of an image folder into tar files in config.job.output_dir.
 
-    The images' bytes stay as they are; `data=packed data.root=<output_dir>` reads them, and so does WebDataset.
+    The files' bytes are not changed. `data=packed data.root=<output_dir>` reads the shards, and so does WebDataset.
 
     Args:
-        config: resolved.
-        folder: where metrics.json goes.
+        config: the resolved config.
+        folder: folder for metrics.json.
 
     Returns:
-        The number of images and of shards.
+        The numbers of images and of shards.
 
     Raises:
-        UserError: the data aren't a folder of images, or can't be read.
+        UserError: the data are not an image folder, or can't be read.
     """
     data = build_data(config)
-    if not isinstance(data, ImageFolder):
-        raise UserError("job=pack packs a folder of images: give data=imagefolder or data=imagenet, and data.root.")
-    target = Path(config.job.output_dir or f"{data.root}-packed")
-    target.mkdir(parents=True, exist_ok=True)
+    if not isinstance(data, ImageFolder) or isinstance(data, Packed):
+        raise UserError("job=pack needs a folder of images: set data=imagefolder or data=imagenet, and data.root.")
+    output_dir = Path(config.job.output_dir or f"{data.root}-packed")
+    output_dir.mkdir(parents=True, exist_ok=True)
     data.read_classes()
     totals = {"images": 0, "shards": 0}
-    # A packed ImageNet has the splits by the names of what they are for.
+    # Shards are named by the use of a split: ImageNet's val/ becomes test.
     for name, source in (("train", data.TRAIN), ("val", data.VAL), ("test", data.TEST)):
         if source is None or not data.has_split(source):
             continue
-        samples = data.scan(source)
-        # Neighbours in a shard are of different classes, for those who read it from its beginning to its end.
-        shown = track(shuffled(samples), description=f"{name}: {len(samples)} images", disable=not os.isatty(2))
-        totals["shards"] += write_shards(target, name, shown, shard_bytes=int(config.job.shard_mib * 2**20))
+        # Shuffled, since WebDataset reads a shard in its order and would get one class after the other.
+        samples = shuffle(data.list_samples(source))
+        progress = track(samples, description=f"{name}: {len(samples)} images", disable=not os.isatty(2))
+        totals["shards"] += write_shards(output_dir, name, progress, shard_bytes=int(config.job.shard_mib * 2**20))
         totals["images"] += len(samples)
-    atomic_write(target / CLASSES, json.dumps(data.classes) + "\n")
+    atomic_write(output_dir / CLASSES_FILE, json.dumps(data.classes) + "\n")
     write_metrics(folder, totals)
-    log.info("%d images in %d shards: data=packed data.root=%s", totals["images"], totals["shards"], target)
+    log.info("%d images in %d shards: data=packed data.root=%s", totals["images"], totals["shards"], output_dir)
     return {key: float(value) for key, value in totals.items()}
 
 
-def shuffled(samples: list[tuple[str, int]]) -> list[tuple[str, int]]:
+def shuffle(samples: list[Sample]) -> list[Sample]:
+    """Return the samples in a random order, the same at each call."""
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
     return [samples[i] for i in order.tolist()]

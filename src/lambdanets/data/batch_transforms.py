@@ -1,4 +1,4 @@
-"""RandAugment, random erasing, MixUp and CutMix of whole batches, on the device where they lie."""
+"""RandAugment, random erasing, MixUp and CutMix of whole batches, on the device of the batch."""
 
 import torch
 from torch import Tensor
@@ -6,24 +6,25 @@ from torchvision.transforms import v2
 
 
 class BatchRandAugment(v2.RandAugment):
-    """RandAugment (Cubuk et al. 2020) with its own draws for each image of a batch: (B, C, H, W) uint8 → the same.
+    """RandAugment (Cubuk et al. 2020) with separate draws for each image: (B, C, H, W) uint8 → (B, C, H, W) uint8.
 
-    All images that drew the same operation go through it together, so that a batch costs as many calls as there are
-    operations, not images. Draws are on the CPU: a GPU isn't waited for. Arguments as torchvision's.
+    All images that drew the same operation go through it together, so that a batch takes one call per operation
+    instead of one per image. The draws are made on the CPU, to avoid a GPU synchronization. Takes the arguments of
+    torchvision's RandAugment.
     """
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         names = list(self._AUGMENTATION_SPACE)
         for _ in range(self.num_ops):
-            drawn = torch.randint(2 * len(names), (len(images),))
+            choices = torch.randint(2 * len(names), (len(images),))
             result = images.clone()
-            for choice in drawn.unique().tolist():
+            for choice in choices.unique().tolist():
                 name, negative = names[choice // 2], choice % 2
                 magnitudes, signed = self._AUGMENTATION_SPACE[name]
                 values = magnitudes(self.num_magnitude_bins, height, width)
                 magnitude = float(values[self.magnitude]) if values is not None else 0.0
-                members = (drawn == choice).nonzero()[:, 0].to(images.device, non_blocking=True)
+                members = (choices == choice).nonzero()[:, 0].to(images.device, non_blocking=True)
                 result[members] = self._apply_image_or_video_transform(
                     images[members],
                     name,
@@ -35,12 +36,12 @@ class BatchRandAugment(v2.RandAugment):
         return images
 
 
-def random_erasing(images: Tensor, probability: float) -> Tensor:
-    """Random erasing (Zhong et al. 2020): in that share of the images, a rectangle of 2 to 33 % of the area becomes 0.
+def erase_rectangles(images: Tensor, probability: float) -> Tensor:
+    """Set a random rectangle of 2 to 33 % of an image's area to 0 (random erasing, Zhong et al. 2020).
 
     Args:
         images: (B, C, H, W), normalized, so that 0 is the mean.
-        probability: of an image to lose a rectangle.
+        probability: probability that an image is changed.
     """
     batch, _, height, width = images.shape
     area = height * width * torch.empty(batch).uniform_(0.02, 0.33)
@@ -56,22 +57,24 @@ def random_erasing(images: Tensor, probability: float) -> Tensor:
     return images.masked_fill(((y >= box[0]) & (y < box[2]) & (x >= box[1]) & (x < box[3]))[:, None], 0.0)
 
 
-def mixed(images: Tensor, labels: Tensor, *, classes: int, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
-    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019), by chance one of those whose alpha isn't 0.
+def mix_images(
+    images: Tensor, labels: Tensor, *, num_classes: int, mixup: float, cutmix: float
+) -> tuple[Tensor, Tensor]:
+    """Apply MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019), one of them at random if neither alpha is 0.
 
     Args:
-        images: (B, C, H, W) floats.
+        images: (B, C, H, W) float.
         labels: (B,) int64.
-        classes: their number.
+        num_classes: number of classes.
         mixup: MixUp's alpha.
         cutmix: CutMix's alpha.
 
     Returns:
-        The mixed images and the labels' shares, (B, classes).
+        The mixed images, and the labels as probabilities, (B, num_classes).
     """
-    ways: list[v2.Transform] = []
+    transforms: list[v2.Transform] = []
     if mixup:
-        ways.append(v2.MixUp(alpha=mixup, num_classes=classes))
+        transforms.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
     if cutmix:
-        ways.append(v2.CutMix(alpha=cutmix, num_classes=classes))
-    return v2.RandomChoice(ways)(images, labels)
+        transforms.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+    return v2.RandomChoice(transforms)(images, labels)
