@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from lambdanets.data import Augmentation
-from lambdanets.data.files import Photo
 from lambdanets.data.batch_transforms import BatchRandAugment, erase_rectangles
+from lambdanets.data.files import Photo
 
 
 def test_crops_are_windows_of_the_padded_image_each_at_its_own_place():

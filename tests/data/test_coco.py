@@ -8,7 +8,7 @@ from pycocotools import mask as api
 from pycocotools.coco import COCO
 
 from lambdanets.data import Coco
-from lambdanets.data.batches import Batches
+from lambdanets.data.batches import ResumableBatchSampler
 from lambdanets.data.masks import decode, to_rle
 from lambdanets.errors import UserError
 from tests.coco import make_coco
@@ -33,7 +33,7 @@ def test_masks_of_all_forms_are_pycocotools(root):
     data.setup("test")
     peer = COCO(str(data.annotation_file("val")))
     for place in range(len(data.test_set)):
-        scene = data.test_set.scenes[place]
+        scene = data.test_set.images[place]
         for thing in scene.objects:
             ours = decode([to_rle(thing.segmentation, scene.size)], scene.size)[0]
             assert torch.equal(ours, torch.from_numpy(peer.annToMask(peer.anns[thing.id])))
@@ -64,12 +64,12 @@ def test_crowds_are_not_learnt_but_asked_and_images_may_be_empty(root):
     data.setup("test")
     empty = data.test_set[1][1]
     assert empty["boxes"].shape == (0, 4)
-    scene = next(s for s in map(data.test_set.scenes.__getitem__, range(8)) if any(o.crowd for o in s.objects))
+    scene = next(s for s in map(data.test_set.images.__getitem__, range(8)) if any(o.crowd for o in s.objects))
     image = torch.zeros(3, *scene.size, dtype=torch.uint8)
-    assert data.asked(image, scene)[1]["iscrowd"].sum() > 0
-    assert len(data.learnt(image, scene)[1]["labels"]) == sum(not thing.crowd for thing in scene.objects)
+    assert data.evaluation_item(image, scene)[1]["iscrowd"].sum() > 0
+    assert len(data.training_item(image, scene)[1]["labels"]) == sum(not thing.crowd for thing in scene.objects)
     none = scene._replace(objects=[])
-    assert data.learnt(image, none)[1]["masks"].shape[0] == 0
+    assert data.training_item(image, none)[1]["masks"].shape[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,9 @@ def test_mistakes_with_folders_and_files(root, tmp_path):
 
 def test_batches_have_one_group_but_for_those_left_over():
     groups = [int(number % 3 == 0) for number in range(100)]
-    found = [list(Batches(100, 4, train=True, rank=rank, world=2, groups=groups)) for rank in range(2)]
+    found = [
+        list(ResumableBatchSampler(100, 4, train=True, rank=rank, world_size=2, groups=groups)) for rank in range(2)
+    ]
     together = [a + b for a, b in zip(*found, strict=True)]
     assert len(together) == 12
     assert sum(len({groups[index] for index in batch}) == 1 for batch in together) >= 11

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from lambdanets.data import ImageFolder, Packed
-from lambdanets.data.batches import Batches, Seeded
+from lambdanets.data.batches import ResumableBatchSampler, SeededBatches
 from lambdanets.data.files import Photo, collate
 from lambdanets.data.random_crop import RandomCrop
 from lambdanets.errors import UserError
@@ -68,21 +68,23 @@ def crop_box(blank):
 def test_what_is_drawn_for_an_image_depends_on_seed_epoch_and_image_only(root):
     data = ImageFolder(root=str(root), image_size=16, memory_gib=0, seed=5)
     data.setup("fit")
-    one, two = (list(Seeded(Batches(12, 4, train=True, seed=5))) for _ in range(2))
+    one, two = (list(SeededBatches(ResumableBatchSampler(12, 4, train=True, seed=5))) for _ in range(2))
     assert one == two
     items = {index: data.train_set[index, seed] for batch in one for index, seed in batch}
     torch.manual_seed(99)
     for batch in reversed(two):
         for index, seed in batch:
             assert torch.equal(data.train_set[index, seed][0], items[index][0])
-    later = Batches(12, 4, train=True, seed=5)
+    later = ResumableBatchSampler(12, 4, train=True, seed=5)
     later.set_epoch(1)
-    assert {seed for batch in Seeded(later) for _, seed in batch}.isdisjoint(s for batch in one for _, s in batch)
+    assert {seed for batch in SeededBatches(later) for _, seed in batch}.isdisjoint(
+        s for batch in one for _, s in batch
+    )
 
 
 def test_an_epoch_goes_on_where_it_was():
-    whole = list(Batches(50, 4, train=True, seed=1))
-    assert list(Batches(50, 4, train=True, seed=1, done=lambda: 5)) == whole[5:]
+    whole = list(ResumableBatchSampler(50, 4, train=True, seed=1))
+    assert list(ResumableBatchSampler(50, 4, train=True, seed=1, count_finished=lambda: 5)) == whole[5:]
 
 
 def read(data):
@@ -107,21 +109,21 @@ def test_corrupt_images_are_left_out_counted_and_named(root, tmp_path):
         assert sum(len(labels) for _, labels in data.val_dataloader()) == 3
         assert data.corrupt.file.read_text().splitlines() == [str(bad), str(wrong)]
     few = ImageFolder(root=str(root), image_size=16, memory_gib=0, max_corrupt=0.05, batch_size=4)
-    with pytest.raises(UserError, match=r"1 images can't be decoded.*more than data.max_corrupt=0.05 of 12"):
+    with pytest.raises(UserError, match=r"1 of 12 images can.t be decoded.*more than data.max_corrupt=0.05"):
         read(few)
     assert collate([None, None])[1].shape == (0,)
 
 
 def test_shards_hold_the_folder_and_webdataset_reads_them(root, tmp_path):
-    from lambdanets.data.shards import CLASSES, write_shards
+    from lambdanets.data.shards import CLASSES_FILE, write_shards
 
     target = tmp_path / "shards"
     target.mkdir()
     folder = ImageFolder(root=str(root), image_size=16, memory_gib=0)
     folder.read_classes()
     for split in ("train", "val", "test"):
-        write_shards(target, split, folder.scan(split), shard_bytes=4000)
-    (target / CLASSES).write_text(json.dumps(folder.classes))
+        write_shards(target, split, folder.list_samples(split), shard_bytes=4000)
+    (target / CLASSES_FILE).write_text(json.dumps(folder.classes))
     assert len(list(target.glob("train-*.tar"))) > 1
     packed = Packed(root=str(target), image_size=16, memory_gib=0)
     assert packed.has_test
@@ -140,11 +142,11 @@ def test_shards_hold_the_folder_and_webdataset_reads_them(root, tmp_path):
     webdataset = pytest.importorskip("webdataset")
     urls = sorted(str(path) for path in target.glob("train-*.tar"))
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
-    files = folder.scan("train")
+    files = folder.list_samples("train")
     assert [int(sample["cls"]) for sample in samples] == [label for _, label in files]
     assert [sample["jpg"] for sample in samples] == [Path(path).read_bytes() for path, _ in files]
 
     last = sorted(target.glob("train-*.tar"))[-1]
     last.write_bytes(last.read_bytes()[:600])
-    with pytest.raises(UserError, match="is missing or cut off"):
+    with pytest.raises(UserError, match="is missing or truncated"):
         Packed(root=str(target), image_size=16).setup("fit")

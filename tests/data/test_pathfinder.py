@@ -9,15 +9,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import PolynomialFeatures
 
 from lambdanets.data import Pathfinder
-from lambdanets.data.contours import BORDER, CLEARANCE, DASH, GREY, MARK, STEP, WHITE, draw, scenes
+from lambdanets.data.contours import BORDER, CLEARANCE, DASH, GRAY, MARK, STEP, WHITE, draw, sample_scenes
 from lambdanets.errors import UserError
 
-SIZES = {"side": 32, "length": 6, "distractors": 2, "short": 3}
+SIZES = {"side": 32, "length": 6, "distractors": 2, "distractor_length": 3}
 
 
 @pytest.mark.parametrize(("side", "length", "distractors", "short"), [(32, 7, 3, 3), (40, 5, 2, 3), (64, 14, 6, 6)])
 def test_contours_don_t_touch_and_the_label_is_true(side, length, distractors, short):
-    found = scenes(40, side=side, length=length, distractors=distractors, short=short, seed=0)
+    found = sample_scenes(40, side=side, length=length, distractors=distractors, distractor_length=short, seed=0)
     for points, marks, connected in zip(found.points, found.marks, found.connected, strict=True):
         assert points.min() >= BORDER
         assert points.max() <= side - 1 - BORDER
@@ -37,7 +37,7 @@ def test_contours_don_t_touch_and_the_label_is_true(side, length, distractors, s
 
 
 def test_the_marks_alone_don_t_tell():
-    found = scenes(6000, **SIZES, seed=1)
+    found = sample_scenes(6000, **SIZES, seed=1)
     where = torch.cat([found.marks.flatten(1), (found.marks[:, 0] - found.marks[:, 1]).norm(dim=1)[:, None]], 1)
     features = PolynomialFeatures(3).fit_transform(where.numpy() / 32)
     labels = found.connected.numpy()
@@ -47,7 +47,7 @@ def test_the_marks_alone_don_t_tell():
 
 
 def test_pictures_show_the_scenes():
-    found = scenes(3, **SIZES, seed=2)
+    found = sample_scenes(3, **SIZES, seed=2)
     rows, columns = np.mgrid[:32, :32].astype(float)
     for picture, points, headings, marks in zip(
         draw(found, 32)[:, 0], found.points, found.headings, found.marks, strict=True
@@ -57,7 +57,7 @@ def test_pictures_show_the_scenes():
             # The distance to a dash as the least one to many points of it.
             along = np.linspace(-DASH, DASH, 201)
             dots = np.hypot(rows[..., None] - y - along * np.sin(angle), columns[..., None] - x - along * np.cos(angle))
-            expected = np.maximum(expected, GREY * np.clip(1.2 - dots.min(-1), 0, 1))
+            expected = np.maximum(expected, GRAY * np.clip(1.2 - dots.min(-1), 0, 1))
         for y, x in marks.tolist():
             expected = np.maximum(expected, WHITE * np.clip(MARK + 0.5 - np.hypot(rows - y, columns - x), 0, 1))
         np.testing.assert_allclose(picture.numpy(), 255 * expected, atol=1.5)
@@ -82,14 +82,14 @@ def test_a_set_is_a_function_of_its_seed():
 @pytest.mark.parametrize("side", [32, 48, 64])
 @pytest.mark.parametrize("difficulty", ["easy", "medium", "hard"])
 def test_every_difficulty_has_images(side, difficulty):
-    images, labels = Pathfinder(side=side, difficulty=difficulty, val_images=22).split(1).tensors
+    images, labels = Pathfinder(side=side, difficulty=difficulty, val_images=22).make_split(1).tensors
     assert images.shape == (22, 1, side, side)
     assert images.dtype == torch.uint8
     assert set(labels.tolist()) == {0, 1}
 
 
 def test_mistakes_are_told():
-    with pytest.raises(UserError, match="difficulty=impossible is not known"):
+    with pytest.raises(UserError, match="Unknown difficulty=impossible"):
         Pathfinder(difficulty="impossible")
-    with pytest.raises(UserError, match="side=16 leaves no room"):
+    with pytest.raises(UserError, match="side=16 is too small"):
         Pathfinder(side=16)

@@ -60,7 +60,7 @@ class InputImages(ImageFiles):
             lambda photo: data.normalize(data.preprocess(photo.decode())),
         )
 
-    def example(self, index: int, photo: Photo) -> Any:
+    def make_item(self, index: int, photo: Photo) -> Any:
         return self.transform(photo), {"image_id": self.samples[index][1], "size": photo.size}
 
 
