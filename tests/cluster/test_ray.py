@@ -1,4 +1,4 @@
-"""Two nodes of a real Ray cluster on this machine, which share a sweep; a run whose worker is killed goes on."""
+"""Two nodes of a real Ray cluster on this machine share a sweep; a run resumes after its worker is killed."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def ray(*arguments):
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # else a head may ask for a token that its nodes don't have
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # else a head may ask for a token that its nodes lack
     ray("stop", "--force")
     ray("start", "--head", f"--port={PORT}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats")
     ray("start", f"--address={ADDRESS}", "--num-cpus=1", "--disable-usage-stats")
@@ -40,21 +40,21 @@ def cluster():
     shutil.rmtree("/tmp/ray", ignore_errors=True)
 
 
-def jobs(place):
-    return [json.loads(file.read_text()) for file in sorted(place.glob("multirun/*/*/provenance.json"))]
+def read_provenance(cwd):
+    return [json.loads(file.read_text()) for file in sorted(cwd.glob("multirun/*/*/provenance.json"))]
 
 
-def test_a_sweep_is_shared_by_two_nodes(tmp_path):
+def test_two_nodes_share_a_sweep(tmp_path):
     grid = ("mixer=conv,lambda", "trainer.max_epochs=2", "seed=0,1")
     done = run("--multirun", *LAUNCHER, *grid, cwd=tmp_path)
     assert "4 of 4 runs in multirun/" in done.stdout, done.stdout
-    nodes = [starts[0]["job"] for starts in jobs(tmp_path)]
-    print("done by", *nodes)
+    nodes = [starts[0]["job"] for starts in read_provenance(tmp_path)]
+    print("nodes:", *nodes)
     assert len(set(nodes)) == 2
     assert not list(tmp_path.glob("outputs"))
 
 
-def test_a_run_of_two_processes_whose_worker_is_killed_goes_on(tmp_path):
+def test_a_run_of_two_processes_resumes_after_its_worker_is_killed(tmp_path):
     grid = ("mixer=conv", "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=8", "checkpoint.every_n_steps=4")
     command = [sys.executable, str(ROOT / "run.py"), "--multirun", *LAUNCHER, *grid]
     with (tmp_path / "log").open("w") as log:
@@ -64,11 +64,11 @@ def test_a_run_of_two_processes_whose_worker_is_killed_goes_on(tmp_path):
         assert sweep.poll() is None, (tmp_path / "log").read_text()
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()
         time.sleep(0.1)
-    (starts,) = jobs(tmp_path)
+    (starts,) = read_provenance(tmp_path)
     os.kill(starts[0]["process"], signal.SIGKILL)
     assert sweep.wait(timeout=180) == 0, (tmp_path / "log").read_text()
-    (starts,) = jobs(tmp_path)
+    (starts,) = read_provenance(tmp_path)
     assert len(starts) == 2
     (folder,) = tmp_path.glob("multirun/*/*/")
     assert json.loads((folder / "metrics.json").read_text())["epochs"] == 8
-    print(*[line for line in (folder / "run.log").read_text().splitlines() if "going on from" in line], sep="\n")
+    print(*[line for line in (folder / "run.log").read_text().splitlines() if "resuming from" in line], sep="\n")
