@@ -47,6 +47,7 @@ def test_folders_without_runs_are_errors(tmp_path):
         ("+trainer.check_val_every_n_epoch=2", True),
         ("~callbacks.speed", True),
         ("seed=1", False),
+        ("like=outputs/a/b", False),  # the former name of base_run
         ("data.root=/data", False),
         ("++trainer.devices=2", False),
         ("hydra.sweep.dir=out", False),

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.config.build import task_class
 from lambdanets.config.keys import UNREPORTED_KEYS, is_key_in, override_key
-from lambdanets.config.upgrade import upgrade_config
+from lambdanets.config.upgrade import KEYS, upgrade_config
 from lambdanets.errors import UserError
 from lambdanets.runs.folders import METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG
 from lambdanets.runs.provenance import PROVENANCE
@@ -108,7 +108,8 @@ class ExperimentRuns:
 
 
 def is_setting(override: str) -> bool:
-    return not is_key_in(override_key(override), UNREPORTED_KEYS)
+    key = override_key(override)
+    return not is_key_in(KEYS.get(key, key), UNREPORTED_KEYS)
 
 
 def read_runs(folders: Iterable[Path]) -> list[RunRecord]:

@@ -1,4 +1,4 @@
-"""A task's own table of scores: ours, and below each row the published ones."""
+"""A task's own table of scores, each row followed by the published scores."""
 
 from collections.abc import Iterable, Mapping
 from statistics import fmean
@@ -25,7 +25,7 @@ def mean_test_scores(row: ExperimentRuns) -> dict[str, float]:
 
 
 def score_table(layout: ScoreTable, rows: Iterable[tuple[str, str, Mapping[str, float]]], data: str) -> Table:
-    """Lay out the scores of rows, and below each the published ones.
+    """Return the scores of rows, each followed by the published scores.
 
     Args:
         layout: title, columns and notes.
@@ -34,13 +34,13 @@ def score_table(layout: ScoreTable, rows: Iterable[tuple[str, str, Mapping[str, 
     """
     table = Table(layout.title, ["row", "of", *layout.columns])
     for name, experiment, ours in rows:
-        quotes = {score: published_value(experiment, score) for score in score_names(layout)}
-        theirs = {score: quote.value for score, quote in quotes.items() if quote}
-        unconfirmed = any(quote.trust == "R" for quote in quotes.values() if quote)
+        published = {score: published_value(experiment, score) for score in score_names(layout)}
+        published_scores = {score: number.value for score, number in published.items() if number}
+        unconfirmed = any(number.trust == "R" for number in published.values() if number)
         source = "published (unconfirmed)" if unconfirmed else "published"
-        for origin, scores in (("ours", ours), (source, theirs)):
+        for origin, scores in (("ours", ours), (source, published_scores)):
             if scores:
-                table.rows.append({"row": name, "of": origin, **cells(layout, scores)})
+                table.rows.append({"row": name, "of": origin, **format_scores(layout, scores)})
     table.notes += [
         *layout.notes,
         f"Ours: mean over seeds. Published: on {data}, by the paper; unconfirmed: as recalled, not read again.",
@@ -48,8 +48,8 @@ def score_table(layout: ScoreTable, rows: Iterable[tuple[str, str, Mapping[str, 
     return table
 
 
-def cells(layout: ScoreTable, scores: Mapping[str, float]) -> dict[str, str | None]:
-    """Format the scores of one row by column; a column without any is None."""
+def format_scores(layout: ScoreTable, scores: Mapping[str, float]) -> dict[str, str | None]:
+    """Return the cells of one row; a column without scores is None."""
     return {
         heading: " / ".join(f"{scores[name]:.1f}" if name in scores else "–" for name in names)
         if any(name in scores for name in names)

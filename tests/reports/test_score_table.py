@@ -1,0 +1,49 @@
+"""A task's own table of scores against numbers worked out by hand."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lambdanets.reports.runs import ExperimentRuns, RunRecord
+from lambdanets.reports.score_table import mean_test_scores, score_names, score_table
+from lambdanets.tasks import ScoreTable
+
+LAYOUT = ScoreTable(
+    "Average precision",
+    {"box AP": ("box_ap",), "50 / 75": ("box_ap50", "box_ap75"), "mask AP": ("mask_ap",)},
+    ("COCO's.",),
+)
+
+
+def test_scores_are_means_over_seeds_without_sizes_that_the_data_lack():
+    config = OmegaConf.create({"task": {"_target_": "lambdanets.tasks.Detection"}})
+    metrics = [
+        {"test/box_ap": 0.4, "test/box_ap_large": -1.0, "test/mask_ap": 0.2},
+        {"test/box_ap": 0.5, "test/box_ap_large": -1.0, "val/mask_ap": 0.9},
+    ]
+    runs = {seed: RunRecord(Path(), config, metrics=values) for seed, values in enumerate(metrics)}
+    scores = mean_test_scores(ExperimentRuns("coco/resnet101", (), runs))
+    assert scores == pytest.approx({"box_ap": 45.0, "mask_ap": 20.0})
+
+
+def test_ours_stand_above_the_published_scores():
+    rows = [
+        ("A", "coco/resnet101", {"box_ap": 41.0, "box_ap50": 61.0}),
+        ("B", "unpublished", {"mask_ap": 1.25}),
+        ("C", "unpublished", {}),
+    ]
+    table = score_table(LAYOUT, rows, "COCO")
+    assert table.columns == ["row", "of", "box AP", "50 / 75", "mask AP"]
+    assert [table.cells(row) for row in table.rows] == [
+        ["A", "ours", "41.0", "61.0 / –", "–"],
+        ["A", "published (unconfirmed)", "48.2", "–", "42.6"],
+        ["B", "ours", "–", "–", "1.2"],
+    ]
+    assert table.notes[0] == "COCO's."
+    assert "Published: on COCO" in table.notes[1]
+
+
+def test_names_are_in_the_columns_order():
+    assert score_names(LAYOUT) == ["box_ap", "box_ap50", "box_ap75", "mask_ap"]
+    assert score_names(None) == []
