@@ -1,9 +1,10 @@
-"""Every experiment composes, builds and learns."""
+"""Every experiment has the values of the paper's table, builds and learns."""
 
 import pytest
 import torch
 from hydra import compose
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 from lambdanets.config.build import ImageSpec, build_model
@@ -14,7 +15,7 @@ SIZE = (64, 64)
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("coco/")])
-def test_one_optimiser_step(name):
+def test_one_optimizer_step(name):
     config = experiment(name)
     torch.manual_seed(0)
     model = build_model(config, ImageSpec(3, SIZE, 10))
@@ -46,9 +47,178 @@ def test_one_step_of_a_detector(name):
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-def test_a_sweep_knows_the_keys_of_its_rows(sweep):
-    key, value = ("side", 64) if sweep == "pathfinder" else ("root", "/data")  # what the base config's data don't have
+def test_a_sweep_accepts_the_keys_of_its_rows(sweep):
+    key, value = ("side", 64) if sweep == "pathfinder" else ("root", "/data")  # not keys of the default data
     with composing():
         config = compose("config", overrides=[f"sweep={sweep}", f"data.{key}={value}"])
     assert config.data[key] == value
-    assert len(config.sweep.experiments) > 1
+    assert config.sweep.experiments == list(SWEEPS[sweep].rows)
+
+
+def test_each_experiment_is_defined_once():
+    defined = [name for sweep in SWEEPS.values() for name, row in sweep.rows.items() if row is not None]
+    assert sorted(defined) == EXPERIMENTS
+
+
+CONTROLLED = {"data": "ImageNet", "recipe.epochs": 90, "recipe.image_size": 224, "model": "ResNet", "model.depth": 50}
+LONG = {"data": "ImageNet", "recipe.epochs": 350, "recipe.optimizer.weight_decay": 4e-5}
+LAMBDA = {"mixer": "LambdaLayer", "mixer.scope": 23, "mixer.key_depth": 16, "mixer.heads": 4, "mixer.intra_depth": 1}
+RESNET_D = {"stem": "deep", "shortcut": "pool", "layout": "LLLL"}
+# Blocks with lambda layers in c4 of the LambdaResNets.
+C4 = {101: [6, 12, 18], 152: [*range(5, 31, 5)], 200: [*range(5, 31, 5)], 270: [*range(8, 49, 8)]}
+C4 |= {350: [*range(10, 61, 10)], 420: [*range(10, 81, 10)]}
+SIZES = {50: 128, 101: 160, 152: 192, 200: 224, 270: 256, 350: 288, 420: 320}
+EFFICIENTNET_SIZES = [224, 240, 260, 300, 380, 456, 528, 600]
+SE = {"mixer": "SE", "mixer.ratio": 4}
+
+
+def lambda_resnet(depth):
+    return {"depth": depth, "layout": "CCLL" if depth == 50 else ["C", "C", C4[depth], "L"], "gate.ratio": 4}
+
+
+def prefixed(prefix, values):
+    return {f"{prefix}.{key}": value for key, value in values.items()}
+
+
+def table3():
+    yield "conv", {"mixer": "Conv"}
+    yield "se", {"mixer": "SE", "mixer.ratio": 16}
+    yield "double_attention", {"mixer": "LinearAttention", "mixer.form": "double", "model.layout": "CLLC"}
+    yield "efficient_attention", {"mixer": "LinearAttention", "mixer.form": "efficient", "model.layout": "CLLC"}
+    yield "augmented", {"mixer": "Augmented", "model.layout": "CLLL"}
+    yield "local_attention", {"mixer": "LocalAttention", "mixer.scope": 7}
+    yield "local_relation", {"mixer": "LocalRelation", "mixer.scope": 7}
+    yield "patchwise", {"mixer": "PatchwiseAttention", "mixer.scope": 7}
+    yield "lambda_u1", LAMBDA
+    yield "lambda_u4", LAMBDA | {"mixer.intra_depth": 4, "mixer.scope": 7}
+
+
+def table4():
+    yield "attention", {"mixer": "Attention", "mixer.heads": 8}
+    yield "axial", {"mixer": "Axial", "mixer.heads": 8}
+    yield "local_attention", {"mixer": "LocalAttention", "mixer.scope": 7, "mixer.heads": 8}
+    yield "lambda", LAMBDA | {"mixer.scope": "global"}
+    yield "lambda_k8", LAMBDA | {"mixer.scope": "global", "mixer.key_depth": 8}
+    yield "lambda_shared", LAMBDA | {"mixer": "SharedLambda", "mixer.scope": "global"}
+    yield "lambda_conv", {"mixer": "LambdaConv", "mixer.scope": 7, "mixer.key_depth": 16, "mixer.heads": 4}
+
+
+def ablations():
+    yield "content_position/content", {"mixer.content": True, "mixer.position": False}
+    yield "content_position/position", {"mixer.content": False, "mixer.position": True}
+    yield "content_position/both", {"mixer.content": True, "mixer.position": True}
+    yield "normalization/softmax", {"mixer.key_norm": "softmax", "mixer.query_softmax": False, "mixer.batch_norm": True}
+    yield "normalization/softmax_queries", {"mixer.key_norm": "softmax", "mixer.query_softmax": True}
+    yield "normalization/l2", {"mixer.key_norm": "l2", "mixer.query_softmax": False, "mixer.batch_norm": True}
+    yield "normalization/none", {"mixer.key_norm": "none", "mixer.query_softmax": False, "mixer.batch_norm": True}
+    yield "normalization/no_batch_norm", {"mixer.key_norm": "softmax", "mixer.batch_norm": False}
+    for scope in (3, 7, 15, 23, 31):
+        yield f"scope/r{scope}", {"mixer.scope": scope}
+    yield "scope/global", {"mixer.scope": "global"}
+    grid = [(k, h, 1) for k in (2, 4, 8, 16, 32) for h in (4, 8)] + [(8, 2, 1), (8, 8, 4), (8, 8, 8), (16, 4, 4)]
+    for k, h, u in grid:
+        values = {"mixer.key_depth": k, "mixer.heads": h, "mixer.intra_depth": u, "mixer.scope": 23 if u == 1 else 7}
+        yield f"hyperparameters/k{k}_h{h}_u{u}", values
+
+
+def figure2():
+    for depth, size in SIZES.items():
+        skeleton = prefixed("model", RESNET_D | {"depth": depth}) | {"recipe.image_size": size}
+        yield f"resnet/{depth}", skeleton | {"mixer": "Conv"}
+        yield f"se_resnet/{depth}", skeleton | SE
+        yield f"lambda_resnet/{depth}", skeleton | LAMBDA | prefixed("model", lambda_resnet(depth))
+    for index, size in enumerate(EFFICIENTNET_SIZES):
+        network = {"model": "EfficientNet", "model.variant": f"b{index}", "recipe.image_size": size}
+        yield f"efficientnet/b{index}", network
+
+
+def efficiency():
+    for name, depth, size in (
+        ("params_152", 152, 256),
+        ("params_200", 200, 256),
+        ("flops_200", 200, 224),
+        ("flops_270", 270, 256),
+    ):
+        network = RESNET_D | lambda_resnet(depth) | {"layout": "CCLL"}
+        yield f"efficiency/{name}", LAMBDA | prefixed("model", network) | {"recipe.image_size": size}
+
+
+def coco():
+    for depth in (101, 152):
+        skeleton = prefixed("model.backbone", RESNET_D | {"depth": depth})
+        yield f"resnet{depth}", skeleton | {"mixer": "Conv"}
+        yield f"se_resnet{depth}", skeleton | SE
+        yield f"lambda_resnet{depth}", skeleton | LAMBDA | prefixed("model.backbone", lambda_resnet(depth))
+
+
+def reproduction():
+    yield "conv", {"mixer": "Conv"}
+    yield "se", {"mixer": "SE", "mixer.ratio": 16}
+    yield "attention", {"mixer": "Attention", "mixer.heads": 2}
+    yield "local_attention", {"mixer": "LocalAttention", "mixer.scope": 7, "mixer.heads": 2}
+    yield "lambda_u1", LAMBDA
+    yield "lambda_u4", LAMBDA | {"mixer.intra_depth": 4, "mixer.scope": 7}
+    yield "lambda_conv", {"mixer": "LambdaConv", "mixer.scope": 7}
+    yield "content", LAMBDA | {"mixer.position": False}
+    yield "position", LAMBDA | {"mixer.content": False}
+    yield "CCLL", LAMBDA | {"model.layout": "CCLL"}
+
+
+def pathfinder():
+    conv, lambdas = {"mixer": "Conv", "model.width": 0.22}, LAMBDA | {"mixer.scope": "global", "model.width": 0.26}
+    lambda_conv = {"mixer": "LambdaConv", "mixer.scope": 7, "model.width": 0.27}
+    small, large = (
+        {"data.side": 32, "recipe.epochs": 6},
+        {"data.side": 64, "recipe.epochs": 6, "model.stem": "imagenet"},
+    )
+    yield "conv", small | conv
+    yield "lambda", small | lambdas
+    yield "lambda_conv", small | lambda_conv
+    yield "equal_time/conv", small | conv | {"recipe.epochs": 11}
+    yield "equal_time/lambda_conv", small | lambda_conv | {"recipe.epochs": 8}
+    attention = {"mixer": "Attention", "mixer.heads": 2, "model.width": 0.26, "recipe.epochs": 3}
+    yield "equal_time/attention", small | attention
+    yield "64/conv", large | conv
+    yield "64/lambda", large | lambdas
+
+
+def hybrids():
+    for layout in ("CCCC", "LCCC", "LLCC", "LLLC", "LLLL", "CLLL", "CCLL", "CCCL"):
+        yield layout, {"model.layout": layout}
+
+
+SLIM = {"model": "ResNet", "model.depth": [1, 1, 1, 1]}
+DETECTION = {"data": "Coco", "model": "MaskRCNN", "task": "Detection", "recipe.image_size": 1024}
+EXPECTED = {
+    f"{prefix}{name}": shared | values
+    for prefix, shared, rows in (
+        ("table3/", CONTROLLED, table3()),
+        ("table4/", CONTROLLED, table4()),
+        ("hybrids/", CONTROLLED | LAMBDA, hybrids()),
+        ("ablation/", CONTROLLED | LAMBDA, ablations()),
+        ("", LONG, figure2()),
+        ("", LONG, efficiency()),
+        ("coco/", DETECTION, coco()),
+        (
+            "reproduction/",
+            SLIM | {"data": "ImageFolder", "recipe.epochs": 3, "recipe.optimizer.lr": 0.4},
+            reproduction(),
+        ),
+        ("pathfinder/", SLIM | {"data": "Pathfinder"}, pathfinder()),
+    )
+    for name, values in rows
+}
+
+
+def test_all_experiments_have_expected_values():
+    assert sorted(EXPECTED) == EXPERIMENTS
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_an_experiment_has_the_values_of_its_table(name):
+    config = experiment(name)
+    for key, value in EXPECTED[name].items():
+        setting = OmegaConf.select(config, key)
+        if key in ("data", "model", "mixer", "task"):
+            setting = setting._target_.rpartition(".")[2]
+        assert setting == value, key
