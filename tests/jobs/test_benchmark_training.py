@@ -35,7 +35,7 @@ class FirstEpoch(pl.Callback):
 @pytest.mark.parametrize("options", [["recipe=digits", "mixer=lambda"], ["recipe=cifar", "recipe.batch_size=64"]])
 def test_losses_weights_and_score_equal_the_tasks(options, tmp_path):
     with composing():
-        config = experiments.variant([*options, *OVERRIDES])
+        config = experiments.compose_config([*options, *OVERRIDES])
 
     def build():
         data = build_data(config)
@@ -85,7 +85,7 @@ def test_hooks_of_watched_callbacks_are_timed():
 def test_the_clock_has_the_begin_of_each_epoch_and_the_end(tmp_path):
     clock = EpochClock()
     with composing():
-        config = experiments.variant([*OVERRIDES, "mixer=conv"])
+        config = experiments.compose_config([*OVERRIDES, "mixer=conv"])
     data = build_data(config)
     data.prepare_data()
     task = build_task(config, data, [str(digit) for digit in range(10)])

@@ -1,8 +1,14 @@
-"""Average precision is pycocotools', on COCO's own images where they are at hand, and on drawn ones."""
+"""Average precision against pycocotools, on drawn images and, where LAMBDANETS_COCO names a folder, on COCO's own.
+
+    LAMBDANETS_COCO=/data/coco pytest tests/tasks/test_average_precision.py
+
+The folder has annotations/instances_val2017.json and val2017/.
+"""
 
 import contextlib
 import io
 import json
+import os
 
 import pytest
 import torch
@@ -14,77 +20,74 @@ from lambdanets.data.masks import decode, encode, to_rle
 from lambdanets.tasks.average_precision import AveragePrecision
 from lambdanets.tasks.predictions import ImagePrediction, coco_results
 from tests.coco import make_coco
-from tests.command import ROOT
 
 ORDER = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100")
 ORDER += ("ar_small", "ar_medium", "ar_large")
-MINI = ROOT.parent / "shared" / "data" / "coco-mini"
+COCO_FOLDER = os.environ.get("LAMBDANETS_COCO")
 
 
-def jittered(scene, classes, generator):
-    """Predictions of a scene: truths moved by some pixels, some left out, some of another class, with coarse scores."""
+def jitter(image, classes, generator):
+    """Return predictions for a image: its objects moved by some pixels, some left out, some of another class."""
     boxes, scores, labels, masks = [], [], [], []
-    for thing in scene.objects:
+    for annotation in image.objects:
         for _ in range(int(torch.randint(3, (), generator=generator))):
-            reach = max(1, int(min(thing.box[2:])) // 8)
+            reach = max(1, int(min(annotation.box[2:])) // 8)
             down, right = (int(x) for x in torch.randint(-reach, reach + 1, (2,), generator=generator))
-            mask = decode([to_rle(thing.segmentation, scene.size)], scene.size)
+            mask = decode([to_rle(annotation.segmentation, image.size)], image.size)
             mask = mask.roll((down, right), (1, 2))
             wrong = torch.rand((), generator=generator) < 0.2
-            x, y, width, height = thing.box
+            x, y, width, height = annotation.box
             boxes.append([x + right, y + down, width, height])
-            scores.append(float(torch.randint(1, 10, (), generator=generator)) / 10)  # many are equal
-            labels.append(int(torch.randint(1, classes + 1, (), generator=generator)) if wrong else thing.label)
+            scores.append(float(torch.randint(1, 10, (), generator=generator)) / 10)  # coarse, so that many are equal
+            labels.append(int(torch.randint(1, classes + 1, (), generator=generator)) if wrong else annotation.label)
             masks += encode(mask)
-    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return ImagePrediction(
-        scene.id, scene.size,
-        torch.tensor([boxes[place] for place in order], dtype=torch.float64).reshape(-1, 4),
-        torch.tensor([scores[place] for place in order], dtype=torch.float64),
-        torch.tensor([labels[place] for place in order], dtype=torch.long),
-        [masks[place] for place in order],
+        image.id, image.size,
+        torch.tensor([boxes[index] for index in order], dtype=torch.float64).reshape(-1, 4),
+        torch.tensor([scores[index] for index in order], dtype=torch.float64),
+        torch.tensor([labels[index] for index in order], dtype=torch.long),
+        [masks[index] for index in order],
     )  # fmt: skip
 
 
-def peer(annotations, results, folder):
-    """The numbers of pycocotools."""
-    numbers = {}
+def pycocotools_scores(annotations, results, folder):
+    scores = {}
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
-        for name, kind in (("boxes", "bbox"), ("masks", "segm")):
+        for name, iou_type, prefix in (("boxes", "bbox", "box"), ("masks", "segm", "mask")):
             file = folder / f"{name}.json"
             file.write_text(json.dumps(results[name]))
-            judge = COCOeval(truth, truth.loadRes(str(file)), kind)
-            judge.evaluate()
-            judge.accumulate()
-            judge.summarize()
-            short = {"bbox": "box", "segm": "mask"}[kind]
-            numbers |= {f"{short}_{key}": value for key, value in zip(ORDER, judge.stats, strict=True)}
-    return numbers
+            evaluation = COCOeval(truth, truth.loadRes(str(file)), iou_type)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            scores |= {f"{prefix}_{key}": value for key, value in zip(ORDER, evaluation.stats, strict=True)}
+    return scores
 
 
-@pytest.fixture(params=["drawn", "coco-mini"])
+@pytest.fixture(params=["drawn", "COCO"])
 def data(request, tmp_path):
-    if request.param == "coco-mini" and not MINI.is_dir():
-        pytest.skip("coco-mini is not there")
-    root = make_coco(tmp_path / "drawn", train=1, val=12) if request.param == "drawn" else MINI
-    found = Coco(root=str(root), max_corrupt=0.0)
-    found.setup("test")
-    return found
+    if request.param == "COCO" and COCO_FOLDER is None:
+        pytest.skip("LAMBDANETS_COCO, a folder with COCO's annotations/ and val2017/, is not set")
+    root = make_coco(tmp_path / "drawn", train=1, val=12) if request.param == "drawn" else COCO_FOLDER
+    data = Coco(root=str(root), max_corrupt=0.0)
+    data.setup("test")
+    return data
 
 
-def test_all_twelve_numbers_of_boxes_and_masks_are_pycocotools(data, tmp_path):
+def test_all_twelve_scores_of_boxes_and_masks_are_those_of_pycocotools(data, tmp_path):
     generator = torch.Generator().manual_seed(0)
     split = data.test_set
-    scenes = [split.images[place] for place in range(len(split))]
-    found = [jittered(scene, len(data.classes), generator) for scene in scenes]
-    truths = [data.evaluation_item(torch.zeros(3, *scene.size, dtype=torch.uint8), scene)[1] for scene in scenes]
+    images = [split.images[index] for index in range(len(split))]
+    predictions = [jitter(image, len(data.classes), generator) for image in images]
+    targets = [data.evaluation_item(torch.zeros(3, *image.size, dtype=torch.uint8), image)[1] for image in images]
     metric = AveragePrecision()
-    for place in reversed(range(len(scenes))):  # the order of arrival doesn't count, nor an image that comes twice
-        metric.update(found[place : place + 1], truths[place : place + 1])
-    metric.update(found[:1], truths[:1])
+    for index in reversed(range(len(images))):  # scores depend neither on the order of arrival nor on repeated images
+        metric.update(predictions[index : index + 1], targets[index : index + 1])
+    metric.update(predictions[:1], targets[:1])
     ours = {name: value.item() for name, value in metric.compute().items()}
-    theirs = peer(data.annotation_file("val"), coco_results(found, data.category_ids), tmp_path)
-    assert ours == pytest.approx(theirs, abs=1e-6)
+    expected = pycocotools_scores(data.annotation_file("val"), coco_results(predictions, data.category_ids), tmp_path)
+    assert ours == pytest.approx(expected, abs=1e-6)
     assert 0.1 < ours["box_ap"] < 0.95
     assert 0.1 < ours["mask_ap"] < 0.95

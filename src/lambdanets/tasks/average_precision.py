@@ -12,8 +12,8 @@ from typing_extensions import override
 from lambdanets.data.masks import Rle, import_mask_api
 from lambdanets.tasks.predictions import ImagePrediction
 
-# COCO's twelve numbers: ours by torchmetrics' name.
-NUMBERS = {
+# Our names of COCO's twelve scores, by torchmetrics' names.
+SCORE_NAMES = {
     "map": "ap",
     "map_50": "ap50",
     "map_75": "ap75",
@@ -27,16 +27,18 @@ NUMBERS = {
     "mar_medium": "ar_medium",
     "mar_large": "ar_large",
 }
-KINDS = {"bbox": "box", "segm": "mask"}
+IOU_TYPES = {"bbox": "box", "segm": "mask"}
 
 
 class AveragePrecision(MeanAveragePrecision):
-    """torchmetrics' MeanAveragePrecision by faster-coco-eval: pycocotools' numbers, on any number of processes.
+    """Metric with the scores of pycocotools on any number of processes, by torchmetrics and faster-coco-eval.
 
-    torchmetrics rounds thresholds to 32 bits, which moves a recall of exactly 0.1 to the other side of 0.1, orders
-    images by their arrival, which decides between equal scores, and gathers image by image, which waits for ever when
-    one process has an image more. Here thresholds are exact, images are in the order of their ids, each counts once,
-    and masks stay encoded.
+    It differs from torchmetrics' MeanAveragePrecision in three points:
+
+    - Thresholds are exact. Rounded to 32 bits, a recall of exactly 0.1 would be on the wrong side of 0.1.
+    - Images are sorted by id, and each counts once. The order of arrival would decide between equal scores.
+    - All images are gathered at once, with encoded masks. Image by image, processes with different numbers of images
+      would wait for each other forever.
     """
 
     image_id: list[int]
@@ -52,30 +54,34 @@ class AveragePrecision(MeanAveragePrecision):
         self.add_state("image_id", default=[], dist_reduce_fx=None)
 
     @override
-    def update(self, found: list[ImagePrediction], truths: list[dict[str, Any]]) -> None:  # type: ignore[override]
-        """Adds images.
+    def update(self, predictions: list[ImagePrediction], targets: list[dict[str, Any]]) -> None:  # type: ignore[override]
+        """Add images.
 
         Args:
-            found: the objects that were found in them.
-            truths: what is there, as `Coco` says it in evaluation.
+            predictions: the detected objects of each image.
+            targets: the annotated objects of each image, as `Coco` returns them in evaluation.
         """
-        for image, truth in zip(found, truths, strict=True):
-            self.image_id.append(truth["image_id"])
-            self.detection_box.append(image.boxes)
-            self.detection_scores.append(image.scores)
-            self.detection_labels.append(image.labels)
-            self.detection_mask.append(encodings(image.masks))  # type: ignore[arg-type]
-            self.groundtruth_box.append(truth["boxes"].cpu())
-            self.groundtruth_labels.append(truth["labels"].cpu())
-            self.groundtruth_crowds.append(truth["iscrowd"].cpu())
-            self.groundtruth_area.append(truth["area"].cpu())
-            self.groundtruth_mask.append(encodings(truth["masks"]))  # type: ignore[arg-type]
+        for prediction, target in zip(predictions, targets, strict=True):
+            self.image_id.append(target["image_id"])
+            self.detection_box.append(prediction.boxes)
+            self.detection_scores.append(prediction.scores)
+            self.detection_labels.append(prediction.labels)
+            self.detection_mask.append(to_torchmetrics_masks(prediction.masks))  # type: ignore[arg-type]
+            self.groundtruth_box.append(target["boxes"].cpu())
+            self.groundtruth_labels.append(target["labels"].cpu())
+            self.groundtruth_crowds.append(target["iscrowd"].cpu())
+            self.groundtruth_area.append(target["area"].cpu())
+            self.groundtruth_mask.append(to_torchmetrics_masks(target["masks"]))  # type: ignore[arg-type]
 
     @override
     def compute(self) -> dict[str, torch.Tensor]:
-        """Of boxes and masks: box_ap, box_ap50, …, mask_ar_large; from 0 to 1, or −1 where there is nothing to find."""
-        numbers = of_all_images(super().compute, self)
-        return {f"{KINDS[kind]}_{NUMBERS[name]}": numbers[f"{kind}_{name}"] for kind in KINDS for name in NUMBERS}
+        """Return box_ap, box_ap50, …, mask_ar_large: from 0 to 1, or −1 without objects to detect."""
+        scores = compute_sorted(super().compute, self)
+        return {
+            f"{prefix}_{score}": scores[f"{iou_type}_{name}"]
+            for iou_type, prefix in IOU_TYPES.items()
+            for name, score in SCORE_NAMES.items()
+        }
 
     @override
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any | None = None) -> None:
@@ -86,22 +92,22 @@ class AveragePrecision(MeanAveragePrecision):
 
     @override
     def _apply(self, fn: Callable[..., Any]) -> torch.nn.Module:  # type: ignore[override]
-        return self  # the states are on the CPU and of 64 bits, wherever the model goes
+        return self  # the states stay on the CPU in 64 bits when the model is moved or cast
 
 
-def of_all_images(compute: Callable[[], dict[str, Any]], metric: AveragePrecision) -> dict[str, Any]:
-    """What is computed when the metric's images are in order, each once."""
-    order = sorted({number: place for place, number in enumerate(metric.image_id)}.items())
+def compute_sorted(compute: Callable[[], dict[str, Any]], metric: AveragePrecision) -> dict[str, Any]:
+    """Call `compute` while the metric's images are sorted by id, each one once."""
+    order = sorted({image_id: index for index, image_id in enumerate(metric.image_id)}.items())
     states = {name: getattr(metric, name) for name in metric._reductions}
     try:
         for name, values in states.items():
-            setattr(metric, name, [values[place] for _, place in order])
+            setattr(metric, name, [values[index] for _, index in order])
         return compute()
     finally:
         for name, values in states.items():
             setattr(metric, name, values)
 
 
-def encodings(masks: list[Rle]) -> tuple[tuple[tuple[int, int], bytes], ...]:
-    """Masks as torchmetrics keeps them."""
+def to_torchmetrics_masks(masks: list[Rle]) -> tuple[tuple[tuple[int, int], bytes], ...]:
+    """Convert run-length encodings to the form in which torchmetrics stores them."""
     return tuple((tuple(mask["size"]), mask["counts"]) for mask in masks)

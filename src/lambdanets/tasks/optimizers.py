@@ -1,4 +1,4 @@
-"""What the optimisers are given, and the one that torch doesn't have."""
+"""Parameter groups, and optimizers that torch does not have."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,11 +10,11 @@ from lambdanets.bolts import import_bolts
 
 
 def parameter_groups(model: nn.Module, *, decay_norm_and_bias: bool = False) -> list[dict[str, Any]]:
-    """The trainable parameters, with norms and biases (the one-dimensional ones) in a group without weight decay.
+    """Return a model's trainable parameters, with norms and biases in a group without weight decay.
 
     Args:
-        model: their owner.
-        decay_norm_and_bias: decay them like all others.
+        model: a model, whose norms and biases are its one-dimensional parameters.
+        decay_norm_and_bias: return one group with weight decay for all parameters.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if decay_norm_and_bias:
@@ -25,7 +25,11 @@ def parameter_groups(model: nn.Module, *, decay_norm_and_bias: bool = False) -> 
 
 
 def lars(params: Iterable[Any], **options: Any) -> Optimizer:
-    """LARS (You et al. 2017) as lightning-bolts has it: layer-wise learning rates for large batches.
+    """Create lightning-bolts' LARS optimizer (You et al. 2017): layer-wise learning rates for large batches.
+
+    Args:
+        params: parameters or parameter groups.
+        **options: options of `pl_bolts.optimizers.lars.LARS`.
 
     Raises:
         UserError: lightning-bolts is not installed.
