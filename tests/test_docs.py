@@ -244,6 +244,12 @@ def test_tables_of_choices_are_complete(page, choices):
         assert listed == choices[group], group
 
 
+def test_every_recipe_is_on_its_page(choices):
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert set(re.findall(r"^## (\w+)$", page, re.MULTILINE)) == choices["recipe"]
+    assert set(re.findall(r"configs/recipe/(\w+)\.yaml", page)) == choices["recipe"]
+
+
 def test_mixers_have_the_options_of_their_table():
     page = (ROOT / "docs" / "mixers.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| .+? \| ((?:`\w+`(?:, )?)+) \| [\d.]+ M", page, re.MULTILINE)
