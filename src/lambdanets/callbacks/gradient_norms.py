@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 class GradientNorms(pl.Callback):
-    """Log gradients/<stage>, the norm of the gradient of a stage's parameters, whenever the trainer logs.
+    """Log `gradients/<stage>`, the norm of the gradient of a stage's parameters, whenever the trainer logs.
 
     The stages of a ResNet are stem, c2 to c5 and classifier; other models have the names of their submodules.
     """

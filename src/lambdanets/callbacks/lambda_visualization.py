@@ -20,11 +20,11 @@ MAP_SIDE = 72  # pixels
 class LambdaVisualization(BudgetedVisualization):
     """Write images of each lambda layer for the middle query of one validation image.
 
-    - lambdas/<layer>/content: above, the content map q · K̄_m over the positions m, one image per head; below, the
+    - `lambdas/<layer>/content`: above, the content map q · K̄_m over the positions m, one image per head; below, the
       content lambda as an image of v rows and k columns.
-    - lambdas/<layer>/position: the same for the positions, with q · E_nm and the position lambda of that query n.
-    - embeddings/<layer>: the table of position embeddings, one image of all offsets for each k (and u).
-    - entropy/<layer>: mean entropy of the softmaxed keys over key channels and images, as a fraction of the largest
+    - `lambdas/<layer>/position`: the same for the positions, with q · E_nm and the position lambda of that query n.
+    - `embeddings/<layer>`: the table of position embeddings, one image of all offsets for each k (and u).
+    - `entropy/<layer>`: mean entropy of the softmaxed keys over key channels and images, as a fraction of the largest
       possible one: 1 if all positions have equal weight, 0 if one position has all of it.
 
     Args:

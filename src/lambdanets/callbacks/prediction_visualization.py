@@ -21,7 +21,7 @@ class PredictionVisualization(BudgetedVisualization):
     - predictions: images with the predicted class, in red where it is wrong.
     - confusion: fraction of the images of each class (row) that were classified as each class (column).
     - class_top1: accuracies of the classes as a histogram, and as a table of the worst ones.
-    - class_top1/<class>: accuracy of each class, with up to MAX_CLASSES classes.
+    - `class_top1/<class>`: accuracy of each class, with up to MAX_CLASSES classes.
 
     Args:
         time_budget: as in `BudgetedVisualization`.

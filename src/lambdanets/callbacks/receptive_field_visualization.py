@@ -16,7 +16,7 @@ class ReceptiveFieldVisualization(BudgetedVisualization):
     """Write the effective receptive field of the middle feature of each stage (Luo et al. 2016).
 
     - receptive_field: square roots of the fields, one image per stage.
-    - receptive_field/<stage>: side of the centered square that holds half of the field, as a fraction of the image's.
+    - `receptive_field/<stage>`: side of the centered square that holds half of the field, as a fraction of the image's.
 
     Args:
         time_budget: as in `BudgetedVisualization`.

@@ -96,9 +96,9 @@ class Selection(NamedTuple):
 def find_run(command: Command) -> Selection:
     """Find the run that a command works on and choose the command's output folder.
 
-    - `ckpt=` names a run: training continues in its folder, other jobs write to <run>/<job>.
+    - `ckpt=` names a run: training continues in its folder, other jobs write to `<run>/<job>`.
     - A training in a sweep's folder, or one that torchrun or SLURM has restarted, continues the run in that folder.
-    - Otherwise the folder is new: outputs/<name>/<time>, or outputs/<job>/<time> for jobs that are not about one run.
+    - Otherwise the folder is new: `outputs/<name>/<time>`, or `outputs/<job>/<time>` for jobs not about one run.
 
     Raises:
         UserError: ckpt or base_run names nothing that exists.

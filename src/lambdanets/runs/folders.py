@@ -33,7 +33,7 @@ SEPARATOR = ";"
 
 
 def new_folder(job: str, name: str) -> Path:
-    """Return a folder that does not exist yet: outputs/<name>/<time>, or outputs/<job>/<time>.
+    """Return a folder that does not exist yet: `outputs/<name>/<time>`, or `outputs/<job>/<time>`.
 
     Args:
         job: name of the job; one that is not about a single run gives the folder its name.
@@ -46,7 +46,7 @@ def new_folder(job: str, name: str) -> Path:
 
 
 def run_name(experiment: str | None, sweep: str | None, mixer: str, data: str) -> str:
-    """Return the default name of a run: <experiment>-<data>, or <mixer>-<data>; of a sweep <sweep>-<data>."""
+    """Return the default name of a run: `<experiment>-<data>`, or `<mixer>-<data>`; of a sweep `<sweep>-<data>`."""
     return f"{experiment or sweep or mixer}-{data}"
 
 
