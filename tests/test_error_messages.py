@@ -105,13 +105,13 @@ def test_mistakes_in_a_folder_of_images(tmp_path):
     (root / "train").mkdir(parents=True)
     arguments = ("data=imagefolder", f"data.root={root}", "recipe.batch_size=4")
     assert sentence(*arguments, cwd=tmp_path) == (
-        f"'{root}/train' holds no images: it must have a folder of images for each class."
+        f"'{root}/train' has no images: it must have one folder of images per class."
     )
     make_images(root / "train", cat=9, dog=9)
     make_images(root / "val", cat=2, bird=2)
     assert sentence(*arguments, cwd=tmp_path) == (
-        f"'{root}/val' has the class folder bird, which '{root}/train' lacks: a class must have training images; add "
-        "or remove the folder."
+        f"'{root}/val' has the class folder bird, which is missing in '{root}/train': add training images of the "
+        "class, or remove the folder."
     )
     (root / "val" / "bird").rename(root / "val" / "dog")
     broken = root / "train" / "cat" / "5.png"

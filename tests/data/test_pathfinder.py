@@ -89,7 +89,7 @@ def test_every_difficulty_has_images(side, difficulty):
 
 
 def test_mistakes_are_told():
-    with pytest.raises(UserError, match="Unknown difficulty=impossible"):
+    with pytest.raises(UserError, match="difficulty=impossible is not known"):
         Pathfinder(difficulty="impossible")
     with pytest.raises(UserError, match="side=16 is too small"):
         Pathfinder(side=16)

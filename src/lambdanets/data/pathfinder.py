@@ -65,7 +65,7 @@ class Pathfinder(ImageData):
     ) -> None:
         super().__init__(channels=1, image_size=(side, side), mean=[0.06], std=[0.17], **options)
         if difficulty not in DIFFICULTIES:
-            raise UserError(f"Unknown difficulty={difficulty}: choose one of {', '.join(DIFFICULTIES)}.")
+            raise UserError(f"difficulty={difficulty} is not known; choose one of {', '.join(DIFFICULTIES)}.")
         if side < 32:
             raise UserError(f"side={side} is too small for contours: set it to at least 32 pixels.")
         self.side = side

@@ -1,0 +1,26 @@
+"""Small image files for tests."""
+
+import io
+
+import torch
+from torchvision.transforms.v2 import functional as F
+
+
+def encode_jpeg(width, height, seed=0, mode="RGB"):
+    """Encode a smooth random image, like a photograph, as JPEG."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = F.resize(torch.rand(3, 6, 8, generator=generator), [height, width], antialias=True)
+    file = io.BytesIO()
+    F.to_pil_image(pixels).convert(mode).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def make_image_folder(root, **counts):
+    """Write JPEG images of the classes ant and bee, with that many images per split, half of them of each class."""
+    for split, count in counts.items():
+        for label, name in enumerate(("ant", "bee")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count // 2):
+                (folder / f"{index}.jpg").write_bytes(encode_jpeg(40 + index, 30, seed=100 * label + index))
+    return root
