@@ -1,4 +1,4 @@
-"""Each mistake on the real command line: one sentence, no traceback, exit code 1 or 2."""
+"""User errors on the real command line: a one-line message, no traceback, exit code 1 or 2."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ from PIL import Image
 from tests.command import ROOT, environment, run
 
 
-def sentence(*arguments, cwd):
-    """The one sentence that the command prints on its error stream."""
+def printed_error(*arguments, cwd):
+    """Run a command that fails, and return its error message."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *map(str, arguments)],
         cwd=cwd,
@@ -81,49 +81,49 @@ def sentence(*arguments, cwd):
         ),
     ],
 )
-def test_mistakes_in_a_command(arguments, expected, tmp_path):
-    assert sentence(*arguments, cwd=tmp_path).startswith(expected)
+def test_invalid_commands(arguments, expected, tmp_path):
+    assert printed_error(*arguments, cwd=tmp_path).startswith(expected)
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    found = sentence(f"hydra.run.dir={tmp_path}/file/run", cwd=tmp_path)
-    assert found.startswith("The output folder cannot be written")
-    assert found.endswith("hydra.run.dir=<folder>.")
+    message = printed_error(f"hydra.run.dir={tmp_path}/file/run", cwd=tmp_path)
+    assert message.startswith("The output folder cannot be written")
+    assert message.endswith("hydra.run.dir=<folder>.")
 
 
 def make_images(folder, **classes):
     for name, count in classes.items():
         (folder / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = np.random.default_rng(number).integers(256, size=(8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(256, size=(8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
 
 
-def test_mistakes_in_a_folder_of_images(tmp_path):
+def test_invalid_image_folders(tmp_path):
     root = tmp_path / "images"
     (root / "train").mkdir(parents=True)
     arguments = ("data=imagefolder", f"data.root={root}", "recipe.batch_size=4")
-    assert sentence(*arguments, cwd=tmp_path) == (
-        f"'{root}/train' has no images: it must have one folder of images per class."
+    assert printed_error(*arguments, cwd=tmp_path) == (
+        f"'{root}/train' holds no images: it must have a folder of images for each class."
     )
     make_images(root / "train", cat=9, dog=9)
     make_images(root / "val", cat=2, bird=2)
-    assert sentence(*arguments, cwd=tmp_path) == (
-        f"'{root}/val' has the class folder bird, which is missing in '{root}/train': add training images of the "
-        "class, or remove the folder."
+    assert printed_error(*arguments, cwd=tmp_path) == (
+        f"'{root}/val' has the class folder bird, which '{root}/train' lacks: a class must have training images; add "
+        "or remove the folder."
     )
     (root / "val" / "bird").rename(root / "val" / "dog")
     broken = root / "train" / "cat" / "5.png"
     broken.write_bytes(broken.read_bytes()[:60])
     for memory in (1, 0):
-        found = sentence(*arguments, f"data.memory_gib={memory}", "trainer.max_epochs=2", cwd=tmp_path)
-        assert found.startswith(f"The image '{broken}' can't be decoded")
-        assert found.endswith("replace or remove it.")
+        message = printed_error(*arguments, f"data.memory_gib={memory}", "trainer.max_epochs=2", cwd=tmp_path)
+        assert message.startswith(f"The image '{broken}' can't be decoded")
+        assert message.endswith("replace or remove it.")
 
 
 class Payload:
-    """What a stranger's checkpoint may hold."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, file):
         self.file = file
@@ -134,33 +134,33 @@ class Payload:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    place = tmp_path_factory.mktemp("run")
-    run("trainer.max_epochs=1", cwd=place)
-    (file,) = place.glob("outputs/*/*/checkpoints/best.ckpt")
+    cwd = tmp_path_factory.mktemp("run")
+    run("trainer.max_epochs=1", cwd=cwd)
+    (file,) = cwd.glob("outputs/*/*/checkpoints/best.ckpt")
     return file
 
 
-def test_mistakes_with_checkpoints(checkpoint, tmp_path):
+def test_invalid_checkpoints(checkpoint, tmp_path):
     cut = tmp_path / "cut.ckpt"
     cut.write_bytes(checkpoint.read_bytes()[:100_000])
     text = tmp_path / "text.ckpt"
     text.write_text("not a checkpoint")
-    plain, harmful, harm = tmp_path / "plain.ckpt", tmp_path / "harmful.ckpt", tmp_path / "harm"
+    plain, harmful, created = tmp_path / "plain.ckpt", tmp_path / "harmful.ckpt", tmp_path / "harm"
     torch.save({"weight": torch.zeros(3)}, plain)
-    torch.save({"state_dict": {}, "payload": Payload(harm)}, harmful)
+    torch.save({"state_dict": {}, "payload": Payload(created)}, harmful)
     for file, expected in (
         (cut, f"The checkpoint '{cut}' is damaged or cut off (100000 bytes): use another one of the run, such as "),
         (text, f"The file '{text}' is not a checkpoint; give one that run.py wrote."),
         (plain, f"The file '{plain}' is not a checkpoint of a run; give one that run.py wrote."),
         (harmful, f"The checkpoint '{harmful}' holds objects other than tensors and plain values and was not opened"),
     ):
-        assert sentence("job=test", f"ckpt={file}", cwd=tmp_path).startswith(expected)
-    assert not harm.exists()
-    found = sentence("job=test", f"ckpt={checkpoint}", "mixer=conv", cwd=tmp_path)
-    assert found.startswith(f"The checkpoint '{checkpoint}' is of another architecture: model.stages.0.0.mixer.weight")
+        assert printed_error("job=test", f"ckpt={file}", cwd=tmp_path).startswith(expected)
+    assert not created.exists()
+    message = printed_error("job=test", f"ckpt={checkpoint}", "mixer=conv", cwd=tmp_path)
+    assert message.startswith(f"The checkpoint '{checkpoint}' is of another architecture: model.stages.0.0.mixer.weight")
 
 
-def test_help_and_mistakes_need_no_torch(tmp_path):
+def test_help_and_invalid_commands_import_no_torch(tmp_path):
     without_torch = (
         f"import sys, runpy; sys.modules['torch'] = None; runpy.run_path({str(ROOT / 'run.py')!r}, run_name='__main__')"
     )
