@@ -50,7 +50,7 @@ def printed_error(*arguments, cwd):
         ),
         (
             ["data=imagefolder", "data.root=/nowhere"],
-            "There is no folder '/nowhere': data.root must name a folder with train/<class>/ folders of images.",
+            "There is no folder '/nowhere': data.root must name a folder with images in train/<class>/.",
         ),
         (
             ["trainer.devices=8"],
@@ -64,7 +64,7 @@ def printed_error(*arguments, cwd):
         ),
         (
             ["trainer=fsdp", "trainer.devices=1", "recipe.ema_decay=0.9"],
-            "trainer=fsdp can't average weights: set recipe.ema_decay=null, or use trainer=ddp.",
+            "trainer=fsdp cannot average weights: set recipe.ema_decay=null, or use trainer=ddp.",
         ),
         (
             ["recipe.optimizer._target_=os.system"],
@@ -105,12 +105,12 @@ def test_invalid_image_folders(tmp_path):
     (root / "train").mkdir(parents=True)
     arguments = ("data=imagefolder", f"data.root={root}", "recipe.batch_size=4")
     assert printed_error(*arguments, cwd=tmp_path) == (
-        f"'{root}/train' holds no images: it must have a folder of images for each class."
+        f"'{root}/train' has no images: it must have one folder of images per class."
     )
     make_images(root / "train", cat=9, dog=9)
     make_images(root / "val", cat=2, bird=2)
     assert printed_error(*arguments, cwd=tmp_path) == (
-        f"'{root}/val' has the class folder bird, which '{root}/train' lacks: a class must have training images; add "
+        f"'{root}/val' has the class folder bird, which is missing in '{root}/train': add training images of the class, "
         "or remove the folder."
     )
     (root / "val" / "bird").rename(root / "val" / "dog")
@@ -157,7 +157,7 @@ def test_invalid_checkpoints(checkpoint, tmp_path):
         assert printed_error("job=test", f"ckpt={file}", cwd=tmp_path).startswith(expected)
     assert not created.exists()
     message = printed_error("job=test", f"ckpt={checkpoint}", "mixer=conv", cwd=tmp_path)
-    assert message.startswith(f"The checkpoint '{checkpoint}' is of another architecture: model.stages.0.0.mixer.weight")
+    assert message.startswith(f"The checkpoint '{checkpoint}' does not match the model: model.stages.0.0.mixer.")
 
 
 def test_help_and_invalid_commands_import_no_torch(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,37 +25,19 @@ LAUNCHER = (
 pytestmark = pytest.mark.skipif(not RAY.is_file(), reason="Ray needs pip install -e '.[ray]'")
 
 
-def start_node(*arguments):
-    """Start a Ray node that runs as long as the process returned."""
-    return subprocess.Popen(
-        [RAY, "start", *arguments, "--num-cpus=1", "--disable-usage-stats", "--block"],
-        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def wait_for_cluster(cpus):
-    deadline = time.monotonic() + 120
-    status = ""
-    while f"/{cpus}.0 CPU" not in status:
-        assert time.monotonic() < deadline, status
-        time.sleep(1)
-        done = subprocess.run(
-            [RAY, "status", f"--address={ADDRESS}"], env=environment(), capture_output=True, text=True
-        )
-        status = done.stdout + done.stderr
+def ray(*arguments):
+    subprocess.run([RAY, *arguments], env=environment(), check=True, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     os.environ["RAY_AUTH_MODE"] = "disabled"  # else a head may ask for a token that its nodes lack
-    head = start_node("--head", f"--port={PORT}", "--include-dashboard=false")
-    wait_for_cluster(1)
-    node = start_node(f"--address={ADDRESS}")
-    wait_for_cluster(2)
+    ray("stop", "--force")
+    ray("start", "--head", f"--port={PORT}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats")
+    ray("start", f"--address={ADDRESS}", "--num-cpus=1", "--disable-usage-stats")
     yield
-    for process in (node, head):
-        process.terminate()
-        process.wait(timeout=60)
+    ray("stop", "--force")
+    shutil.rmtree("/tmp/ray", ignore_errors=True)
 
 
 def read_provenance(cwd):
