@@ -110,8 +110,8 @@ def test_invalid_image_folders(tmp_path):
     make_images(root / "train", cat=9, dog=9)
     make_images(root / "val", cat=2, bird=2)
     assert printed_error(*arguments, cwd=tmp_path) == (
-        f"'{root}/val' has the class folder bird, which is missing in '{root}/train': add training images of the class, "
-        "or remove the folder."
+        f"'{root}/val' has the class folder bird, which is missing in '{root}/train': add training images of the "
+        "class, or remove the folder."
     )
     (root / "val" / "bird").rename(root / "val" / "dog")
     broken = root / "train" / "cat" / "5.png"
