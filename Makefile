@@ -1,10 +1,10 @@
-# `make run` and `make test` set up .venv first; ARGS= goes to the command: make run ARGS="mixer=conv seed=1".
+# make run and make test set up .venv first; ARGS= goes to the command: make run ARGS="mixer=conv seed=1".
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := bolts,bench,coco,launchers,export,hub,notebooks,docs,dev
 ARGS ?=
 
-.PHONY: setup run test test-cluster lint types docs notebooks tensorboard lock clean
+.PHONY: setup run test test-lowest test-cluster lint types docs notebooks tensorboard lock clean
 
 setup: .venv/.ready
 
@@ -22,6 +22,16 @@ run: setup
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
+
+# The tests with the lowest versions that pyproject.toml allows, in .venv-lowest.
+LOWEST_PYTHON ?= python3.10
+LOWEST_EXTRAS := bolts,bench,coco,launchers,export,hub,notebooks,dev
+test-lowest: setup
+	@$(LOWEST_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 10))' || \
+		{ echo "error: $(LOWEST_PYTHON) is missing or older than Python 3.10; name another one with LOWEST_PYTHON=python3.11"; exit 2; }
+	test -x .venv-lowest/bin/python || $(LOWEST_PYTHON) -m venv .venv-lowest
+	VIRTUAL_ENV=.venv-lowest $(BIN)/uv pip install --quiet --resolution lowest-direct --editable ".[$(LOWEST_EXTRAS)]"
+	.venv-lowest/bin/python -m pytest --ignore=tests/test_docs.py $(ARGS)
 
 # Sets up, uses and tears down SLURM, torchrun's nodes and a Ray cluster on this machine; as root, some 10 minutes.
 test-cluster: setup
@@ -53,4 +63,4 @@ lock: setup
 		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf build .venv .venv-lowest .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
