@@ -1,0 +1,55 @@
+"""Launchers, by the environment variables that torchrun and SLURM set."""
+
+import os
+
+import pytest
+
+from lambdanets.distributed import launcher
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "job-1", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+SRUN = {"SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2", "SLURM_NTASKS": "8"}
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Return a function that replaces the launchers' variables in the environment."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "TORCHELASTIC_")) or name in TORCHRUN:
+            monkeypatch.delenv(name)
+
+    def set_variables(values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return set_variables
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "rank", "world_size", "job_id"),
+    [
+        ({}, None, 0, 1, None),
+        ({"LOCAL_RANK": "1"}, None, 1, 1, None),  # a local worker
+        (TORCHRUN, "torchrun", 3, 4, "torchrun job-1"),
+        (TORCHRUN | SRUN, "torchrun", 3, 4, "torchrun job-1"),  # torchrun started by srun
+        (SRUN, "slurm", 2, 8, "slurm 17"),
+        (SRUN | {"SLURM_NTASKS": "1"}, None, 0, 1, "slurm 17"),
+        ({"SLURM_JOB_ID": "18", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "1"}, None, 0, 1, "slurm 17_1"),
+    ],
+)
+def test_launcher_and_rank(environment, name, rank, world_size, job_id, variables):
+    variables(environment)
+    assert launcher.detect_launcher() == name
+    assert launcher.rank() == rank
+    assert launcher.world_size() == world_size
+    assert launcher.restartable_job_id() == job_id
+
+
+def test_torchrun_without_an_id_is_identified_by_its_agent(variables):
+    variables(TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"})
+    assert launcher.restartable_job_id() == f"torchrun {os.uname().nodename} {os.getppid()}"
+
+
+@pytest.mark.parametrize(("value", "tasks"), [("8", 8), ("8(x2)", 8), ("16(x2),4", 16), (None, 1)])
+def test_slurm_tasks_per_node(value, tasks, variables):
+    variables({} if value is None else {"SLURM_STEP_TASKS_PER_NODE": value})
+    assert launcher.slurm_tasks() == tasks
