@@ -1,5 +1,8 @@
 """Runs that are stopped, killed, or meet a fault: no step is lost, and the error is one line."""
 
+import csv
+import json
+import math
 import os
 import resource
 import signal
@@ -91,9 +94,43 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
     assert [file.name for file in last.parent.iterdir() if file.name.startswith(".")] == []
 
 
-def test_numbers_that_are_not_finite_end_the_run_or_are_left_out(tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     hot = ("recipe.optimizer.lr=1e30", "recipe.warmup_epochs=0", "mixer=conv", "trainer.max_epochs=1")
     done = run(*hot, "trainer.limit_train_batches=8", cwd=tmp_path, code=1)
     assert "error: The loss or a gradient was not finite at step " in done.stderr
     assert "e+29: lower recipe.optimizer.lr" in done.stderr
     assert not list(tmp_path.glob("outputs/*/*/metrics.json"))
+
+
+class InfiniteLoss(pl.Callback):
+    """The loss of one step is infinite."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            pl_module.loss = lambda logits, labels: torch.inf * type(pl_module).loss(pl_module, logits, labels)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        vars(pl_module).pop("loss", None)
+
+
+def test_with_skip_nonfinite_a_run_skips_such_a_step_and_goes_on(tmp_path):
+    step, steps = 5, 16
+    infinite = f"+callbacks.infinite={{_target_: {InfiniteLoss.__module__}.{InfiniteLoss.__name__}, step: {step}}}"
+    options = (*SHORT, "mixer=conv", "trainer.limit_train_batches=8", infinite, "allow_targets=[tests]")
+    done = run(*options, "name=stop", cwd=tmp_path, code=1, PYTHONPATH=str(ROOT))
+    assert f"error: The loss or a gradient was not finite at step {step}, " in done.stderr
+
+    run(*options, "name=skip", "recipe.skip_nonfinite=true", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    (folder,) = tmp_path.glob("outputs/skip/*")
+    assert (folder / "run.log").read_text().count(f"Skipped step {step}: the gradient norm is ") == 1
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/skipped"]]
+    assert [float(row["train/skipped"]) for row in rows] == [0.0] * step + [1.0] * (steps - step)
+    assert [math.isfinite(float(row["train/grad_norm"])) for row in rows] == [index != step for index in range(steps)]
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
+    assert checkpoint["callbacks"]["Finite"] == {"skipped": 1}
+    assert json.loads((folder / "metrics.json").read_text())["test/top1"] > 0.2

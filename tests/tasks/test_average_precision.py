@@ -27,7 +27,7 @@ COCO_FOLDER = os.environ.get("LAMBDANETS_COCO")
 
 
 def jitter(image, classes, generator):
-    """Return predictions for a image: its objects moved by some pixels, some left out, some of another class."""
+    """Return predictions for an image: its objects moved by some pixels, some left out, some of another class."""
     boxes, scores, labels, masks = [], [], [], []
     for annotation in image.objects:
         for _ in range(int(torch.randint(3, (), generator=generator))):
