@@ -10,6 +10,7 @@ from hydra.core.object_type import ObjectType
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
+from lambdanets.errors import UserError
 from tests.command import run
 from tests.configs import composing, experiment
 
@@ -91,6 +92,13 @@ def test_groups_list_rows_and_variants(folder):
     assert {"resnet26", "resnet50", "lambda_resnet420", "lambda_resnet50ts", "tiny"} <= set(models)
     with composing(), pytest.raises(MissingConfigException, match="table3/nothing"):
         compose("config", overrides=["experiment=table3/nothing"])
+
+
+def test_a_row_that_is_no_mapping_is_an_error(tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "own.yaml").write_text("sweep: {rows: {own: mixer=conv}}")
+    with composing(), pytest.raises(UserError, match="row own of a sweep has the value mixer=conv: write it as {key"):
+        compose("config", overrides=[f"hydra.searchpath=[{tmp_path}]", "experiment=own"])
 
 
 def test_a_modified_file_is_read_again(folder):

@@ -32,6 +32,8 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from typing_extensions import override
 
+from lambdanets.errors import UserError
+
 
 def register_config_source() -> None:
     """Let Hydra read folders of configs through FileConfigSource, also in processes that its launchers start."""
@@ -52,7 +54,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
         group = path.split("/")[0]
         if group in ("", "experiment"):
             return {
-                f"experiment/{name}": (sweep.get("base") or {}) | row
+                f"experiment/{name}": merge_row(name, sweep.get("base") or {}, row)
                 for content in self.read_group("sweep").values()
                 for sweep in [content.get("sweep") or {}]
                 for name, row in (sweep.get("rows") or {}).items()
@@ -108,6 +110,12 @@ class FileConfigSource(file_config_source.FileConfigSource):
             if rows is not None:
                 content.sweep.experiments = [*rows]
         return result
+
+
+def merge_row(name: str, base: dict[str, Any], row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"The row {name} of a sweep has the value {row}: write it as {{key: value}}.")
+    return base | row
 
 
 def row_config(overrides: dict[str, Any]) -> DictConfig:
