@@ -178,6 +178,14 @@ def test_named_files_exist(page):
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.parametrize("page", ALL_PAGES, ids=page_name)
+def test_make_targets_exist(page):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    code = [*blocks(page, "sh"), *re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text()))]
+    for command in re.findall(r"^make ([a-z -]+)", "\n".join(code), re.MULTILINE):
+        assert set(command.split()) <= set(targets), command
+
+
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
     for file in (ROOT / "docs").rglob("*.md"):
