@@ -1,4 +1,4 @@
-"""CONTRIBUTING's examples, followed to the letter in a fresh copy of the repository."""
+"""The examples of CONTRIBUTING.md, followed to the letter in a fresh copy of the repository."""
 
 import json
 import os
@@ -8,62 +8,99 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from tests.command import ROOT
 
 BLOCK = re.compile(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", re.DOTALL)
-SECTIONS = {
-    "mixer": ["mixer=depthwise", "mixer.scope=5"],
-    "data set": ["mixer=lambda", "data=stripes", "model=small"],
-    "task": ["task=focal", "mixer=lambda", "task.gamma=1"],
-}
+QUIET = "trainer.enable_progress_bar=false"
 
 
-def section(name):
-    """The files of one section, by path."""
+def add_example(name, root):
+    """Write the files of the section "Add a <name>" into a repository, and lint them."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     start = text.index(f"## Add a {name}\n")
-    return dict(BLOCK.findall(text[start : text.find("\n## ", start + 1)]))
+    files = dict(BLOCK.findall(text[start : text.find("\n## ", start + 1)]))
+    assert sorted(path.rpartition(".")[2] for path in files) == ["py", "yaml"]
+    for path, content in files.items():
+        assert not (root / path).exists(), "the repository already has a file of that name"
+        (root / path).write_text(content)
+    modules = [path for path in files if path.endswith(".py")]
+    linted = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), *modules],
+        cwd=root, capture_output=True, text=True,
+    )  # fmt: skip
+    assert linted.returncode == 0, linted.stdout
 
 
 @pytest.fixture
-def copy(tmp_path):
+def repository(tmp_path):
+    """A copy of the repository."""
     for name in ("configs", "src", "run.py"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     return tmp_path
 
 
-def python(copy, *arguments):
-    environment = os.environ | {"PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+def python(root, *arguments, code=0):
+    environment = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=copy, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *map(str, arguments)], cwd=root, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", SECTIONS)
-def test_one_python_file_and_one_yaml_are_enough(name, copy):
-    files = section(name)
-    assert sorted(path.rpartition(".")[2] for path in files) == ["py", "yaml"]
-    for path, text in files.items():
-        assert not (copy / path).exists(), "an example must not be there already"
-        (copy / path).write_text(text)
-    options = ["trainer.max_epochs=2", "trainer.enable_progress_bar=false", "callbacks=scalars"]
-    python(copy, "run.py", *SECTIONS[name], *options)
-    (file,) = copy.glob("outputs/*/*/metrics.json")
+def train(root, *arguments, epochs=2):
+    """Run a short training, and return its folder and its metrics."""
+    python(root, "run.py", *arguments, f"trainer.max_epochs={epochs}", "callbacks=scalars", QUIET)
+    (file,) = root.glob("outputs/*/*/metrics.json")
     metrics = json.loads(file.read_text())
-    assert metrics["epochs"] == 2
-    assert metrics["test/top1"] > (0.5 if name == "data set" else 0.1)  # four classes, or ten
-    if name == "mixer":
-        assert "depthwise" in python(copy, "run.py", "--help")
-        # Two blocks' weights as the docstring says: 25 for each of the inner channels.
-        code = "import sys, lambdanets; m = lambdanets.load(sys.argv[1]).network; print(m.stages[0][0].mixer)"
-        assert "Depthwise(16, 16, kernel_size=(5, 5)" in python(copy, "-c", code, str(file.parent))
-    modules = [path for path in files if path.endswith(".py")]
-    linted = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), *modules],
-        cwd=copy, capture_output=True, text=True,
-    )  # fmt: skip
-    assert linted.returncode == 0, linted.stdout
+    assert metrics["epochs"] == epochs
+    return file.parent, metrics
+
+
+def test_a_mixer_is_one_python_file_and_one_yaml(repository):
+    add_example("mixer", repository)
+    folder, metrics = train(repository, "mixer=depthwise", "mixer.scope=5")
+    assert metrics["test/top1"] > 0.1  # of ten classes
+    assert "depthwise" in python(repository, "run.py", "--help")
+    code = "import sys, lambdanets; m = lambdanets.load(sys.argv[1]).network; print(m.stages[0][0].mixer)"
+    assert "Depthwise(16, 16, kernel_size=(5, 5)" in python(repository, "-c", code, folder)
+
+
+def test_a_data_set_is_one_python_file_and_one_yaml(repository):
+    add_example("data set", repository)
+    _, metrics = train(repository, "mixer=lambda", "data=stripes", "model=small")
+    assert metrics["test/top1"] > 0.5  # of four classes
+
+
+def test_a_task_is_one_python_file_and_one_yaml(repository):
+    add_example("task", repository)
+    folder, metrics = train(repository, "task=expectation", "mixer=lambda", epochs=4)
+    assert metrics["test/cs1"] > 0.4  # a constant of 4.5 has 0.2
+    assert 0 < metrics["test/mae"] < 3
+
+    tested = folder / "test" / "metrics.json"
+    python(repository, "run.py", "job=test", f"ckpt={folder}", QUIET)
+    assert json.loads(tested.read_text()) == {name: metrics[name] for name in ("test/cs1", "test/mae")}
+
+    photo = repository / "photo.png"
+    Image.new("L", (20, 30), 200).save(photo)
+    predict = ("job=predict", f"ckpt={folder}", f"input={photo}", "hydra.run.dir=predicted")
+    python(repository, "run.py", *predict, QUIET)
+    ((file, value),) = json.loads((repository / "predicted" / "values.json").read_text()).items()
+    assert file == str(photo)
+    code = "import sys, lambdanets; print(lambdanets.load(sys.argv[1]).predict(sys.argv[2]))"
+    assert float(python(repository, "-c", code, folder, photo).split()[-1]) == pytest.approx(value, abs=1e-4)
+
+    export = ("job=export", f"ckpt={folder}", "hydra.run.dir=exported")
+    python(repository, "run.py", *export)
+    assert float(python(repository, "-c", code, "exported", photo).split()[-1]) == pytest.approx(value, abs=1e-4)
+    refusal = python(repository, "run.py", *export, "format=onnx", code=1)
+    assert "format=onnx can't hold this model: a graph would hold the classifier without the expected value" in refusal
+
+    python(repository, "run.py", "job=report", "sweep_dir=outputs", "hydra.run.dir=reported")
+    report = (repository / "reported" / "report.md").read_text()
+    assert "| row | runs | test/cs1 % | published CS(1) |" in report
+    assert f"| 1 | {100 * metrics['test/cs1']:.2f} |" in report

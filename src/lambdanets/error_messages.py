@@ -90,10 +90,9 @@ def missing_interpolation(error: OmegaConfBaseException) -> str:
     (group, _, _), (target_group, dot, _) = key.partition("."), target.partition(".")
     if not dot:
         return f"{key} refers to {target}, which is not a key of the config: set {key}, or add {target} to the config."
-    advice = "; task=detection has those for COCO." if target_group == "recipe" else "."
     return (
         f"{key} refers to {target}, but the chosen {target_group} has no such key: choose another {group}=… or "
-        f"{target_group}=…{advice}"
+        f"{target_group}=…."
     )
 
 

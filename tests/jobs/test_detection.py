@@ -103,10 +103,10 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
     (start,) = tmp_path.glob("outputs/classes/*")
     options = (*SMALL, f"data.root={place / 'coco'}", f"model.backbone_ckpt={start}", *short[:2], "recipe.norm=frozen")
     done = run(*options, "trainer.limit_val_batches=1", "trainer.limit_test_batches=1", cwd=tmp_path)
-    assert "Starting from" in done.stdout
+    assert "Initialized all weights from" in done.stdout
     assert "are interpolated to" in done.stdout
     wrong = run(*options, "mixer.heads=4", cwd=tmp_path, code=1).stderr
-    assert "doesn't fit in " in wrong
+    assert "does not match the model in " in wrong
     assert "qkv.weight is [" in wrong
     assert "Traceback" not in wrong
 
@@ -122,7 +122,7 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
             "data=digits",
             "data.augment refers to recipe.augment, but the chosen recipe has no such key: choose another ",
         ),
-        ("task=classification data=coco data.root=coco", "recipe=…; task=detection brings those for COCO."),
+        ("task=classification data=coco data.root=coco", "or recipe=…."),
         (
             "data=digits +recipe.augment=none",
             "Digits is a data set for classification, and the task needs one",

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from lambdanets.reports.runs import ExperimentRuns, RunRecord
 from lambdanets.reports.score_table import mean_test_scores, score_names, score_table
-from lambdanets.tasks import ScoreTable
+from lambdanets.tasks import Classification, ScoreTable
 
 LAYOUT = ScoreTable(
     "Average precision",
@@ -47,3 +47,9 @@ def test_ours_stand_above_the_published_scores():
 def test_names_are_in_the_columns_order():
     assert score_names(LAYOUT) == ["box_ap", "box_ap50", "box_ap75", "mask_ap"]
     assert score_names(None) == []
+
+
+def test_a_run_without_a_task_in_its_config_is_a_classification():
+    run = RunRecord(Path(), OmegaConf.create(), metrics={"test/top1": 0.5, "test/box_ap": 0.5})
+    assert run.task is Classification
+    assert mean_test_scores(ExperimentRuns("table3/conv", (), {0: run})) == {}

@@ -1,0 +1,91 @@
+"""New networks with trained weights."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import lambdanets
+from lambdanets.errors import UserError
+from lambdanets.hub.pretrained import load_pretrained
+from lambdanets.jobs import export
+from lambdanets.runs.checkpoints import read_checkpoint
+from tests.checkpoints import write_checkpoint
+from tests.command import run
+
+GLOBAL = {"mixer": "lambda", "in_channels": 1, "overrides": ["mixer.scope=global"]}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A checkpoint and its network."""
+    config, network, _ = write_checkpoint(tmp_path, ["mixer=lambda", "mixer.scope=global", "model=tiny"])
+    return config, network
+
+
+def test_the_same_network_gets_all_weights(trained, tmp_path):
+    config, network = trained
+    export.run(config, tmp_path / "out")
+    for source in (config.ckpt, str(tmp_path / "out")):
+        same = lambdanets.create("tiny", pretrained=source, image_size=8, num_classes=10, **GLOBAL)
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(same.state_dict()[name], tensor)
+
+
+def test_other_classes_and_sizes(trained):
+    config, network = trained
+    other = lambdanets.create("tiny", pretrained=config.ckpt, image_size=16, num_classes=3, **GLOBAL)
+    assert other.classifier.out_features == 3
+    assert torch.equal(other.stages[0][0].conv1.weight, network.stages[0][0].conv1.weight)
+    assert other.stages[0][0].mixer.table.shape[2:] == (31, 31)
+
+
+def test_another_architecture_is_refused(trained):
+    config, _ = trained
+    message = r"does not match the model in \d+ of \d+ tensors: .* the source, which has mixer LambdaLayer and depth="
+    with pytest.raises(UserError, match=message):
+        lambdanets.create("tiny", mixer="conv", pretrained=config.ckpt, image_size=8, in_channels=1)
+
+
+def test_a_training_starts_from_the_weights(trained, tmp_path):
+    config, network = trained
+    options = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "recipe.optimizer.lr=0", "mixer.scope=global")
+    done = run(f"model.pretrained={config.ckpt}", *options, cwd=tmp_path)
+    assert f"Initialized all weights from {config.ckpt}." in done.stdout + done.stderr
+    (last,) = tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")
+    state = read_checkpoint(last)["state_dict"]
+    assert torch.equal(state["model.stages.0.0.mixer.table"], network.stages[0][0].mixer.table)
+
+
+def test_a_source_that_does_not_exist_is_an_error_of_one_line(tmp_path):
+    done = run("model.pretrained=nowhere", "trainer.max_epochs=1", cwd=tmp_path, code=1)
+    assert "error: 'nowhere' does not exist" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [("lambda_resnet26t", "c1_in1k"), ("lambda_resnet26rpt_256", "c1_in1k"), ("lambda_resnet50ts", "a1h_in1k")],
+)
+def test_the_weights_of_timm_give_the_logits_of_timm(name, tag, hub):
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=20)
+    torch.nn.init.normal_(theirs.head.fc.weight)
+    x = torch.randn(2, 3, 256, 256)
+    with torch.no_grad():
+        theirs(x)  # the batch norms get statistics
+        expected = theirs.eval()(x)
+    source = f"timm/{name}.{tag}"
+    save_file(theirs.state_dict(), hub(source) / "model.safetensors")
+    ours = lambdanets.create(name, pretrained=source, image_size=256, num_classes=20).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-4)
+    other = lambdanets.create(name, pretrained=source, image_size=256, num_classes=5)
+    assert other.classifier.out_features == 5
+    assert torch.equal(other.stem[0].weight, theirs.stem.conv1.conv.weight)
+    with pytest.raises(UserError, match=f"does not match the model: choose model={name}"):
+        load_pretrained(lambdanets.create("tiny", mixer="conv"), source)
+
+
+def test_other_networks_of_timm_are_refused():
+    with pytest.raises(UserError, match="is not a lambda network of timm's; choose among lambda_resnet26t"):
+        load_pretrained(lambdanets.create("tiny", mixer="conv"), "timm/resnet50.a1_in1k")
