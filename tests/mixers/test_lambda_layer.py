@@ -220,7 +220,7 @@ def test_another_feature_size_interpolates_and_says_so(caplog):
     x = torch.randn(2, 8, 6, 5)
     assert layer(x).shape == layer(x).shape == (2, 8, 6, 5)
     assert [record.getMessage() for record in caplog.records] == [
-        "A global lambda layer made for 4×4 positions meets 6×5: its position embeddings are interpolated."
+        "A global lambda layer for 4×4 positions gets 6×5: its position embeddings are interpolated."
     ]
     caplog.clear()
     larger = LambdaLayer(8, feature_size=(6, 5), scope="global", heads=2)

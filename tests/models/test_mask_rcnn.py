@@ -8,7 +8,7 @@ import torch
 from lambdanets.errors import UserError
 from lambdanets.mixers import SE, Attention, Conv, LambdaLayer
 from lambdanets.models import MaskRCNN, ResNet
-from lambdanets.models.sync_batch_norm import synchronize_batch_norms
+from lambdanets.models.batch_norm import synchronize_batch_norms
 
 SMALL = partial(ResNet, depth=[1, 1, 1, 1], width=0.25)
 
@@ -34,9 +34,9 @@ def detector(mixer, **options):
 @pytest.mark.parametrize("size", [(128, 128), (1, 128), (97, 33), (8, 8)])
 def test_images_of_any_size(mixer, size):
     model = detector(mixer).eval()
-    (found,) = model([torch.randn(3, *size)])
-    assert set(found) == {"boxes", "labels", "scores", "masks"}
-    boxes = found["boxes"]
+    (detections,) = model([torch.randn(3, *size)])
+    assert set(detections) == {"boxes", "labels", "scores", "masks"}
+    boxes = detections["boxes"]
     assert (boxes >= 0).all()
     assert (boxes[:, 2::2] <= size[1]).all()
     assert (boxes[:, 3::2] <= size[0]).all()
@@ -54,9 +54,8 @@ def test_images_without_objects_have_losses():
 def test_a_smaller_map_takes_the_middle_of_a_global_table():
     torch.manual_seed(0)
     options = {"heads": 2, "scope": "global", "batch_norm": False, "content": False}
-    large = LambdaLayer(16, feature_size=(9, 7), **options).double().eval()
+    large = LambdaLayer(16, feature_size=(9, 7), crop_table=True, **options).double().eval()
     small = LambdaLayer(16, feature_size=(5, 4), **options).double().eval()
-    large.crops = True
     with torch.no_grad():
         small.qkv.weight.copy_(large.qkv.weight)
         small.table.copy_(large.table[:, :, 4:13, 3:10])

@@ -166,7 +166,7 @@ def test_stochastic_depth_grows_linearly_to_the_last_block():
     [
         ({"depth": 51}, "depth=51 is not a known ResNet"),
         ({"depth": [1, 0, 1, 1]}, "at least one block"),
-        ({"layout": "CCL"}, "speaks of 3 stages, the model has 4"),
+        ({"layout": "CCL"}, "has 3 entries, but the model has 4 stages"),
         ({"layout": "CCXL"}, "layout has 'X'"),
         ({"layout": ["C", "C", [2], "L"]}, r"blocks \[2\] of a stage that has blocks 1 to 1"),
         ({"stem": "big"}, "stem=big is not known"),

@@ -100,7 +100,7 @@ def query_maps(layer: LambdaLayer, x: Tensor) -> dict[str, tuple[Tensor, Tensor]
     if keys is not None:
         normalized = normalize_keys(keys.flatten(1, 2), layer.key_norm, 1)[0].float()
         contexts["content"] = normalized.unflatten(0, (height, width)).permute(2, 3, 0, 1)
-    if (table := layer.embeddings(queries)) is not None:
+    if (table := layer.fit_table(queries)) is not None:
         offsets = scope_to_offsets(dilate_table(table.float(), layer.dilation), (height, width))
         rows = slice(height - 1 - row, 2 * height - 1 - row)
         columns = slice(width - 1 - column, 2 * width - 1 - column)

@@ -17,7 +17,7 @@ from lambdanets.distributed.devices import count_local_processes
 from lambdanets.distributed.launcher import detect_launcher, slurm_environment
 from lambdanets.distributed.rendezvous import init_process_group
 from lambdanets.errors import UserError
-from lambdanets.models.sync_batch_norm import synchronize_batch_norms
+from lambdanets.models.batch_norm import synchronize_batch_norms
 
 
 class SyncBatchNorm(LayerSync):

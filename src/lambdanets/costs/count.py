@@ -61,7 +61,7 @@ def count_costs(
         found = run_parts(model, images)
         in_order = [module for module in model.modules() if isinstance(module, LambdaLayer)]
         for layer in in_order:
-            layer.method = "lambdas" if layer.scope == "global" else "convolution"
+            layer.set_method("lambdas" if layer.scope == "global" else "convolution")
         paper = run_parts(model, images) if in_order else found
     return {part: replace(cost, paper_flops=paper[part].flops) for part, cost in found.items()}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.mixers import LambdaLayer
-from lambdanets.ops import MethodName, predict_costs
+from lambdanets.ops import MethodName
 
 # The lambda layer's methods without a custom operator.
 METHODS: tuple[MethodName, ...] = ("lambdas", "convolution")
@@ -25,9 +25,9 @@ def portable_copy(network: nn.Module, images: Tensor) -> nn.Module:
     with record_inputs(network) as inputs, torch.no_grad():
         network(images)
     for layer, x in inputs.items():
-        found = predict_costs(layer.cost_shape(x[:, :, :: layer.step, :: layer.step], x))
-        known = [name for name in METHODS if name in found]
-        layer.method = min(known, key=lambda name: found[name].seconds)
+        costs = layer.predict_costs(x)
+        supported = [name for name in METHODS if name in costs]
+        layer.set_method(min(supported, key=lambda name: costs[name].seconds))
     return network
 
 

@@ -1,4 +1,4 @@
-"""What may stand where a bottleneck's 3×3 convolution stands; one file a mixer."""
+"""Mixers, which may replace a bottleneck's 3×3 convolution; one file per mixer."""
 
 from lambdanets.mixers.attention import Attention
 from lambdanets.mixers.augmented import Augmented
@@ -6,7 +6,7 @@ from lambdanets.mixers.axial import Axial
 from lambdanets.mixers.conv import Conv
 from lambdanets.mixers.double_attention import DoubleAttention
 from lambdanets.mixers.efficient_attention import EfficientAttention
-from lambdanets.mixers.interface import Gate, Mixer
+from lambdanets.mixers.interface import Gate, GatedMixer, Mixer
 from lambdanets.mixers.lambda_conv import LambdaConv
 from lambdanets.mixers.lambda_layer import LambdaLayer
 from lambdanets.mixers.linear_attention import LinearAttention
@@ -25,6 +25,7 @@ __all__ = [
     "DoubleAttention",
     "EfficientAttention",
     "Gate",
+    "GatedMixer",
     "LambdaConv",
     "LambdaLayer",
     "LinearAttention",

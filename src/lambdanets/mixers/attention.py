@@ -8,10 +8,10 @@ from lambdanets.mixers.interface import channels_per_head, stride_pool
 
 
 class Attention(nn.Module):
-    """y_n^h = Σ_m softmax_m(q_n^h · (k_m^h + r_nm) / √d_h) v_m^h, over all positions m of the map.
+    """Global self-attention: y_n^h = Σ_m softmax_m(q_n^h · (k_m^h + r_nm) / √d_h) v_m^h, over all positions m.
 
-    The relative embedding r_nm = R^rows[m_y − n_y] + R^columns[m_x − n_x] is shared by the heads. A map of another
-    size than `feature_size` gets linearly interpolated tables.
+    The heads share the relative embedding r_nm = R^rows[m_y − n_y] + R^columns[m_x − n_x]. On a map of another size
+    than `feature_size` the tables are interpolated linearly.
 
     (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
 
@@ -48,13 +48,13 @@ class Attention(nn.Module):
 
 
 def relative_attention(query: Tensor, key: Tensor, value: Tensor, row_table: Tensor, column_table: Tensor) -> Tensor:
-    """Σ_m softmax_m(q_n · (k_m + r_nm) / √d_h) v_m over all positions m of a map.
+    """Compute Σ_m softmax_m(q_n · (k_m + r_nm) / √d_h) v_m over all positions m of a map.
 
     Args:
         query: (B, h, d_h, H, W).
         key: of the same shape.
         value: (B, h, v, H, W).
-        row_table: (2H − 1, d_h), or that of another height, interpolated.
+        row_table: (2H − 1, d_h); a table of another height is interpolated.
         column_table: (2W − 1, d_h), likewise.
 
     Returns:
@@ -76,7 +76,7 @@ def relative_attention(query: Tensor, key: Tensor, value: Tensor, row_table: Ten
 
 
 def axis_embeddings(table: Tensor, length: int) -> Tensor:
-    """All pairs' embeddings along one axis: (2L' − 1, d) → (L, L, d), entry [n, m] that of offset m − n."""
+    """Expand a table to all pairs along one axis: (2L' − 1, d) → (L, L, d), with the offset m − n at [n, m]."""
     size = 2 * length - 1
     if table.shape[0] != size:
         table = F.interpolate(table.T[None], size=size, mode="linear", align_corners=True)[0].T

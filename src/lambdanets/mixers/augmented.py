@@ -9,24 +9,24 @@ from lambdanets.mixers.interface import channels_per_head, stride_pool
 
 
 class Augmented(nn.Module):
-    """A 3×3 convolution with a share of its output channels from global self-attention with 2D relative positions.
+    """A 3×3 convolution, some of whose output channels come from global self-attention with 2D relative positions.
 
     (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
 
-    The attention is that of `Attention`, with its own depth of keys, and a 1×1 convolution behind it. Where the block
-    has a stride, the attention reads the 3×3 average pooling of the input, so that it works on the smaller map.
+    The attention is that of `Attention`, with a key depth of its own, and a 1×1 convolution behind it. With a stride,
+    its input is the 3×3 average pooling of the mixer's input, so that it works on the smaller map.
 
     Args:
         channels: C.
         stride: of the convolution.
         feature_size: (H, W) of the input.
         heads: number of heads.
-        value_ratio: share of the output channels from attention (υ), rounded to a multiple of the heads.
-        key_ratio: depth of all keys as a share of C (κ), likewise rounded.
-        min_key_depth: of one head.
+        value_ratio: υ, attention's output channels / C, rounded to a multiple of the heads.
+        key_ratio: κ, depth of all heads' keys / C, likewise rounded.
+        min_key_depth: lower limit of one head's key depth.
 
     Raises:
-        UserError: the share leaves the convolution no channels.
+        UserError: the heads don't divide the channels, or attention leaves the convolution no channels.
     """
 
     def __init__(

@@ -9,9 +9,11 @@ from lambdanets.mixers.interface import channels_per_head, stride_pool
 
 
 class Axial(nn.Sequential):
-    """Attention within each column of the map, then within each row, so that two layers see all positions.
+    """Axial self-attention: within each column, then within each row, so that a position sees all others.
 
-    2·n·√n weights instead of the n² of global attention. (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
+    It has 2·n·√n attention weights instead of the n² of global attention.
+
+    (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
 
     Args:
         channels: C.
@@ -33,14 +35,15 @@ class Axial(nn.Sequential):
 
 
 class AxisAttention(nn.Module):
-    """y_n^h = Σ_m softmax_m(q_n^h · (k_m^h + r_(m − n)) / √d_h) v_m^h over the positions m of n's column or row.
+    """Self-attention along one axis: y_n^h = Σ_m softmax_m(q_n^h · (k_m^h + r_(m − n)) / √d_h) v_m^h.
 
-    The relative embedding r is shared by the heads; another length than `length` gets it linearly interpolated.
+    The sum is over the positions m of n's column or row. The heads share the relative embedding r; at another length
+    than `length` it is interpolated linearly.
 
     Args:
         channels: C of (B, C, H, W), in and out.
         axis: 2 for columns, 3 for rows.
-        length: positions along it.
+        length: positions along the axis.
         heads: number of heads.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The 3×3 convolution of He et al. (2016): the baseline that every other mixer replaces."""
+"""The 3×3 convolution of He et al. (2016), the baseline that every other mixer replaces."""
 
 from torch import nn
 

@@ -6,27 +6,27 @@ from lambdanets.mixers.interface import channels_per_head
 
 
 class EfficientAttention(nn.Module):
-    """Attention with its two softmaxes apart, so that keys and values are multiplied first.
+    """Attention with separate softmaxes of queries and keys, so that keys and values are multiplied first.
 
     x + norm(W · softmax(Q) · (softmax(K)ᵀ · V)), queries normalized over each head's channels, keys over the
-    positions: (B, C, H, W) → (B, C, H, W), at a cost linear in the positions.
+    positions: (B, C, H, W) → (B, C, H, W). The cost is linear in the number of positions.
 
     Args:
         channels: C.
-        ratio: how many times narrower than C each of Q, K and V is.
+        ratio: C / channels of each of Q, K and V.
         heads: number of heads.
 
     Raises:
-        UserError: the heads don't divide the narrower channels.
+        UserError: the heads don't divide the channels of Q, K and V.
     """
 
     def __init__(self, channels: int, *, ratio: int = 4, heads: int = 8) -> None:
         super().__init__()
-        narrow = max(1, channels // ratio)
-        channels_per_head(narrow, heads)
+        inner_channels = max(1, channels // ratio)
+        channels_per_head(inner_channels, heads)
         self.heads = heads
-        self.qkv = nn.Conv2d(channels, 3 * narrow, 1, bias=False)
-        self.out = nn.Conv2d(narrow, channels, 1, bias=False)
+        self.qkv = nn.Conv2d(channels, 3 * inner_channels, 1, bias=False)
+        self.out = nn.Conv2d(inner_channels, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         nn.init.zeros_(self.norm.weight)  # a new block is the identity
 

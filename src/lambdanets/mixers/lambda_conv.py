@@ -9,22 +9,23 @@ from lambdanets.mixers.lambda_layer import LambdaLayer, Scope
 
 
 class LambdaConv(LambdaLayer):
-    """A lambda layer whose position lambdas are an r × r convolution of the values, dilated and strided if asked.
+    """A lambda layer whose position lambdas are an r × r convolution of the values, optionally dilated and strided.
 
-    Its cost is linear in the number of positions; dilation widens its view at no cost.
+    Its cost is linear in the number of positions. A dilation widens the context at no cost.
 
     (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
 
     Args:
         channels: C.
-        stride: as in `LambdaLayer` a pooling behind the layer, unless `strided`.
+        stride: 2 appends a 3×3 average pooling as in `LambdaLayer`, unless `strided`.
         scope: r, odd.
-        dilation: distance in positions between neighbours in the r × r context.
-        strided: compute the output at every stride-th position only, as a strided convolution does, and pool nothing.
-        **options: as in `LambdaLayer`.
+        dilation: distance in positions between neighbors in the r × r context.
+        strided: compute the output at every stride-th position only, as a strided convolution does, without pooling.
+        **options: further arguments of `LambdaLayer`.
 
     Raises:
-        UserError: as `LambdaLayer`; a global scope, a dilation below 1, a strided layer that is masked.
+        UserError: the arguments are invalid for `LambdaLayer`, the scope is global, the dilation is below 1, or a
+            strided layer is causal.
     """
 
     def __init__(
@@ -45,6 +46,6 @@ class LambdaConv(LambdaLayer):
         if strided and self.causal:
             raise UserError("strided=true can't be combined with causal=true: use the pooling that strided=false has.")
         self.dilation = dilation
-        self.step = stride if strided else 1
+        self.query_stride = stride if strided else 1
         if strided:
             self.pool = nn.Identity()

@@ -10,6 +10,7 @@ from lambdanets.errors import UserError
 from lambdanets.mixers.interface import channels_per_head, memory_format_of, stride_pool
 from lambdanets.ops import (
     CHANNELS_FIRST,
+    Cost,
     KeyNorm,
     MethodName,
     Shape,
@@ -18,6 +19,7 @@ from lambdanets.ops import (
     content_lambda,
     lambda_map,
     masked_lambda_map,
+    predict_costs,
     resize_table,
 )
 
@@ -26,40 +28,39 @@ Scope = int | tuple[int, int] | Literal["global"]
 
 
 class LambdaLayer(nn.Module):
-    """y_n^h = (λc + λp_n)ᵀ q_n^h with λc = softmax(K)ᵀ V and λp_n = E_nᵀ V: no attention map is ever formed.
+    """The lambda layer: y_n^h = (λc + λp_n)ᵀ q_n^h with λc = softmax(K)ᵀ V and λp_n = E_nᵀ V.
 
-    (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉), or for sequences (B, C, N) → (B, C, ⌈N / stride⌉): a sequence is
-    a map of 1 × N.
+    No attention map is ever formed. (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉), or for sequences, which are maps
+    of 1 × N positions, (B, C, N) → (B, C, ⌈N / stride⌉).
 
     Args:
         channels: C, the d of the paper.
         stride: 2 appends a 3×3 average pooling.
         feature_size: (H, W) of the input, (1, N) for sequences; only a global scope needs it. On a map of another size
-            the layer interpolates its table of embeddings, and says so in the log.
-        scope: side r of the r × r positions around a query that position lambdas see, odd, or its two sides, or
-            "global" for all positions. The content lambda sees all positions in any case.
+            the layer interpolates its table of embeddings and logs that.
+        scope: side r, odd, of the r × r positions around a query that position lambdas see, or its two sides, or
+            "global" for all positions. The content lambda always sees all positions.
         key_depth: k.
-        heads: h, the number of queries a position; the value depth is v = C / h.
+        heads: h, the number of queries per position; the value depth is v = C / h.
         intra_depth: u.
-        content: whether there is a content lambda.
-        position: whether there are position lambdas; without them the input may be a set.
-        key_norm: what normalizes the keys over the context: "softmax", "l2" or "none" (the paper's ablation).
-        query_softmax: a softmax over the k entries of each query, on top of the rest.
-        batch_norm: batch normalization of queries and values.
-        causal: a query sees itself and the positions before it only, in raster order.
-        method: how the lambdas are computed, see `lambdanets.ops.lambda_map`; the result is the same.
+        content: add a content lambda.
+        position: add position lambdas; without them the input may be a set.
+        key_norm: normalization of the keys over the context: "softmax", "l2" or "none" (the paper's ablation).
+        query_softmax: apply a softmax over the k entries of each query.
+        batch_norm: normalize queries and values with batch norms.
+        causal: let a query see only itself and the positions before it, in raster order.
+        method: method to compute the lambdas, see `lambdanets.ops.lambda_map`; all give the same result.
+        crop_table: on a map smaller than feature_size, use the part of a global scope's table that its offsets need, so
+            that an offset in positions keeps its embedding, instead of interpolating the table.
 
     Raises:
-        UserError: the heads don't divide the channels, the scope is even, a global scope without a feature size, a
-            choice that isn't known, neither content nor position.
+        UserError: the heads don't divide the channels, the scope is even, a global scope has no feature size, a choice
+            is unknown, or the layer has neither content nor position lambdas.
     """
 
-    # A lambda convolution's: distances between neighbours in the table, and between queries.
+    # Distances in positions between neighbors in the table, and between queries; a lambda convolution has its own.
     dilation = 1
-    step = 1
-    # Whether a global scope's table is cut to a smaller map, so that an offset in pixels keeps its embedding, instead
-    # of being interpolated: for images of several sizes, as detectors have them.
-    crops = False
+    query_stride = 1
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class LambdaLayer(nn.Module):
         batch_norm: bool = True,
         causal: bool = False,
         method: MethodName = "auto",
+        crop_table: bool = False,
     ) -> None:
         super().__init__()
         self.scope = scope
@@ -89,7 +91,8 @@ class LambdaLayer(nn.Module):
         self.query_softmax = query_softmax
         self.causal = causal
         self.method = method
-        self.warned: set[tuple[int, int]] = set()
+        self.crop_table = crop_table
+        self.logged_sizes: set[tuple[int, int]] = set()
         if min(key_depth, intra_depth) < 1:
             raise UserError(f"key_depth={key_depth} and intra_depth={intra_depth} must both be at least 1.")
         if not content and not position:
@@ -112,48 +115,67 @@ class LambdaLayer(nn.Module):
         nn.init.normal_(self.qkv.weight, std=self.qkv.in_features**-0.5)
         if self.table is not None:
             # A position lambda sums over hundreds of values of unit variance, the content lambda averages over them:
-            # small embeddings start both at the same order of magnitude. (The paper's choice is not known to us;
-            # timm's is this.)
+            # small embeddings start both at the same order of magnitude. The paper doesn't state its choice; this is
+            # timm's.
             nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """The layer's output.
+        """Compute the layer's output: (B, C, ⌈H / stride⌉, ⌈W / stride⌉) or (B, C, ⌈N / stride⌉).
 
         Args:
-            x: (B, C, H, W) or (B, C, N), where the queries come from.
-            context: (B, C, H', W') or (B, C, M), where keys and values come from; by default x. Offsets count from
-                the first position of both.
+            x: (B, C, H, W) or (B, C, N), the source of the queries.
+            context: (B, C, H', W') or (B, C, M), the source of keys and values; defaults to x. Offsets count from the
+                first position of both.
             mask: boolean (n, m) or (B, n, m), true where query n may see position m of the context, in raster order.
+
+        Raises:
+            UserError: a strided lambda convolution gets a mask.
         """
         if x.ndim == 3:
             y = self(x[:, :, None], None if context is None else context[:, :, None], mask)
             return y[:, :, 0]
         if context is None:
             context = x
-        if self.step > 1:
-            x = x[:, :, :: self.step, :: self.step]
+        if self.query_stride > 1:
+            x = x[:, :, :: self.query_stride, :: self.query_stride]
             if mask is not None:
                 raise UserError("A strided lambda convolution takes no mask: use the pooling of strided=false.")
         if self.causal:
-            ahead = causal_mask(x.shape[2] * x.shape[3], x.device)
-            mask = ahead if mask is None else mask & ahead
-        given = memory_format_of(x)
+            past = causal_mask(x.shape[2] * x.shape[3], x.device)
+            mask = past if mask is None else mask & past
+        memory_format = memory_format_of(x)
         method = self.choose_method(x, context) if mask is None and self.table is not None else None
-        inner = torch.channels_last if method not in CHANNELS_FIRST else torch.contiguous_format
-        query, value, key = self.project(x, context, inner)
+        inner_format = torch.channels_last if method not in CHANNELS_FIRST else torch.contiguous_format
+        query, value, key = self.project(x, context, inner_format)
         if mask is None:
             y = self.mix(query, value, key, method)
         else:
-            y = masked_lambda_map(query, key, value, self.embeddings(query), mask, self.key_norm, self.dilation)
+            y = masked_lambda_map(query, key, value, self.fit_table(query), mask, self.key_norm, self.dilation)
         y = self.pool(y.permute(0, 3, 4, 1, 2).flatten(1, 2))
-        return y.contiguous(memory_format=given)
+        return y.contiguous(memory_format=memory_format)
 
     def choose_method(self, x: Tensor, context: Tensor) -> str:
-        """The method for maps of these sizes."""
-        return choose_method(self.cost_shape(x, context), self.method)
+        """Choose the method for maps of these sizes; x has the positions of queries only."""
+        return choose_method(self.product_shape(x, context), self.method)
 
-    def cost_shape(self, x: Tensor, context: Tensor) -> Shape:
-        """The sizes that the cost of a method depends on; x has the queries' own positions only."""
+    def predict_costs(self, x: Tensor) -> dict[str, Cost]:
+        """Predict the cost of each method for an input (B, C, H, W)."""
+        return predict_costs(self.product_shape(x[:, :, :: self.query_stride, :: self.query_stride], x))
+
+    def set_method(self, method: MethodName) -> None:
+        """Compute the lambdas by another method from now on."""
+        self.method = method
+
+    def expect_smaller_maps(self) -> None:
+        """Crop the table on smaller maps from now on, see `crop_table`; detectors have images of several sizes."""
+        self.crop_table = True
+
+    def share_table(self, table: nn.Parameter | None) -> None:
+        """Use the table of another layer."""
+        self.table = table
+
+    def product_shape(self, x: Tensor, context: Tensor) -> Shape:
+        """Return the sizes of the product of queries and lambdas; x has the positions of queries only."""
         assert self.table is not None
         return Shape(
             batch=x.shape[0],
@@ -166,73 +188,75 @@ class LambdaLayer(nn.Module):
             intra_depth=self.intra_depth,
             scope=(self.table.shape[2], self.table.shape[3]),
             dilation=self.dilation,
-            stride=self.step,
+            stride=self.query_stride,
             device=x.device.type,
             training=torch.is_grad_enabled() and self.training,
         )
 
-    def project(self, x: Tensor, context: Tensor, layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Queries (B, H, W, h, k), values (B, H', W', u, v) and keys (B, H', W', u, k), all from one projection.
+    def project(
+        self, x: Tensor, context: Tensor, memory_format: torch.memory_format
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Project to queries (B, H, W, h, k), values (B, H', W', u, v) and keys (B, H', W', u, k).
 
         Args:
-            x: where queries come from.
-            context: where keys and values come from, x itself if it is the same.
-            layout: how they lie in memory.
+            x: source of the queries.
+            context: source of keys and values; x itself, if it is the same.
+            memory_format: order of the results in memory.
         """
         weight = self.qkv.weight
         if context is x:
-            query, value, key = projected(x, weight, layout).split(self.sections, 1)
+            query, value, key = pointwise_conv(x, weight, memory_format).split(self.sections, 1)
         else:
-            query = projected(x, weight[: self.sections[0]], layout)
-            value, key = projected(context, weight[self.sections[0] :], layout).split(self.sections[1:], 1)
-        query = self.query_norm(query.contiguous(memory_format=layout))
+            query = pointwise_conv(x, weight[: self.sections[0]], memory_format)
+            value, key = pointwise_conv(context, weight[self.sections[0] :], memory_format).split(self.sections[1:], 1)
+        query = self.query_norm(query.contiguous(memory_format=memory_format))
         query = query.permute(0, 2, 3, 1).unflatten(3, (self.heads, self.key_depth))
         if self.query_softmax:
             query = query.softmax(-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(value.dtype)
-        value = self.value_norm(value.contiguous(memory_format=layout))
+        value = self.value_norm(value.contiguous(memory_format=memory_format))
         value = value.permute(0, 2, 3, 1).unflatten(3, (self.intra_depth, self.value_depth))
         if not self.sections[2]:
             return query, value, None
         return query, value, key.permute(0, 2, 3, 1).unflatten(3, (self.intra_depth, self.key_depth))
 
     def mix(self, query: Tensor, value: Tensor, key: Tensor | None, method: str | None) -> Tensor:
-        """The lambdas applied to the queries: (B, H, W, h, v)."""
+        """Apply the lambdas to the queries: (B, H, W, h, v)."""
         content = self.content_lambda(value, key)
-        table = self.embeddings(query)
+        table = self.fit_table(query)
         if table is None or method is None:
             return (query.flatten(1, 3) @ content).view(*query.shape[:4], -1)
         table = table.to(query.dtype)
-        return lambda_map(query, value, table, content, dilation=self.dilation, stride=self.step, method=method)
+        return lambda_map(query, value, table, content, dilation=self.dilation, stride=self.query_stride, method=method)
 
     def content_lambda(self, value: Tensor, key: Tensor | None) -> Tensor:
-        """What all queries share: (B, k, v)."""
+        """Compute the content lambda (B, k, v), which all queries share; zeros without one."""
         if key is None:
             return value.new_zeros(value.shape[0], self.key_depth, self.value_depth)
         return content_lambda(key.flatten(1, 2), value.flatten(1, 2), self.key_norm).to(value.dtype)
 
-    def embeddings(self, query: Tensor) -> Tensor | None:
-        """The table for this map of queries, if there are position lambdas."""
+    def fit_table(self, query: Tensor) -> Tensor | None:
+        """Return the table for this map of queries, or None without position lambdas."""
         if self.table is None or self.scope != "global":
             return self.table
         height, width = query.shape[1:3]
         middle = [side // 2 for side in self.table.shape[2:]]
-        if self.crops and height - 1 <= middle[0] and width - 1 <= middle[1]:
+        if self.crop_table and height - 1 <= middle[0] and width - 1 <= middle[1]:
             rows, columns = (slice(m - side + 1, m + side) for m, side in zip(middle, (height, width), strict=True))
             return self.table[:, :, rows, columns]
         if self.table.shape[2:] != (2 * height - 1, 2 * width - 1):
-            self.say_resized((height, width))
+            self.log_table_resize((height, width))
         return resize_table(self.table, height, width)
 
-    def say_resized(self, size: tuple[int, int]) -> None:
-        """Logs, once a size, that the table is interpolated."""
+    def log_table_resize(self, size: tuple[int, int]) -> None:
+        """Log that the table is interpolated, once per size."""
         assert self.table is not None
-        if torch.compiler.is_compiling() or size in self.warned:
+        if torch.compiler.is_compiling() or size in self.logged_sizes:
             return
-        self.warned.add(size)
-        made_for = [(side + 1) // 2 for side in self.table.shape[2:]]
+        self.logged_sizes.add(size)
+        table_positions = [(side + 1) // 2 for side in self.table.shape[2:]]
         log.info(
-            "A global lambda layer made for %d×%d positions meets %d×%d: its position embeddings are interpolated.",
-            *made_for,
+            "A global lambda layer for %d×%d positions gets %d×%d: its position embeddings are interpolated.",
+            *table_positions,
             *size,
         )
 
@@ -241,8 +265,10 @@ class LambdaLayer(nn.Module):
         if self.scope == "global" and self.table is not None and table is not None and table.ndim == 4:
             height, width = ((side + 1) // 2 for side in self.table.shape[2:])
             if table.shape[:2] == self.table.shape[:2] and table.shape != self.table.shape:
-                made_for = [(side + 1) // 2 for side in table.shape[2:]]
-                log.info("Position embeddings of %d×%d positions are interpolated to %d×%d.", *made_for, height, width)
+                table_positions = [(side + 1) // 2 for side in table.shape[2:]]
+                log.info(
+                    "Position embeddings of %d×%d positions are interpolated to %d×%d.", *table_positions, height, width
+                )
                 state_dict[prefix + "table"] = resize_table(table, height, width)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -251,23 +277,23 @@ class LambdaLayer(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
 
-def projected(x: Tensor, weight: Tensor, layout: torch.memory_format) -> Tensor:
-    """A 1×1 convolution: (B, C, H, W) and (out, C) → (B, out, H, W), lying in memory as asked."""
+def pointwise_conv(x: Tensor, weight: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Apply a 1×1 convolution, (B, C, H, W) and (out, C) → (B, out, H, W), with the fastest products for its output."""
     batch, _, height, width = x.shape
-    if layout == torch.channels_last:
-        if memory_format_of(x) == layout or height * width < 256:
+    if memory_format == torch.channels_last:
+        if memory_format_of(x) == memory_format or height * width < 256:
             # One product per image would be too small to be fast.
             return nn.functional.linear(x.permute(0, 2, 3, 1).contiguous(), weight).permute(0, 3, 1, 2)
         rows = torch.bmm(x.flatten(2).mT, weight.T.expand(batch, -1, -1))  # without a copy of x
         return rows.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    if height * width < 128:  # here one large product pays its copies on smaller maps only
-        whole = weight @ x.transpose(0, 1).flatten(1)
-        return whole.unflatten(1, (batch, height, width)).transpose(0, 1)
+    if height * width < 128:  # one large product pays for its copies on small maps only
+        product = weight @ x.transpose(0, 1).flatten(1)
+        return product.unflatten(1, (batch, height, width)).transpose(0, 1)
     return torch.bmm(weight.expand(batch, -1, -1), x.flatten(2)).unflatten(2, (height, width))
 
 
 def table_size(scope: Scope, feature_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Rows and columns of the table of offsets.
+    """Return the rows and columns of the table of offsets.
 
     Raises:
         UserError: the scope is neither odd nor "global", or it is "global" and there is no feature size.

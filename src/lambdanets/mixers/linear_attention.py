@@ -9,15 +9,15 @@ from lambdanets.mixers.efficient_attention import EfficientAttention
 
 
 class LinearAttention:
-    """The 3×3 convolution as mixer, with an attention linear in the positions as the gate at the end of its block.
+    """The 3×3 convolution as mixer, and attention of linear cost as the gate at the end of its block.
 
     Args:
         form: "double" (Chen et al. 2018) or "efficient" (Shen et al. 2018).
-        ratio: how many times narrower than the block's output the attention is.
-        heads: of the efficient form; the double form has one.
+        ratio: channels of the block's output / channels of the attention.
+        heads: heads of the efficient form; the double form has one.
 
     Raises:
-        UserError: the form is not known, or the ratio is below 1.
+        UserError: the form is unknown, or the ratio is below 1.
     """
 
     def __init__(self, form: str = "double", ratio: int = 4, heads: int = 8) -> None:

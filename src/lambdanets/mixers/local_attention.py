@@ -8,10 +8,11 @@ from lambdanets.mixers.neighborhood import check_scope, neighborhood_attention, 
 
 
 class LocalAttention(nn.Module):
-    """y_n^h = Σ_m softmax_m(q_n^h · (k_m^h + r_nm^h) / √d_h) v_m^h over the r × r positions m around n that exist.
+    """Local self-attention: y_n^h = Σ_m softmax_m(q_n^h · (k_m^h + r_nm^h) / √d_h) v_m^h.
 
-    The relative embedding r_nm^h is the concatenation of one for the row and one for the column offset, half of the
-    head's depth each. (The paper has no factor 1 / √d_h; here it keeps the logits of a new layer small.)
+    The sum is over the r × r positions m around n that exist. The relative embedding r_nm^h is the concatenation of one
+    for the row and one for the column offset, half of the head's depth each. The paper has no factor 1 / √d_h; it keeps
+    the logits of a new layer small.
 
     (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
 
@@ -23,7 +24,7 @@ class LocalAttention(nn.Module):
         heads: number of heads; d_h = C / heads.
 
     Raises:
-        UserError: the heads don't divide the channels, the scope is even.
+        UserError: the heads don't divide the channels, or the scope is even.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class LocalAttention(nn.Module):
         return self.pool(y.flatten(1, 2))
 
     def position_logits(self, query: Tensor, window: tuple[int, int]) -> Tensor:
-        """The products q · r / √d_h: (N, h, s, s', d_h) → (N, h, s, s', w, w')."""
+        """Compute q · r / √d_h: (N, h, s, s', d_h) → (N, h, s, s', w, w')."""
         by_row, by_column = (query * self.head_depth**-0.5).split(self.halves, -1)
         rows = window_embeddings(self.row_table, query.shape[2]).to(query.dtype)
         columns = window_embeddings(self.column_table, query.shape[3]).to(query.dtype)

@@ -1,8 +1,8 @@
 """Attention within the r × r neighborhood of each position, tile by tile.
 
-A tile of s × s queries and the window of (s + r − 1)² positions around it make one small attention in which positions
-outside of a query's own neighborhood are masked. Keys and values are copied (s + r − 1)² / s² times, some three times,
-and not r² times as when the neighborhood of each position is unfolded.
+A tile of s × s queries and the window of (s + r − 1)² positions around it make one small attention, with a mask for
+positions outside of a query's own neighborhood. Keys and values are copied (s + r − 1)² / s² times, about three times,
+instead of r² times as by unfolding the neighborhood of each position.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,14 @@ Size = tuple[int, int]
 def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Callable[[Tensor, Size], Tensor], *, scope: int, scale: float
 ) -> Tensor:
-    """Σ_m softmax_m(scale · q_n · k_m + b_nm) v_m over the existing positions m of n's neighborhood.
+    """Compute Σ_m softmax_m(scale · q_n · k_m + b_nm) v_m over the existing positions m of n's neighborhood.
 
     Args:
         query: (B, h, d, H, W).
         key: of the same shape.
         value: (B, h, v, H, W).
-        bias: from a tile's queries (N, h, s, s', d) and the window's size (w, w') to b, (N or 1, h, s, s', w, w').
+        bias: function of a tile's queries (N, h, s, s', d) and the window's size (w, w') that gives b,
+            (N or 1, h, s, s', w, w').
         scope: r, odd.
         scale: factor of the products.
 
@@ -38,9 +39,9 @@ def neighborhood_attention(
     tile = even_tile_side(height), even_tile_side(width)
     count = ceil(height / tile[0]), ceil(width / tile[1])
     window = tile[0] + scope - 1, tile[1] + scope - 1
-    queries = cut(query, count, tile, tile, 0)
-    keys, values = (cut(tensor, count, window, tile, scope // 2) for tensor in (key, value))
-    hidden = ~seen(height, width, count, tile, scope, query.device)
+    queries = extract_windows(query, count, tile, tile, 0)
+    keys, values = (extract_windows(tensor, count, window, tile, scope // 2) for tensor in (key, value))
+    hidden = ~visible_positions(height, width, count, tile, scope, query.device)
     added = bias(queries, window).flatten(4, 5).flatten(2, 3)
     tiles = count[0] * count[1]
     added = added.unflatten(0, (-1, 1 if added.shape[0] == 1 else tiles)).masked_fill(hidden, -torch.inf)
@@ -55,41 +56,41 @@ def neighborhood_attention(
 
 
 def even_tile_side(length: int) -> int:
-    """The side of the tiles that cover a length with the least left over, at most TILE."""
+    """Return the side, at most TILE, of the tiles that cover a length with the least rest."""
     return ceil(length / ceil(length / TILE))
 
 
-def cut(maps: Tensor, count: Size, window: Size, step: Size, margin: int) -> Tensor:
-    """(B, h, d, H, W) → (B · tiles, h, w, w', d): windows that start every step positions, zeros beyond the map."""
-    rows, columns = (number * side + 2 * margin for number, side in zip(count, step, strict=True))
+def extract_windows(maps: Tensor, count: Size, window: Size, step: Size, margin: int) -> Tensor:
+    """Extract windows every step positions, with zeros beyond the map: (B, h, d, H, W) → (B · tiles, h, w, w', d)."""
+    rows, columns = (tiles * side + 2 * margin for tiles, side in zip(count, step, strict=True))
     maps = F.pad(maps, (margin, columns - margin - maps.shape[4], margin, rows - margin - maps.shape[3]))
     windows = maps.unfold(3, window[0], step[0]).unfold(4, window[1], step[1])
     return windows.permute(0, 3, 4, 1, 5, 6, 2).flatten(0, 2).contiguous()
 
 
-def seen(height: int, width: int, count: Size, tile: Size, scope: int, device: torch.device) -> Tensor:
-    """Which positions of its window each query sees: boolean (tiles, 1, s · s', w · w').
+def visible_positions(height: int, width: int, count: Size, tile: Size, scope: int, device: torch.device) -> Tensor:
+    """Return the mask of the positions of its window that each query sees: boolean (tiles, 1, s · s', w · w').
 
-    A query beyond the map, which is cut off in the end, sees all of its neighborhood: a softmax over nothing has no
+    Queries beyond the map, which are cut off in the end, see their whole neighborhood: a softmax over nothing has no
     gradient.
     """
     axes = []
-    for length, number, side in zip((height, width), count, tile, strict=True):
-        start = side * torch.arange(number, device=device)[:, None, None]
-        here = torch.arange(side, device=device)[:, None]
-        there = torch.arange(side + scope - 1, device=device)
-        near = (there >= here) & (there < here + scope)
-        position = start + there - scope // 2
-        axes.append(near & ((position >= 0) & (position < length) | (start + here >= length)))
+    for length, tiles, side in zip((height, width), count, tile, strict=True):
+        start = side * torch.arange(tiles, device=device)[:, None, None]
+        query = torch.arange(side, device=device)[:, None]
+        key = torch.arange(side + scope - 1, device=device)
+        near = (key >= query) & (key < query + scope)
+        position = start + key - scope // 2
+        axes.append(near & ((position >= 0) & (position < length) | (start + query >= length)))
     rows, columns = axes
     both = rows[:, None, :, None, :, None] & columns[None, :, None, :, None, :]
     return both.flatten(4, 5).flatten(2, 3).flatten(0, 1)[:, None]
 
 
 def window_embeddings(table: Tensor, side: int) -> Tensor:
-    """(r, …) → (s, w, …): along one axis, the embedding of each query and each position of its window.
+    """Expand a table to each query and each position of its window along one axis: (r, …) → (s, w, …).
 
-    Those of positions outside of the scope are zero.
+    Embeddings of positions outside of the scope are zero.
     """
     padding = table.new_zeros(side - 1, *table.shape[1:])
     padded = torch.cat([padding, table, padding])
@@ -97,6 +98,10 @@ def window_embeddings(table: Tensor, side: int) -> Tensor:
 
 
 def check_scope(scope: int) -> None:
-    """Raises UserError: the scope has no middle."""
+    """Check that a scope has a middle position.
+
+    Raises:
+        UserError: it has none.
+    """
     if not isinstance(scope, int) or scope < 1 or scope % 2 == 0:
         raise UserError(f"scope={scope} has no middle; give an odd number of positions such as 7.")

@@ -10,11 +10,11 @@ from lambdanets.mixers.neighborhood import check_scope
 
 
 class PatchwiseAttention(nn.Module):
-    """y_n^g = Σ_m α(x_R(n))_m^g x_m^g over the r × r positions R(n) around n, with no softmax.
+    """Patchwise self-attention: y_n^g = Σ_m α(x_R(n))_m^g x_m^g over the r × r positions R(n) around n, no softmax.
 
-    The weights α of all positions come at once from the whole patch: γ(concat(φ(x_n), ψ(x_m) for all m in R(n))), γ
-    being a layer, a ReLU and a layer; channels in groups share theirs. The first layer of γ on the concatenation is a
-    1×1 convolution of φ(x) plus an r × r convolution of ψ(x). Positions beyond the map are zero.
+    A network of the whole patch gives the weights α of all positions at once: γ(concat(φ(x_n), ψ(x_m) for all m in
+    R(n))), where γ is a layer, a ReLU and a layer. The channels of a group share their weights. The first layer of γ on
+    the concatenation is a 1×1 convolution of φ(x) plus an r × r convolution of ψ(x). Positions beyond the map are zero.
 
     (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
 
@@ -23,11 +23,11 @@ class PatchwiseAttention(nn.Module):
         stride: 2 appends a 3×3 average pooling.
         feature_size: ignored.
         scope: r, odd.
-        group_channels: channels of a group.
-        reduction: how many times narrower than C φ, ψ and γ are.
+        group_channels: channels per group.
+        reduction: C / channels of φ, ψ and γ.
 
     Raises:
-        UserError: group_channels doesn't divide the channels, the reduction leaves none, the scope is even.
+        UserError: group_channels doesn't divide the channels, the reduction leaves none, or the scope is even.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class PatchwiseAttention(nn.Module):
             raise UserError(f"reduction={reduction} must be from 1 to the {channels} channels of a layer.")
         self.scope = scope
         self.groups = channels // group_channels
-        narrow = channels // reduction
-        self.phi = nn.Conv2d(channels, narrow, 1, bias=False)
-        self.psi = nn.Conv2d(channels, narrow, 1, bias=False)
-        self.from_query = nn.Conv2d(narrow, narrow, 1)
-        self.from_patch = nn.Conv2d(narrow, narrow, scope, padding=scope // 2, bias=False)
-        self.weigh = nn.Conv2d(narrow, self.groups * scope**2, 1)
+        inner_channels = channels // reduction
+        self.phi = nn.Conv2d(channels, inner_channels, 1, bias=False)
+        self.psi = nn.Conv2d(channels, inner_channels, 1, bias=False)
+        self.from_query = nn.Conv2d(inner_channels, inner_channels, 1)
+        self.from_patch = nn.Conv2d(inner_channels, inner_channels, scope, padding=scope // 2, bias=False)
+        self.weigh = nn.Conv2d(inner_channels, self.groups * scope**2, 1)
         self.pool = stride_pool(stride)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class PatchwiseAttention(nn.Module):
         height, width = x.shape[2:]
         padded = F.pad(x, [self.scope // 2] * 4).unflatten(1, (self.groups, -1))
         y = x.new_zeros(()).to(weights.dtype)
-        # Position by position of the patch: what it unfolds to never lies in memory.
+        # One position of the patch at a time: the unfolded patches never exist in memory.
         for i in range(self.scope):
             for j in range(self.scope):
                 y = y + weights[:, i, j] * padded[..., i : i + height, j : j + width]

@@ -8,10 +8,10 @@ from lambdanets.mixers.conv import Conv
 
 
 class SE:
-    """The 3×3 convolution as mixer, with squeeze-and-excitation as the gate at the end of its block.
+    """The 3×3 convolution as mixer, and squeeze-and-excitation as the gate at the end of its block.
 
     Args:
-        ratio: how many times narrower than the block's output the gate's hidden layer is.
+        ratio: channels of the block's output / channels of the gate's hidden layer.
     """
 
     def __init__(self, ratio: int = 16) -> None:
@@ -25,11 +25,13 @@ class SE:
 
 
 def squeeze_excitation(channels: int, *, ratio: int = 16) -> nn.Module:
-    """Scales each channel by a sigmoid of a two-layer network of all channels' means: (B, C, H, W) → (B, C, H, W).
+    """Make a gate that scales each channel by a sigmoid of a two-layer network of all channels' means.
+
+    (B, C, H, W) → (B, C, H, W)
 
     Args:
         channels: C.
-        ratio: how many times narrower than that the hidden layer is.
+        ratio: C / channels of the hidden layer.
 
     Raises:
         UserError: the hidden layer would be empty.

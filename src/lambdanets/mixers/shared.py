@@ -8,10 +8,10 @@ from lambdanets.mixers.lambda_layer import LambdaLayer
 
 
 class SharedLambda:
-    """Makes lambda layers of which those with the same feature size have one table of position embeddings.
+    """A factory of lambda layers that share one table of position embeddings per feature size.
 
     Args:
-        **options: as in `LambdaLayer`, the same for all of its layers.
+        **options: arguments of all `LambdaLayer`s.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -20,5 +20,5 @@ class SharedLambda:
 
     def __call__(self, channels: int, *, stride: int, feature_size: tuple[int, int]) -> nn.Module:
         layer = LambdaLayer(channels, stride=stride, feature_size=feature_size, **self.options)
-        layer.table = self.tables.setdefault(feature_size, layer.table)
+        layer.share_table(self.tables.setdefault(feature_size, layer.table))
         return layer

@@ -1,4 +1,4 @@
-"""EfficientNets, the baseline of the speed-accuracy comparison (Tan and Le 2019)."""
+"""EfficientNets (Tan and Le 2019), the baseline of the speed-accuracy comparison."""
 
 from torch import Tensor, nn
 from torchvision import models
@@ -11,19 +11,19 @@ VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7")
 
 
 class EfficientNet(nn.Module):
-    """torchvision's EfficientNet behind the skeleton's seam: (B, in_channels, H, W) → (B, num_classes).
+    """torchvision's EfficientNet with the skeleton's interface: (B, in_channels, H, W) → (B, num_classes).
 
     Args:
-        mixer: ignored, there is no place for one.
+        mixer: ignored; the network has none.
         variant: b0 to b7.
-        image_size: ignored, any will do.
+        image_size: ignored; the network takes any.
         in_channels: channels of the images.
         num_classes: number of logits.
         dropout: probability of dropping a feature before the classifier.
-        drop_path: probability of dropping the last block's residual branch; from the first on it grows linearly.
+        drop_path: probability of dropping the last block's residual branch; it grows linearly over the blocks.
 
     Raises:
-        UserError: the variant is not known.
+        UserError: the variant is unknown.
     """
 
     def __init__(
@@ -40,9 +40,8 @@ class EfficientNet(nn.Module):
         super().__init__()
         if variant not in VARIANTS:
             raise UserError(f"variant={variant} of EfficientNet is not known; choose one of {', '.join(VARIANTS)}.")
-        make = getattr(models, f"efficientnet_{variant}")
-        network: TorchvisionEfficientNet = make(
-            num_classes=num_classes, dropout=dropout, stochastic_depth_prob=drop_path
+        network: TorchvisionEfficientNet = models.get_model(
+            f"efficientnet_{variant}", num_classes=num_classes, dropout=dropout, stochastic_depth_prob=drop_path
         )
         first = network.features[0][0]
         if in_channels != first.in_channels:

@@ -18,14 +18,14 @@ from torchvision.ops.poolers import initLevelMapper
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaLayer, Mixer
-from lambdanets.models.frozen_batch_norm import freeze_batch_norms
+from lambdanets.models.batch_norm import freeze_batch_norms
 from lambdanets.models.resnet import ResNet
 
-# Sides of the maps that RoIAlign cuts out for the two heads (He et al. 2017).
+# Sides of the maps that RoIAlign extracts for the two heads (He et al. 2017).
 BOX_SIDE, MASK_SIDE = 7, 14
-# Anchors of a level have 8 times its stride as their side, 32 at stride 4, in these ratios (Lin et al. 2017).
-ANCHOR, RATIOS = 8, (0.5, 1.0, 2.0)
-# Of the skeleton's last stage, as a rule: what global tables count on when they are made.
+# The side of a level's anchors is 8 times its stride, 32 at stride 4; with these ratios (Lin et al. 2017).
+ANCHOR_SCALE, ASPECT_RATIOS = 8, (0.5, 1.0, 2.0)
+# The usual stride of the skeleton's last stage: global tables fit images padded to multiples of it.
 LAST_STRIDE = 32
 Detections = list[dict[str, Tensor]]
 # For benchmarks: objects per image, about COCO's mean, and the logit of the class that all regions get.
@@ -35,17 +35,17 @@ EXAMPLE_OBJECTS, CONFIDENT_LOGIT = 8, 10.0
 class Pyramid(nn.Module):
     """The skeleton's stages as a feature pyramid (Lin et al. 2017).
 
-    (B, 3, H, W) → {"0": (B, channels, ⌈H / s₀⌉, ⌈W / s₀⌉), …, "pool": of half the last one's size}, with s the
+    (B, 3, H, W) → {"0": (B, channels, ⌈H / s₀⌉, ⌈W / s₀⌉), …, "pool": half the size of the last one}, where s are the
     skeleton's feature strides.
 
     Args:
-        body: the skeleton; its classifier is left out.
-        channels: of each level.
+        body: the skeleton; its classifier is removed.
+        channels: channels of each level.
     """
 
     def __init__(self, body: ResNet, channels: int) -> None:
         super().__init__()
-        body.dropout, body.classifier = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+        body.remove_classifier()
         self.body = body
         self.fpn = FeaturePyramidNetwork(body.feature_channels, channels, LastLevelMaxPool())
         self.out_channels = channels
@@ -54,13 +54,31 @@ class Pyramid(nn.Module):
         return self.fpn(OrderedDict((str(level), stage) for level, stage in enumerate(self.body.features(x))))
 
 
+class LevelRoIAlign(MultiScaleRoIAlign):
+    """RoIAlign from the level that fits a region's size, with known strides of the levels.
+
+    torchvision estimates the levels' scales from the first batch, which fails for an image that is mostly padding.
+
+    Args:
+        levels: names of the levels.
+        side: H and W of the output.
+        strides: strides of the levels.
+    """
+
+    def __init__(self, levels: list[str], side: int, strides: list[int]) -> None:
+        super().__init__(levels, side, sampling_ratio=2)
+        self.scales = [1 / stride for stride in strides]
+        first, last = (round(math.log2(stride)) for stride in (strides[0], strides[-1]))
+        self.map_levels = initLevelMapper(first, last, canonical_scale=self.canonical_scale)
+
+
 class MaskRCNN(detection.MaskRCNN):
-    """torchvision's Mask R-CNN (He et al. 2017) on our skeleton: images of any size → losses, or what is in them.
+    """torchvision's Mask R-CNN (He et al. 2017) on our skeleton: images of any size → losses, or detections.
 
     Images are padded with zeros to the largest of their batch, and to a multiple of the last stage's stride. Global
-    position tables are made for image_size and cover all smaller maps: a smaller map takes the part of the table that
-    its offsets need, a larger one stretches it. Mixers with tables of their own kind, such as attention, interpolate
-    them; local scopes fit any map.
+    position tables have the size of image_size: a smaller map uses the part of the table that its offsets need, for a
+    larger one the table is interpolated. Other mixers with tables, such as attention, interpolate them in any case;
+    local scopes fit any map.
 
     Args:
         mixer: factory of the module in each block's middle.
@@ -68,16 +86,16 @@ class MaskRCNN(detection.MaskRCNN):
         image_size: (H, W) of the largest images.
         in_channels: channels of the images.
         num_classes: number of classes, without the background.
-        norm: batch norms of the backbone: "frozen" as they come, "batch", or "sync", which is "batch" in this module
-            and made one over all processes by the trainer.
-        channels: of the pyramid's levels and of the mask head.
+        norm: batch norms of the backbone: "frozen" keeps their statistics and parameters, "batch" trains them, and for
+            "sync" the trainer synchronizes them over all processes.
+        channels: channels of the pyramid's levels and of the mask head.
         hidden: width of the box head.
-        proposals: regions an image that the box head looks at in evaluation; twice as many are drawn from in training.
-        detections: the most objects that are found in an image.
-        score_threshold: objects with less are left out, in evaluation.
+        proposals: regions per image for the box head in evaluation; in training it samples from twice as many.
+        detections: largest number of detections in an image.
+        score_threshold: lowest score of a detection in evaluation.
 
     Raises:
-        UserError: the strides of the stages don't double, or an unknown norm.
+        UserError: the strides of the stages don't double, or the norm is unknown.
     """
 
     cost_note: ClassVar[str] = (
@@ -113,21 +131,22 @@ class MaskRCNN(detection.MaskRCNN):
             freeze_batch_norms(body)
         for layer in body.modules():
             if isinstance(layer, LambdaLayer):
-                layer.crops = True
+                layer.expect_smaller_maps()
         levels = [str(level) for level in range(len(strides))]
         super().__init__(
             Pyramid(body, channels),
             rpn_anchor_generator=AnchorGenerator(
-                tuple((ANCHOR * stride,) for stride in (*strides, 2 * strides[-1])), (RATIOS,) * (len(strides) + 1)
+                tuple((ANCHOR_SCALE * stride,) for stride in (*strides, 2 * strides[-1])),
+                (ASPECT_RATIOS,) * (len(strides) + 1),
             ),
             rpn_pre_nms_top_n_train=2 * proposals,
             rpn_post_nms_top_n_train=2 * proposals,
             rpn_pre_nms_top_n_test=proposals,
             rpn_post_nms_top_n_test=proposals,
-            box_roi_pool=pooler(levels, strides, BOX_SIDE),
+            box_roi_pool=LevelRoIAlign(levels, BOX_SIDE, strides),
             box_head=TwoMLPHead(channels * BOX_SIDE**2, hidden),
             box_predictor=detection.faster_rcnn.FastRCNNPredictor(hidden, num_classes + 1),
-            mask_roi_pool=pooler(levels, strides, MASK_SIDE),
+            mask_roi_pool=LevelRoIAlign(levels, MASK_SIDE, strides),
             mask_head=detection.mask_rcnn.MaskRCNNHeads(channels, (channels,) * 4, 1),
             mask_predictor=detection.mask_rcnn.MaskRCNNPredictor(channels, channels, num_classes + 1),
             box_detections_per_img=detections,
@@ -140,7 +159,7 @@ class MaskRCNN(detection.MaskRCNN):
     def forward(
         self, images: Sequence[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | Detections:
-        """The losses in training, the objects in evaluation.
+        """Compute the losses in training, the detections in evaluation.
 
         Args:
             images: (3, H, W) each, normalized.
@@ -148,16 +167,16 @@ class MaskRCNN(detection.MaskRCNN):
                 masks (N, H, W).
 
         Returns:
-            By name, the losses of the region proposals' scores and boxes, and of the heads' classes, boxes and masks;
-            or for each image boxes (N, 4), labels (N,), scores (N,), and masks (N, 1, 28, 28): the probability of the
-            object within its box.
+            In training the losses by name: of the region proposals' scores and boxes, and of the heads' classes, boxes
+            and masks. In evaluation for each image boxes (N, 4), labels (N,), scores (N,), and masks (N, 1, 28, 28),
+            the probability of the object at each point of its box.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         batch = ImageList(self.transform.batch_images(list(images), self.divisor), sizes)
         features = self.backbone(batch.tensors)
         proposals, proposal_losses = self.rpn(batch, features, targets)
-        found, losses = self.roi_heads(features, proposals, sizes, targets)
-        return {**proposal_losses, **losses} if self.training else found
+        detections, losses = self.roi_heads(features, proposals, sizes, targets)
+        return {**proposal_losses, **losses} if self.training else detections
 
     @property
     def skeleton(self) -> ResNet:
@@ -169,7 +188,7 @@ class MaskRCNN(detection.MaskRCNN):
         body, heads = self.skeleton, self.roi_heads
         return {
             "stem": [body.stem],
-            **{f"stage {number}": [stage] for number, stage in enumerate(body.stages, 1)},
+            **{f"stage {index}": [stage] for index, stage in enumerate(body.stages, 1)},
             "pyramid": [self.backbone.fpn],
             "proposals": [self.rpn.head],
             "box head": [heads.box_head, heads.box_predictor],
@@ -208,12 +227,12 @@ class MaskRCNN(detection.MaskRCNN):
         return list(images), [example_target(image) for image in images]
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles the backbone; the heads work on another number of regions each time."""
+        """Compile the backbone; the number of regions, and with it the heads' sizes, differs from image to image."""
         self.backbone.compile(*args, **kwargs)
 
 
 def check_strides(body: ResNet) -> list[int]:
-    """The strides of the stages' features.
+    """Return the strides of the stages' features.
 
     Raises:
         UserError: they don't double from stage to stage.
@@ -221,22 +240,10 @@ def check_strides(body: ResNet) -> list[int]:
     strides = body.feature_strides
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise UserError(
-            f"model=mask_rcnn needs stages of which each halves its maps, and these have strides {strides} against the "
-            "image: set model.backbone.strides, such as [1,2,2,2]."
+            f"model=mask_rcnn needs features whose strides double from stage to stage, but got strides {strides}: set "
+            "model.backbone.strides, for example to [1,2,2,2]."
         )
     return strides
-
-
-def pooler(levels: list[str], strides: list[int], side: int) -> MultiScaleRoIAlign:
-    """RoIAlign from the level that fits a region's size.
-
-    torchvision would guess the levels' scales from the first batch, wrongly where an image is mostly padding.
-    """
-    pool = MultiScaleRoIAlign(levels, side, sampling_ratio=2)
-    pool.scales = [1 / stride for stride in strides]
-    first, last = (round(math.log2(stride)) for stride in (strides[0], strides[-1]))
-    pool.map_levels = initLevelMapper(first, last, canonical_scale=pool.canonical_scale)
-    return pool
 
 
 def round_up_size(size: tuple[int, int], divisor: int) -> tuple[int, int]:

@@ -1,4 +1,7 @@
-"""The ResNet that every mixer shares: depths, layouts, stems, the bottleneck block, and the network."""
+"""The ResNet that every mixer shares.
+
+From small to large: layers, bottleneck block, network; at the end the options `depth`, `layout` and `width`.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -8,10 +11,10 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from lambdanets.errors import UserError
-from lambdanets.mixers import Conv, Gate, Mixer
+from lambdanets.mixers import Conv, Gate, GatedMixer, Mixer
 from lambdanets.mixers.interface import memory_format_of
 
-# 26 to 152 as He et al. (2016) and Wightman et al. (2021), the deeper ones as ResNet-RS (Bello et al. 2021).
+# Blocks per stage; 26 to 152 as He et al. (2016) and Wightman et al. (2021), the others as ResNet-RS (Bello et al. 2021).
 DEPTHS: dict[int, tuple[int, ...]] = {
     26: (2, 2, 2, 2),
     50: (3, 4, 6, 3),
@@ -22,213 +25,17 @@ DEPTHS: dict[int, tuple[int, ...]] = {
     350: (4, 36, 72, 4),
     420: (4, 44, 87, 4),
 }
+# Output channels of a block / its inner channels.
 EXPANSION = 4
 STEM_STRIDES = {"imagenet": 4, "deep": 4, "tiered": 4, "small": 1, "strided": 2}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+Layout = str | Sequence[str | Sequence[int]]
 
 
-class ResNet(nn.Module):
-    """A bottleneck ResNet whose 3×3 convolutions are replaced by a mixer: (B, in_channels, H, W) → (B, num_classes).
-
-    Args:
-        mixer: factory of the module in each block's middle (see `lambdanets.mixers.Mixer`).
-        depth: a named depth (26, 50, 101, 152, 200, 270, 350, 420) or the blocks per stage.
-        width: multiplier of the stages' inner widths 64, 128, 256, 512, … and of the stem's 64.
-        stem: "imagenet", "deep" (ResNet-D), "tiered" (timm's), "small" (3×3) or "strided" (3×3 with stride 2).
-        shortcut: "conv" or "pool" (ResNet-D).
-        layout: one entry a stage: C, L, or a list of the blocks (from 1) that use the mixer; such as "CCLL".
-        strides: stride of each stage's first block.
-        gate: factory of the gate at the end of the blocks that the layout keeps convolutional, or None.
-        image_size: (H, W) of the images; fixes the feature size that each mixer is told.
-        in_channels: channels of the images.
-        num_classes: number of logits.
-        zero_init: start the gain of each block's last batch norm at 0, so that blocks start as identities
-            (Goyal et al. 2017).
-        drop_path: probability of dropping the last block's residual branch; from the first block on it grows linearly.
-        dropout: probability of dropping a feature before the classifier.
-        act: activation, "relu" or "silu".
-        channels_last: whether maps lie in memory as (B, H, W, C), in which convolutions and lambda layers are faster.
-
-    Attributes:
-        feature_channels: channels of each stage's features.
-        feature_strides: stride of each stage's features against the image.
-
-    Raises:
-        UserError: an unknown depth, stem, shortcut or layout, a number of strides that is not that of the stages.
-    """
-
-    def __init__(
-        self,
-        mixer: Mixer,
-        *,
-        depth: int | Sequence[int] = 50,
-        width: float = 1.0,
-        stem: str = "imagenet",
-        shortcut: str = "conv",
-        layout: str | Sequence[str | Sequence[int]] = "LLLL",
-        strides: Sequence[int] = (1, 2, 2, 2),
-        gate: Gate | None = None,
-        image_size: tuple[int, int] = (224, 224),
-        in_channels: int = 3,
-        num_classes: int = 1000,
-        zero_init: bool = True,
-        drop_path: float = 0.0,
-        dropout: float = 0.0,
-        act: str = "relu",
-        channels_last: bool = True,
-    ) -> None:
-        super().__init__()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        blocks = parse_depth(depth)
-        mixer = copy.deepcopy(mixer)  # what a factory shares between its layers, it shares within this model only
-        uses_mixer = parse_layout(layout, blocks)
-        if len(strides) != len(blocks) or not set(strides) <= {1, 2}:
-            raise UserError(f"strides={list(strides)} must give 1 or 2 for each of the model's {len(blocks)} stages.")
-        if act not in ACTIVATIONS:
-            raise UserError(f"act={act} is not known; choose one of {', '.join(ACTIVATIONS)}.")
-        if shortcut not in ("conv", "pool"):
-            raise UserError(f"shortcut={shortcut} is not known; choose one of conv, pool.")
-
-        channels = scale_width(64, width)
-        self.stem = make_stem(stem, in_channels, channels, ACTIVATIONS[act])
-        reduction = STEM_STRIDES[stem]
-        feature_size = strided_size(image_size, reduction)
-        total = sum(blocks)
-        drop_paths = iter(drop_path * number / max(total - 1, 1) for number in range(total))
-
-        self.stages = nn.ModuleList()
-        self.feature_channels: list[int] = []
-        self.feature_strides: list[int] = []
-        for index, stage_mixers in enumerate(uses_mixer):
-            inner = scale_width(64 * 2**index, width)
-            stage = nn.Sequential()
-            for number, use_mixer in enumerate(stage_mixers):
-                stride = strides[index] if number == 0 else 1
-                make_mixer: Mixer = mixer if use_mixer else Conv
-                make_gate: Gate | None = getattr(mixer, "gate", None) if use_mixer else gate
-                stage.append(
-                    Bottleneck(
-                        channels,
-                        inner,
-                        mixer=make_mixer(inner, stride=stride, feature_size=feature_size),
-                        gate=make_gate(EXPANSION * inner) if make_gate else None,
-                        shortcut=make_shortcut(shortcut, channels, EXPANSION * inner, stride),
-                        drop_path=next(drop_paths),
-                        act=ACTIVATIONS[act],
-                    )
-                )
-                channels = EXPANSION * inner
-                feature_size = strided_size(feature_size, stride)
-                reduction *= stride
-            self.stages.append(stage)
-            self.feature_channels.append(channels)
-            self.feature_strides.append(reduction)
-
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, num_classes)
-        self.reset_parameters(zero_init)
-
-    def reset_parameters(self, zero_init: bool) -> None:
-        """He's initialisation of the skeleton's convolutions; mixers and gates of another kind have their own."""
-        for module in self.modules():
-            if isinstance(module, Bottleneck):
-                skeleton = [module.conv1, module.conv3, *module.shortcut.modules()]
-                if isinstance(module.mixer, Conv):
-                    skeleton.append(module.mixer)
-                for layer in skeleton:
-                    init_conv(layer)
-                if zero_init:
-                    nn.init.zeros_(module.norm3.weight)
-        for layer in self.stem.modules():
-            init_conv(layer)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        """The output of each stage: (B, feature_channels[i], ⌈H / feature_strides[i]⌉, ⌈W / feature_strides[i]⌉)."""
-        x = self.stem(x.contiguous(memory_format=self.memory_format))
-        outputs = []
-        for stage in self.stages:
-            x = stage(x)
-            outputs.append(x)
-        return outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.features(x)[-1].mean((2, 3))))
+# Layers
 
 
-class Bottleneck(nn.Module):
-    """1×1 convolution, mixer, 1×1 convolution, gate; added to the shortcut (He et al. 2016, stride in the middle).
-
-    (B, in_channels, H, W) → (B, 4 · channels, ⌈H / stride⌉, ⌈W / stride⌉)
-
-    Args:
-        in_channels: channels of the input.
-        channels: inner width, the mixer's channels.
-        mixer: module with that stride.
-        gate: module on the block's output before the sum, or None.
-        shortcut: module that brings the input to the output's shape, or None where it has it.
-        drop_path: probability that an image skips the residual branch in training.
-        act: class of the activations.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        *,
-        mixer: nn.Module,
-        gate: nn.Module | None = None,
-        shortcut: nn.Module | None = None,
-        drop_path: float = 0.0,
-        act: type[nn.Module] = nn.ReLU,
-    ) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.mixer = mixer
-        self.norm2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, EXPANSION * channels, 1, bias=False)
-        self.norm3 = nn.BatchNorm2d(EXPANSION * channels)
-        self.gate = gate or nn.Identity()
-        self.shortcut = shortcut or nn.Identity()
-        self.drop_path = StochasticDepth(drop_path, "row")
-        self.act = act(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.act(self.norm1(self.conv1(x)))
-        y = self.mixer(y).contiguous(memory_format=memory_format_of(y))
-        y = self.act(self.norm2(y))
-        y = self.drop_path(self.gate(self.norm3(self.conv3(y))))
-        # No norm needs its output for its gradient; a gate may.
-        y = y.add_(self.shortcut(x)) if isinstance(self.gate, nn.Identity) else y + self.shortcut(x)
-        return self.act(y)
-
-
-def make_shortcut(kind: str, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """None where input and output have the same shape, else a projection.
-
-    Args:
-        kind: "conv", a 1×1 convolution with the stride; "pool", an average pooling before it (ResNet-D).
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        stride: 1 or 2.
-    """
-    if stride == 1 and in_channels == out_channels:
-        return None
-    pool = kind == "pool" and stride > 1
-    layers: list[nn.Module] = []
-    if pool:
-        layers.append(nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False))
-    layers.append(nn.Conv2d(in_channels, out_channels, 1, 1 if pool else stride, bias=False))
-    layers.append(nn.BatchNorm2d(out_channels))
-    return nn.Sequential(*layers)
-
-
-def conv_norm_act(
-    in_channels: int, channels: int, kernel: int, stride: int, act: type[nn.Module] = nn.ReLU
-) -> list[nn.Module]:
-    """Convolution, batch norm, activation."""
+def conv_norm_act(in_channels: int, channels: int, kernel: int, stride: int, act: type[nn.Module]) -> list[nn.Module]:
     return [
         nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(channels),
@@ -236,20 +43,20 @@ def conv_norm_act(
     ]
 
 
-def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """(B, in_channels, H, W) → (B, channels, ⌈H / s⌉, ⌈W / s⌉) with s = STEM_STRIDES[kind].
+def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module]) -> nn.Sequential:
+    """Make the layers before the stages: (B, in_channels, H, W) → (B, channels, ⌈H / s⌉, ⌈W / s⌉).
 
     Args:
-        kind: "imagenet", the 7×7 convolution and max pooling of He et al. (2016); "deep", the three 3×3 convolutions
-            and max pooling of ResNet-D (He et al. 2019); "tiered", the same with 3/8, 1/2 and all of the channels, as
-            timm's lambda networks have it; "small", one 3×3 convolution for images of 32×32 and less;
-            "strided", the same with stride 2.
+        kind: a key of STEM_STRIDES, which gives s: "imagenet", the 7×7 convolution and max pooling of He et al. (2016);
+            "deep", the three 3×3 convolutions and max pooling of ResNet-D (He et al. 2019); "tiered", the same with
+            3/8, 1/2 and all of the channels, as in timm's lambda networks; "small", one 3×3 convolution for images of
+            32×32 and less; "strided", the same with stride 2.
         in_channels: channels of the images.
         channels: channels of the features.
         act: class of the activations.
 
     Raises:
-        UserError: an unknown kind.
+        UserError: the kind is unknown.
     """
     match kind:
         case "imagenet":
@@ -270,11 +77,228 @@ def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module] =
     return nn.Sequential(*layers)
 
 
-def parse_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
-    """A named depth such as 50, or the blocks per stage themselves.
+def make_shortcut(kind: str, in_channels: int, channels: int, stride: int) -> nn.Module | None:
+    """Make a block's projection to (B, channels, ⌈H / stride⌉, ⌈W / stride⌉); None where the input has that shape.
+
+    Args:
+        kind: "conv", a 1×1 convolution with the stride; "pool", an average pooling before it (ResNet-D).
+        in_channels: channels of the block's input.
+        channels: channels of the block's output.
+        stride: 1 or 2.
+    """
+    if stride == 1 and in_channels == channels:
+        return None
+    layers: list[nn.Module] = []
+    if kind == "pool" and stride > 1:
+        layers.append(nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False))
+        stride = 1
+    layers += [nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)]
+    return nn.Sequential(*layers)
+
+
+# Block
+
+
+class Bottleneck(nn.Module):
+    """1×1 convolution, mixer, 1×1 convolution, gate, and the sum with the shortcut (He et al. 2016).
+
+    (B, in_channels, H, W) → (B, 4 · channels, ⌈H / stride⌉, ⌈W / stride⌉); the stride is that of mixer and shortcut.
+
+    Args:
+        in_channels: channels of the input.
+        channels: inner width, the mixer's channels.
+        mixer: module between the 1×1 convolutions.
+        gate: module on the residual branch's output, or None.
+        shortcut: module that projects the input to the output's shape, or None.
+        drop_path: probability that an image skips the residual branch in training.
+        act: class of the activations.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        mixer: nn.Module,
+        gate: nn.Module | None,
+        shortcut: nn.Module | None,
+        drop_path: float,
+        act: type[nn.Module],
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.mixer = mixer
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, EXPANSION * channels, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(EXPANSION * channels)
+        self.gate = gate or nn.Identity()
+        self.shortcut = shortcut or nn.Identity()
+        self.drop_path = StochasticDepth(drop_path, "row")
+        self.act = act(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm1(self.conv1(x)))
+        y = self.mixer(y).contiguous(memory_format=memory_format_of(y))
+        y = self.act(self.norm2(y))
+        y = self.drop_path(self.gate(self.norm3(self.conv3(y))))
+        # In place, since the gradient of a norm doesn't need its output; that of a gate may.
+        y = y.add_(self.shortcut(x)) if isinstance(self.gate, nn.Identity) else y + self.shortcut(x)
+        return self.act(y)
+
+
+# Network
+
+
+class ResNet(nn.Module):
+    """A bottleneck ResNet whose 3×3 convolutions are replaced by a mixer: (B, in_channels, H, W) → (B, num_classes).
+
+    Args:
+        mixer: factory of the module in the middle of a block (see `lambdanets.mixers.Mixer`).
+        depth: a key of DEPTHS, such as 50, or the blocks per stage.
+        width: multiplier of the stages' inner widths 64, 128, 256, 512, … and of the stem's 64.
+        stem: "imagenet", "deep" (ResNet-D), "tiered" (timm's), "small" (3×3) or "strided" (3×3 with stride 2).
+        shortcut: "conv" or "pool" (ResNet-D).
+        layout: the blocks that use the mixer, such as "CCLL", see `parse_layout`.
+        strides: stride of each stage's first block.
+        gate: factory of the gate at the end of convolutional blocks, or None. A mixer may have a gate of its own.
+        image_size: (H, W) of the images; determines the feature size that each mixer gets.
+        in_channels: channels of the images.
+        num_classes: number of logits.
+        zero_init: start the gain of each block's last batch norm at 0, so that blocks start as identities
+            (Goyal et al. 2017).
+        drop_path: probability of dropping the last block's residual branch; it grows linearly over the blocks from 0.
+        dropout: probability of dropping a feature before the classifier.
+        act: activation, "relu" or "silu".
+        channels_last: keep maps as (B, H, W, C) in memory, which is faster for convolutions and lambda layers.
+
+    Attributes:
+        feature_channels: channels of each stage's features.
+        feature_strides: stride of each stage's features relative to the image.
 
     Raises:
-        UserError: a depth that has no name, or a stage without blocks.
+        UserError: a depth, stem, shortcut, activation or layout is unknown, or the number of strides is not that of the
+            stages.
+    """
+
+    def __init__(
+        self,
+        mixer: Mixer,
+        *,
+        depth: int | Sequence[int] = 50,
+        width: float = 1.0,
+        stem: str = "imagenet",
+        shortcut: str = "conv",
+        layout: Layout = "LLLL",
+        strides: Sequence[int] = (1, 2, 2, 2),
+        gate: Gate | None = None,
+        image_size: tuple[int, int] = (224, 224),
+        in_channels: int = 3,
+        num_classes: int = 1000,
+        zero_init: bool = True,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
+        act: str = "relu",
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        blocks = parse_depth(depth)
+        use_mixer = parse_layout(layout, blocks)
+        if len(strides) != len(blocks) or not set(strides) <= {1, 2}:
+            raise UserError(f"strides={list(strides)} must give 1 or 2 for each of the model's {len(blocks)} stages.")
+        if act not in ACTIVATIONS:
+            raise UserError(f"act={act} is not known; choose one of {', '.join(ACTIVATIONS)}.")
+        if shortcut not in ("conv", "pool"):
+            raise UserError(f"shortcut={shortcut} is not known; choose one of conv, pool.")
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        activation = ACTIVATIONS[act]
+        mixer = copy.deepcopy(mixer)  # layers of one model may share parameters, those of two models must not
+        mixer_gate: Gate | None = mixer.gate if isinstance(mixer, GatedMixer) else None
+        last_block = max(sum(blocks) - 1, 1)
+        drop_paths = iter(drop_path * block / last_block for block in range(sum(blocks)))
+
+        channels = scale_width(64, width)
+        self.stem = make_stem(stem, in_channels, channels, activation)
+        reduction = STEM_STRIDES[stem]
+        feature_size = strided_size(image_size, reduction)
+        self.stages = nn.ModuleList()
+        self.feature_channels: list[int] = []
+        self.feature_strides: list[int] = []
+        for stage_index, stage_layout in enumerate(use_mixer):
+            inner = scale_width(64 * 2**stage_index, width)
+            stage = nn.Sequential()
+            for block_index, mixes in enumerate(stage_layout):
+                stride = strides[stage_index] if block_index == 0 else 1
+                make_mixer: Mixer = mixer if mixes else Conv
+                make_gate = mixer_gate if mixes else gate
+                stage.append(
+                    Bottleneck(
+                        channels,
+                        inner,
+                        mixer=make_mixer(inner, stride=stride, feature_size=feature_size),
+                        gate=make_gate(EXPANSION * inner) if make_gate else None,
+                        shortcut=make_shortcut(shortcut, channels, EXPANSION * inner, stride),
+                        drop_path=next(drop_paths),
+                        act=activation,
+                    )
+                )
+                channels = EXPANSION * inner
+                feature_size = strided_size(feature_size, stride)
+                reduction *= stride
+            self.stages.append(stage)
+            self.feature_channels.append(channels)
+            self.feature_strides.append(reduction)
+
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(channels, num_classes)
+        self.reset_parameters(zero_init)
+
+    def reset_parameters(self, zero_init: bool) -> None:
+        """Initialize convolutions (He et al. 2015) and the classifier; mixers and gates initialize themselves."""
+        for module in self.modules():
+            if isinstance(module, Bottleneck):
+                skeleton = [module.conv1, module.conv3, *module.shortcut.modules()]
+                if isinstance(module.mixer, Conv):
+                    skeleton.append(module.mixer)
+                for layer in skeleton:
+                    init_conv(layer)
+                if zero_init:
+                    nn.init.zeros_(module.norm3.weight)
+        for layer in self.stem.modules():
+            init_conv(layer)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def remove_classifier(self) -> None:
+        """Keep the features only, for networks with heads of their own."""
+        self.dropout, self.classifier = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Return each stage's output: (B, feature_channels[i], ⌈H / feature_strides[i]⌉, ⌈W / feature_strides[i]⌉)."""
+        x = self.stem(x.contiguous(memory_format=self.memory_format))
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.features(x)[-1].mean((2, 3))))
+
+
+def init_conv(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
+# Options
+
+
+def parse_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the blocks per stage of a named depth such as 50, or those given.
+
+    Raises:
+        UserError: the depth has no name, or a stage has no blocks.
     """
     if isinstance(depth, int):
         if depth not in DEPTHS:
@@ -284,51 +308,47 @@ def parse_depth(depth: int | Sequence[int]) -> tuple[int, ...]:
             )
         return DEPTHS[depth]
     if not depth or min(depth) < 1:
-        raise UserError(f"depth={list(depth)} must name at least one stage, and at least one block for each.")
+        raise UserError(f"depth={list(depth)} must have at least one stage, and at least one block in each.")
     return tuple(depth)
 
 
-def parse_layout(layout: str | Sequence[str | Sequence[int]], blocks: Sequence[int]) -> list[list[bool]]:
-    """For each stage and block: does it use the mixer?
+def parse_layout(layout: Layout, blocks: Sequence[int]) -> list[list[bool]]:
+    """Return for each stage and block whether it uses the mixer.
 
     Args:
-        layout: one entry a stage: C (convolutions), L (the mixer), or the numbers, from 1, of the blocks with the mixer
-            in a stage that is otherwise convolutional. "CCLL" is short for ["C", "C", "L", "L"] (paper, Table 8).
-        blocks: number of blocks per stage.
+        layout: one entry per stage: C (convolutions), L (the mixer), or the numbers, from 1, of the blocks with the
+            mixer in a stage that is otherwise convolutional. "CCLL" is short for ["C", "C", "L", "L"] (paper, Table 8).
+        blocks: blocks per stage.
 
     Raises:
-        UserError: another number of stages, an unknown letter, or a block that the stage doesn't have.
+        UserError: the number of stages differs, a letter is unknown, or a stage doesn't have one of the blocks.
     """
     if len(layout) != len(blocks):
         raise UserError(
-            f"layout={layout} speaks of {len(layout)} stages, the model has {len(blocks)}: give one entry for each."
+            f"layout={layout} has {len(layout)} entries, but the model has {len(blocks)} stages: give one entry per "
+            "stage."
         )
     return [parse_stage(entry, count) for entry, count in zip(layout, blocks, strict=True)]
 
 
-def parse_stage(entry: str | Sequence[int], count: int) -> list[bool]:
+def parse_stage(entry: str | Sequence[int], blocks: int) -> list[bool]:
     if isinstance(entry, str):
         if entry not in ("C", "L"):
             raise UserError(
                 f"layout has '{entry}' for a stage; use C (convolutions), L (the mixer) or a list of block numbers."
             )
-        return [entry == "L"] * count
-    if unknown := sorted(set(entry) - set(range(1, count + 1))):
-        raise UserError(f"layout names blocks {unknown} of a stage that has blocks 1 to {count}.")
-    return [number in entry for number in range(1, count + 1)]
-
-
-def strided_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """The feature size behind a layer of that stride: every strided layer here rounds up."""
-    height, width = size
-    return -(-height // stride), -(-width // stride)
+        return [entry == "L"] * blocks
+    if missing := sorted(set(entry) - set(range(1, blocks + 1))):
+        raise UserError(f"layout names blocks {missing} of a stage that has blocks 1 to {blocks}.")
+    return [block in entry for block in range(1, blocks + 1)]
 
 
 def scale_width(channels: int, width: float) -> int:
-    """Channels times the width multiplier, as the nearest multiple of 8."""
+    """Multiply channels by the width, rounded to a multiple of 8."""
     return max(8, round(channels * width / 8) * 8)
 
 
-def init_conv(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d):
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+def strided_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Return the feature size behind a strided layer; every layer of the network rounds up."""
+    height, width = size
+    return -(-height // stride), -(-width // stride)

@@ -2,7 +2,7 @@
 
 import lambdanets.ops.flops  # noqa: F401, registers its formulas
 from lambdanets.ops.content import KeyNorm, content_lambda, normalize_keys
-from lambdanets.ops.cost import Shape, predict_costs
+from lambdanets.ops.cost import Cost, Shape, predict_costs
 from lambdanets.ops.kernel import kernel_error
 from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose_method, lambda_map
 from lambdanets.ops.masked import causal_mask, masked_lambda_map
@@ -11,6 +11,7 @@ from lambdanets.ops.table import resize_table, scope_to_offsets
 __all__ = [
     "CHANNELS_FIRST",
     "METHODS",
+    "Cost",
     "KeyNorm",
     "MethodName",
     "Shape",
