@@ -14,7 +14,7 @@ from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, GatedMixer, Mixer
 from lambdanets.mixers.interface import memory_format_of
 
-# Blocks per stage; 26 to 152 as He et al. (2016) and Wightman et al. (2021), the others as ResNet-RS (Bello et al. 2021).
+# Blocks per stage: 26 to 152 as He et al. (2016) and Wightman et al. (2021), others as ResNet-RS (Bello et al. 2021).
 DEPTHS: dict[int, tuple[int, ...]] = {
     26: (2, 2, 2, 2),
     50: (3, 4, 6, 3),
