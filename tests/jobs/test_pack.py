@@ -1,0 +1,107 @@
+"""job=pack on the command line; its shards read by webdataset and by data=packed."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lambdanets.data import Packed
+from tests.command import run
+
+
+def write_images(root, splits):
+    """Write images of a few exact colors, in three formats; return (class, bytes, pixels) of each image by split."""
+    written = {}
+    for split, classes in splits.items():
+        written[split] = []
+        for label, (name, count) in enumerate(classes.items()):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                suffix = ("png", "bmp", "ppm")[index % 3]
+                pixels = np.full((12, 12, 3), (100 * label, 10 * index, len(split)), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.{suffix}")
+                written[split].append((label, (folder / f"{index}.{suffix}").read_bytes(), pixels))
+    return written
+
+
+def key(image):
+    label, raw, pixels = image
+    return label, raw, pixels.tobytes()
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """An image folder, packed in shards of about four images; its folder and its images by split."""
+    folder = tmp_path_factory.mktemp("pack")
+    images = write_images(folder / "images", {"train": {"cat": 9, "dog": 7}, "val": {"cat": 2, "dog": 3}})
+    shard_mib = sum(len(raw) for _, raw, _ in images["train"]) / 4 / 2**20
+    output = run("job=pack", "data=imagefolder", "data.root=images", f"job.shard_mib={shard_mib}", cwd=folder)
+    assert "21 images in" in output.stderr + output.stdout
+    return folder, images
+
+
+def test_webdataset_reads_all_images_and_labels_in_mixed_order(packed):
+    webdataset = pytest.importorskip("webdataset")
+    folder, images = packed
+    for split, count in (("train", 16), ("val", 5)):
+        shards = sorted(str(file) for file in (folder / "images-packed").glob(f"{split}-*.tar"))
+        assert (len(shards) > 2) == (split == "train")
+        samples = []
+        for sample in webdataset.WebDataset(shards, shardshuffle=False):
+            (raw,) = (value for name, value in sample.items() if name in ("png", "bmp", "ppm"))
+            pixels = np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"))
+            samples.append((int(sample["cls"]), raw, pixels))
+        assert len(samples) == count
+        assert sorted(map(key, samples)) == sorted(map(key, images[split]))
+        if split == "train":
+            labels = [label for label, _, _ in samples]
+            assert sum(a != b for a, b in zip(labels, labels[1:], strict=False)) > 3  # not one class after the other
+
+
+def test_packed_data_have_the_pixels_and_labels_of_the_folder(packed):
+    folder, images = packed
+    data = Packed(root=str(folder / "images-packed"), image_size=12, memory_gib=1)
+    assert not data.has_test
+    data.setup("fit")
+    assert data.classes == ["cat", "dog"]
+    for split, dataset in (("train", data.train_set), ("val", data.val_set)):
+        pixels, labels = dataset.tensors
+        read = [
+            (label.item(), image.permute(1, 2, 0).numpy().tobytes())
+            for image, label in zip(pixels, labels, strict=True)
+        ]
+        assert sorted(read) == sorted((label, pixels.tobytes()) for label, _, pixels in images[split])
+
+
+def test_the_numbers_of_images_and_shards_are_metrics(packed):
+    folder, _ = packed
+    (file,) = folder.glob("outputs/**/metrics.json")
+    metrics = json.loads(file.read_text())
+    assert metrics == {"images": 21, "shards": len(list((folder / "images-packed").glob("*.tar")))}
+
+
+def test_imagenets_val_is_packed_as_test(tmp_path):
+    write_images(tmp_path / "imagenet", {"train": {"n01": 6, "n02": 6}, "val": {"n01": 2, "n02": 2}})
+    run(
+        "job=pack",
+        "data=imagenet",
+        "recipe=digits",
+        "data.image_size=12",
+        "data.root=imagenet",
+        "job.output_dir=shards",
+        cwd=tmp_path,
+    )
+    assert {file.name.split("-")[0] for file in Path(tmp_path / "shards").glob("*.tar")} == {"train", "test"}
+    data = Packed(root=str(tmp_path / "shards"), image_size=12, val_size=4)
+    data.setup("fit")
+    data.setup("test")
+    assert (len(data.train_set), len(data.val_set), len(data.test_set)) == (8, 4, 4)
+
+
+def test_packing_what_is_not_an_image_folder_is_an_error(tmp_path):
+    expected = "job=pack needs a folder of images: set data=imagefolder or data=imagenet, and data.root."
+    assert expected in run("job=pack", "data=digits", cwd=tmp_path, code=1).stderr
