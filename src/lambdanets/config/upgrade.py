@@ -29,6 +29,8 @@ KEYS: dict[str, str] = {
 }
 # Options of a class or function: today's `_target_`, then old name and new one.
 OPTIONS: dict[str, dict[str, str]] = {
+    "lambdanets.benchmarks.measure_callback_cost": {"train": "trainings"},
+    "lambdanets.benchmarks.measure_loop_overhead": {"train": "trainings"},
     "lambdanets.jobs.report.run": {"keep": "archive_to"},
     "lambdanets.data.CIFAR10": {"val_share": "val_size"},
     "lambdanets.data.CIFAR100": {"val_share": "val_size"},
@@ -77,7 +79,7 @@ def upgrade_node(node: Any, path: str = "") -> Any:
         path: old keys that lead to the node, each with a dot behind it.
     """
     if isinstance(node, list):
-        return [upgrade_node(item) for item in node]
+        return [upgrade_node(item, f"{path}*.") for item in node]
     if not isinstance(node, dict):
         return node
     target = TARGETS.get(node.get("_target_", ""), node.get("_target_"))

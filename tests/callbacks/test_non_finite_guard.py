@@ -1,0 +1,78 @@
+"""Losses and gradients that are not finite."""
+
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from lambdanets.callbacks import NonFiniteGuard
+from lambdanets.errors import UserError
+
+
+class InfiniteThirdBatch(pl.LightningModule):
+    """One weight with momentum, whose third batch has an infinite loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+        self.weights = []
+
+    def training_step(self, batch, batch_idx):
+        self.weights.append(self.weight.detach().clone())
+        return (self.weight * batch[0]).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.weight], lr=0.5, momentum=0.9, weight_decay=0.1)
+
+
+def fit(folder, callback, **options):
+    data = torch.ones(5, 2)
+    data[2] = torch.inf
+    task = InfiniteThirdBatch()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, callbacks=[callback], enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(task, DataLoader(TensorDataset(data), batch_size=1), **options)
+    return trainer, task
+
+
+def test_the_run_ends_at_the_first_step_that_is_not_finite(tmp_path):
+    with pytest.raises(UserError, match=r"not finite at step 2, learning rate 0.5: lower"):
+        fit(tmp_path, NonFiniteGuard())
+
+
+def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path):
+    callback = NonFiniteGuard(skip=True)
+    trainer, task = fit(tmp_path, callback)
+    assert callback.skipped == 1
+    assert torch.equal(task.weights[3], task.weights[2])
+    assert not torch.equal(task.weights[4], task.weights[3])
+    assert torch.isfinite(task.weight).all()
+    assert trainer.logged_metrics["train/skipped"] == 1
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed = NonFiniteGuard(skip=True)
+    fit(tmp_path, resumed, ckpt_path=tmp_path / "last.ckpt", weights_only=True)  # a finished epoch, without more steps
+    assert resumed.skipped == 1
+
+
+def test_on_a_gpu_values_are_checked_some_steps_later_and_before_a_checkpoint():
+    class DeviceTensor:
+        """A tensor that claims to be on a GPU."""
+
+        device = torch.device("cuda")
+
+    guard = NonFiniteGuard()
+    trainer = SimpleNamespace(global_step=0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
+    for step in range(guard.CHECK_EVERY_STEPS - 1):
+        trainer.global_step = step
+        guard.check_later(trainer, optimizer, DeviceTensor())
+    assert len(guard.pending) == guard.CHECK_EVERY_STEPS - 1
+    guard.pending = [check._replace(value=torch.tensor(1.0)) for check in guard.pending]
+    guard.pending[7] = guard.pending[7]._replace(value=torch.tensor(torch.nan))
+    guard.pending[9] = guard.pending[9]._replace(value=torch.tensor(torch.inf))
+    with pytest.raises(UserError, match="not finite at step 7,"):
+        guard.on_save_checkpoint(trainer, None, {})
