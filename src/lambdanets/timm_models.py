@@ -1,7 +1,7 @@
-"""Importing this registers our LambdaResNets with timm: `timm.create_model("lambda_resnet50")`.
+"""Registration of our LambdaResNets with timm, by importing this module: `timm.create_model("lambda_resnet50")`.
 
-timm's own `lambda_resnet26t` and its sisters keep their names. There are no published weights of ours, so that
-`pretrained=True` is refused; `lambdanets.create` starts from weights of one's own.
+timm's own `lambda_resnet26t` and its variants keep their names. We publish no weights, so that `pretrained=True` is an
+error; `lambdanets.create(pretrained=…)` starts from your own.
 """
 
 from typing import Any
@@ -28,17 +28,31 @@ def create_network(
     mixer: str = "lambda",
     **unknown: Any,
 ) -> nn.Module:
-    """A LambdaResNet, asked for in timm's words.
+    """Create a LambdaResNet with the arguments of `timm.create_model`.
+
+    Args:
+        name: one of NAMES.
+        pretrained: must be False, since there are no published weights.
+        num_classes: number of logits.
+        in_chans: channels of the images.
+        img_size: H and W of the images, or (H, W).
+        drop_rate: probability of dropping a feature before the classifier.
+        drop_path_rate: probability of dropping the last block's residual branch.
+        mixer: name of the mixer, a choice of configs/mixer.
+        **unknown: further arguments of timm's; they must be unset.
 
     Raises:
-        UserError: weights are asked for, or something that this network has not.
+        UserError: pretrained weights or unsupported arguments are requested.
     """
     if pretrained:
-        raise UserError(f"There are no published weights of {name}: give your own to lambdanets.create(pretrained=…).")
-    asked = {key: value for key, value in unknown.items() if value and not key.startswith("pretrained_cfg")}
-    if asked:
-        raise UserError(f"{name} has no {', '.join(asked)}: leave it out; features(x) gives those of all stages.")
-    made: Any = create(
+        raise UserError(f"{name} has no published weights: pass your own to lambdanets.create(pretrained=…).")
+    unsupported = [key for key, value in unknown.items() if value and not key.startswith("pretrained_cfg")]
+    if unsupported:
+        raise UserError(
+            f"{name} doesn't support {', '.join(unsupported)}: leave it out; features(x) returns the features of all "
+            "stages."
+        )
+    model: Any = create(
         name,
         mixer=mixer,
         image_size=img_size,
@@ -47,7 +61,7 @@ def create_network(
         overrides=[f"model.dropout={drop_rate}", f"model.drop_path={drop_path_rate}"],
     )
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    made.pretrained_cfg = made.default_cfg = {
+    model.pretrained_cfg = model.default_cfg = {
         "architecture": name,
         "num_classes": num_classes,
         "input_size": (in_chans, height, width),
@@ -58,11 +72,11 @@ def create_network(
         "first_conv": "stem.0",
         "classifier": "classifier",
     }
-    return made
+    return model
 
 
 def make_entry_point(name: str) -> Any:
-    """Timm's entry point of that name."""
+    """Make a model's entry point for timm's registry."""
 
     def make(pretrained: bool = False, **options: Any) -> nn.Module:
         return create_network(name, pretrained=pretrained, **options)

@@ -91,9 +91,9 @@ def test_timm_network_gives_the_same_logits(name):
 def test_mistakes():
     with pytest.raises(UserError, match="no bias"):
         from_timm(TimmLayer(32, qkv_bias=True))
-    with pytest.raises(UserError, match="gives 64 channels for 32"):
+    with pytest.raises(UserError, match="32 input and 64 output channels"):
         from_lambda_networks(lambda_networks.LambdaLayer(32, dim_out=64, dim_k=8, r=3))
-    with pytest.raises(UserError, match="resnet50' is not known here"):
+    with pytest.raises(UserError, match="resnet50' can't be converted"):
         timm_network("resnet50", {})
     weights = timm.create_model("lambda_resnet26t").state_dict()
     with pytest.raises(UserError, match="not those of timm's lambda_resnet26rpt_256"):

@@ -1,9 +1,9 @@
-"""What a layer that relates positions costs by its formula (Bello 2021, Tables 2 and 4).
+"""Closed forms of the cost of layers that relate positions (Bello 2021, Tables 2 and 4).
 
 b images, n positions and m positions of the context, h heads, k key depth, d channels, v = d / h, u intra-depth, l
-layers. Multiply-adds count the products that relate positions, not the projections, which all layers have alike.
-Elements count what grows with pairs of positions: attention maps, or the embeddings of a lambda layer, expanded as the
-paper does (ours never are).
+layers. Multiply-adds are those of the products that relate positions; projections, which all layers have, don't count.
+Elements are those of attention maps, or of a lambda layer's embeddings expanded to pairs of positions as in the paper;
+our layers don't expand them.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """One layer's sizes, in the names above; `side` is that of its square map, `scope` r of an r × r context."""
+    """Sizes of one layer, named as above; `side` is that of its square map, `scope` the r of an r × r context."""
 
     side: int
     channels: int
@@ -35,7 +35,7 @@ class LayerSizes:
 
 @dataclass(frozen=True)
 class Form:
-    """A kind of layer's cost: the formulas, and what they give for one layer and a batch b."""
+    """Cost of a kind of layer: formulas for print, and as functions of one layer and a batch b."""
 
     name: str
     time: str
@@ -54,7 +54,7 @@ def lambda_time(layer: LayerSizes, batch: int) -> float:
     return batch * layer.positions * layer.context * layer.intra_depth * lambdas
 
 
-def embeddings(layer: LayerSizes, batch: int) -> float:
+def embedding_elements(layer: LayerSizes, batch: int) -> float:
     return layer.key_depth * layer.intra_depth * layer.positions * layer.context
 
 
@@ -87,19 +87,22 @@ FORMS = {
         lambda layer, batch: 2 * batch * layer.positions * layer.key_depth * layer.channels,
         lambda layer, batch: batch * layer.key_depth * layer.channels,
     ),
-    "lambda": Form("lambda layer", "Θ(l·b·n²·k·v)", "Θ(l·k·n²)", lambda_time, embeddings),
-    "shared": Form("lambda layer, shared embeddings", "Θ(l·b·n²·k·v)", "Θ(k·n²)", lambda_time, embeddings, True),
-    "convolution": Form("lambda convolution", "Θ(l·b·n·m·k·v)", "Θ(l·k·n·m)", lambda_time, embeddings),
+    "lambda": Form("lambda layer", "Θ(l·b·n²·k·v)", "Θ(l·k·n²)", lambda_time, embedding_elements),
+    "shared": Form(
+        "lambda layer, shared embeddings", "Θ(l·b·n²·k·v)", "Θ(k·n²)", lambda_time, embedding_elements, True
+    ),
+    "convolution": Form("lambda convolution", "Θ(l·b·n·m·k·v)", "Θ(l·k·n·m)", lambda_time, embedding_elements),
 }
 
 
 def total_multiply_adds(kind: str, layers: list[LayerSizes], batch: int = 1) -> float:
-    """Of all layers in one forward pass of a batch."""
+    """Return the multiply-adds of all layers in one forward pass of a batch."""
     return sum(FORMS[kind].multiply_adds(layer, batch) for layer in layers)
 
 
 def total_memory_gib(kind: str, layers: list[LayerSizes], batch: int) -> float:
-    """GiB in float32 of the attention maps or embeddings of all layers, as Table 4 counts them."""
+    """Return the GiB of all layers' attention maps or embeddings in float32, as in Table 4."""
     form = FORMS[kind]
-    counted = list({layer.side: layer for layer in layers}.values()) if form.shared else layers
-    return FLOAT * sum(form.elements(layer, batch) for layer in counted) / GIB
+    if form.shared:
+        layers = list({layer.side: layer for layer in layers}.values())
+    return FLOAT * sum(form.elements(layer, batch) for layer in layers) / GIB

@@ -1,4 +1,4 @@
-"""Which closed form describes a network's layers."""
+"""Sizes of a network's layers for the closed forms."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,28 +21,29 @@ from lambdanets.models.resnet import EXPANSION, Bottleneck
 
 
 def mixing_layers(model: nn.Module, image_size: tuple[int, int]) -> tuple[str, list[LayerSizes]] | None:
-    """The kind of the layers that relate positions, a key of FORMS, and their sizes; None for a network without any.
+    """Return the kind (a key of FORMS) and the sizes of the layers that relate positions; None without such layers.
 
-    As in the paper's Table 4, a block with a stride counts at the size of its output.
+    As in the paper's Table 4, the size of a block with a stride is that of its output.
     """
     if isinstance(model, CompositeNetwork):
         model = model.skeleton
     if not isinstance(model, ResNet):
         return None
-    found: list[tuple[str, LayerSizes]] = []
+    layers: list[tuple[str, LayerSizes]] = []
     for stage, stride, channels in zip(model.stages, model.feature_strides, model.feature_channels, strict=True):
         side = -(-image_size[0] // stride)
         for block in stage.children():
             assert isinstance(block, Bottleneck)
-            found += [*block_layers(block, side, channels // EXPANSION)]
-    if not found:
+            layers += [*block_layers(block, side, channels // EXPANSION)]
+    if not layers:
         return None
     tables = [module.table for module in model.modules() if isinstance(module, LambdaLayer)]
     shared = len({id(table) for table in tables}) < len(tables) and tables[0] is not None
-    return "shared" if shared else found[0][0], [layer for _, layer in found]
+    return "shared" if shared else layers[0][0], [sizes for _, sizes in layers]
 
 
 def block_layers(block: Bottleneck, side: int, channels: int) -> Iterator[tuple[str, LayerSizes]]:
+    """Yield kind and sizes of a block's mixer and gate, those that relate positions."""
     match block.mixer:
         case Attention() as mixer:
             yield "attention", LayerSizes(side, channels, mixer.heads, mixer.head_depth)
@@ -62,11 +63,11 @@ def block_layers(block: Bottleneck, side: int, channels: int) -> Iterator[tuple[
             yield kind, LayerSizes(side, channels, mixer.heads, mixer.key_depth, mixer.intra_depth, scope)
     match block.gate:
         case DoubleAttention() as gate:
-            narrow = gate.out.in_channels
-            yield "linear", LayerSizes(side, narrow, 1, narrow)
+            inner_channels = gate.out.in_channels
+            yield "linear", LayerSizes(side, inner_channels, 1, inner_channels)
         case EfficientAttention() as gate:
-            narrow = gate.out.in_channels
-            yield "linear", LayerSizes(side, narrow, gate.heads, narrow // gate.heads)
+            inner_channels = gate.out.in_channels
+            yield "linear", LayerSizes(side, inner_channels, gate.heads, inner_channels // gate.heads)
 
 
 def longest_side(scope: int | str | Sequence[int]) -> int:

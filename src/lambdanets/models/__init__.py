@@ -1,4 +1,4 @@
-"""The ResNet skeleton that every mixer shares, a detector on it, and a baseline without one."""
+"""The ResNet skeleton that every mixer shares, a detector on it, and a baseline without a mixer."""
 
 from lambdanets.models.efficientnet import EfficientNet
 from lambdanets.models.interface import CompositeNetwork

@@ -1,6 +1,6 @@
 """Weights of other libraries' lambda layers and networks, loaded into ours.
 
-Neither library is imported: what is read are modules and state dicts of theirs.
+Neither library is imported: the functions read modules and state dicts.
 """
 
 from lambdanets.peers.layers import BiasedLambda, from_lambda_networks, from_timm

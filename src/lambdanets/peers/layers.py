@@ -1,8 +1,8 @@
-"""Lambda layers of timm and of lambda-networks as ours.
+"""Lambda layers of timm and of lambda-networks, converted to ours.
 
-Both deviate from the paper where they convolve: their convolution has a bias, which adds the same number to every value
-channel of each key's position lambda. And timm pools 2×2 where the paper pools 3×3. `BiasedLambda` has the two, so that
-trained weights keep their meaning; nothing else of the product has.
+Both libraries deviate from the paper: the convolution of their local layers has a bias, which adds the same number to
+every value channel of each key's position lambda, and timm pools 2×2 where the paper pools 3×3. `BiasedLambda` does the
+same, so that it computes what the trained weights mean.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ class BiasedLambda(LambdaLayer):
     Args:
         channels: C.
         stride: 1 or 2.
-        **options: as in `LambdaLayer`.
+        **options: further arguments of `LambdaLayer`.
     """
 
     def __init__(self, channels: int, *, stride: int = 1, **options: Any) -> None:
@@ -33,7 +33,7 @@ class BiasedLambda(LambdaLayer):
 
 
 def from_timm(theirs: nn.Module) -> LambdaLayer:
-    """Our layer with the weights of a `timm.layers.lambda_layer.LambdaLayer`, local (r) or with relative positions.
+    """Convert a `timm.layers.lambda_layer.LambdaLayer`, local (r) or with relative positions.
 
     Raises:
         UserError: its projection has a bias.
@@ -41,7 +41,7 @@ def from_timm(theirs: nn.Module) -> LambdaLayer:
     weights = theirs.state_dict()
     if "qkv.bias" in weights:
         raise UserError(
-            "timm's LambdaLayer with qkv_bias=True has no equal here: the paper's projections have no bias."
+            "timm's LambdaLayer with qkv_bias=True can't be converted: our projections have no bias, like the paper's."
         )
     local = "conv_lambda.weight" in weights
     layer = BiasedLambda(
@@ -57,10 +57,10 @@ def from_timm(theirs: nn.Module) -> LambdaLayer:
 
 
 def convert_timm_weights(weights: dict[str, Tensor], sections: list[int]) -> dict[str, Tensor]:
-    """The state dict of a `BiasedLambda` from that of timm's layer.
+    """Convert the state dict of timm's layer to that of a `BiasedLambda`.
 
     Args:
-        weights: of timm's layer; its projection gives queries, keys and values in that order.
+        weights: state dict of timm's layer, whose projection gives queries, keys and values in that order.
         sections: channels of our queries, values and keys.
     """
     queries, values, keys = sections
@@ -77,18 +77,21 @@ def convert_timm_weights(weights: dict[str, Tensor], sections: list[int]) -> dic
 
 
 def from_lambda_networks(theirs: nn.Module) -> LambdaLayer:
-    """Our layer with the weights of a `lambda_networks.LambdaLayer`, local (r) or global (n).
+    """Convert a `lambda_networks.LambdaLayer`, local (r) or global (n).
 
     Raises:
-        UserError: it gives another number of channels than it takes.
+        UserError: its numbers of input and output channels differ.
     """
     weights = theirs.state_dict()
     local = "pos_conv.weight" in weights
     channels = weights["to_q.weight"].shape[1]
     intra_depth, heads = int(theirs.u), int(theirs.heads)  # type: ignore[arg-type]
-    given = weights["to_v.weight"].shape[0] // intra_depth * heads
-    if given != channels:
-        raise UserError(f"The layer gives {given} channels for {channels}; a mixer keeps their number.")
+    out_channels = weights["to_v.weight"].shape[0] // intra_depth * heads
+    if out_channels != channels:
+        raise UserError(
+            f"The lambda-networks layer has {channels} input and {out_channels} output channels; a mixer needs as many "
+            "output as input channels."
+        )
     side = weights["pos_conv.weight"].shape[3] if local else weights["rel_pos_emb"].shape[0]
     layer = BiasedLambda(
         channels,
@@ -109,7 +112,7 @@ def from_lambda_networks(theirs: nn.Module) -> LambdaLayer:
 
 
 def rename_norms(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """The batch norms of a state dict, under other names."""
+    """Return the batch norms of a state dict, under other names."""
     return {
         f"{names[name]}.{entry}": tensor
         for key, tensor in weights.items()

@@ -1,4 +1,4 @@
-"""timm's lambda networks as ours."""
+"""timm's lambda networks, converted to ours."""
 
 import re
 from functools import partial
@@ -16,7 +16,7 @@ TIMM_NETWORKS: dict[str, dict[str, Any]] = {
     "lambda_resnet26rpt_256": {"depth": 26, "layout": ["C", "C", [2], "L"], "scope": "global"},
     "lambda_resnet50ts": {"depth": 50, "layout": ["C", [4], [2, 4, 6], [2]], "scope": 9, "act": "silu"},
 }
-# From timm's names to ours, in a block and outside of one.
+# Patterns of timm's parameter names, and our names.
 NAMES = (
     (r"^stem\.conv(\d)\.(conv|bn)\.", lambda m: f"stem.{3 * (int(m[1]) - 1) + (m[2] == 'bn')}."),
     (r"^head\.fc\.", lambda m: "classifier."),
@@ -41,46 +41,48 @@ def timm_resnet(
     num_classes: int = 1000,
     **options: Any,
 ) -> ResNet:
-    """A lambda network of timm's on our skeleton, with new weights: (B, in_channels, H, W) → (B, num_classes).
+    """Make one of timm's lambda networks on our skeleton, with new weights: (B, in_channels, H, W) → (B, num_classes).
 
     Args:
-        mixer: ignored, these networks have lambda layers of their own kind.
+        mixer: ignored; these networks have a `BiasedLambda`.
         name: one of TIMM_NETWORKS.
         image_size: (H, W) of the images.
         in_channels: channels of the images.
         num_classes: number of logits.
-        **options: as `ResNet`.
+        **options: further arguments of `ResNet`.
 
     Raises:
-        UserError: the name isn't known.
+        UserError: the name is unknown.
     """
     if name not in TIMM_NETWORKS:
-        raise UserError(f"timm's '{name}' is not known here; choose one of {', '.join(TIMM_NETWORKS)}.")
+        raise UserError(f"timm's network '{name}' can't be converted; choose one of {', '.join(TIMM_NETWORKS)}.")
     options = {**TIMM_NETWORKS[name], "stem": "tiered", **options}
     layer = partial(BiasedLambda, scope=options.pop("scope"))
     return ResNet(layer, image_size=image_size, in_channels=in_channels, num_classes=num_classes, **options)
 
 
 def timm_network(name: str, weights: dict[str, Tensor], *, image_size: tuple[int, int] = (256, 256)) -> ResNet:
-    """Our network with the weights of a lambda network of timm's.
+    """Convert one of timm's lambda networks.
 
     Args:
         name: one of TIMM_NETWORKS.
-        weights: the state dict of `timm.create_model(name)`.
-        image_size: (H, W), that of the weights if their layers have relative positions.
+        weights: state dict of `timm.create_model(name)`.
+        image_size: (H, W) of the images; for layers with relative positions that of the weights.
 
     Raises:
-        UserError: the name isn't known, or the weights aren't those of that network.
+        UserError: the name is unknown, or the weights don't fit that network.
     """
     if name not in TIMM_NETWORKS:
-        raise UserError(f"timm's '{name}' is not known here; choose one of {', '.join(TIMM_NETWORKS)}.")
+        raise UserError(f"timm's network '{name}' can't be converted; choose one of {', '.join(TIMM_NETWORKS)}.")
     classes, channels = len(weights["head.fc.bias"]), weights["stem.conv1.conv.weight"].shape[1]
     model = timm_resnet(name=name, image_size=image_size, in_channels=channels, num_classes=classes)
     ours, expected = rename_weights(weights, model), model.state_dict()
-    # Compared here: a global layer would stretch a table of another size.
-    wrong = sorted(key for key in ours.keys() | expected.keys() if shape(ours, key) != shape(expected, key))
-    if wrong:
-        raise UserError(f"The weights are not those of timm's {name}: {', '.join(wrong[:3])} differ or are missing.")
+    # Not left to load_state_dict, with which a global layer interpolates a table of another size.
+    mismatches = sorted(key for key in ours.keys() | expected.keys() if shape(ours, key) != shape(expected, key))
+    if mismatches:
+        raise UserError(
+            f"The weights are not those of timm's {name}: {', '.join(mismatches[:3])} differ or are missing."
+        )
     model.load_state_dict(ours)
     return model
 
@@ -90,11 +92,11 @@ def shape(weights: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
 
 
 def rename_weights(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Timm's weights under our names.
+    """Rename timm's weights to our names.
 
     Args:
-        weights: a state dict of timm's.
-        model: what `timm_resnet` gives for the same network.
+        weights: state dict of timm's network.
+        model: the same network made by `timm_resnet`.
     """
     ours: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Tensor]] = {}
