@@ -1,4 +1,4 @@
-"""Networks by name, as Python objects."""
+"""Networks of the configs as Python objects."""
 
 from collections.abc import Sequence
 
@@ -26,24 +26,24 @@ def create(
     num_classes: int = 1000,
     overrides: Sequence[str] = (),
 ) -> nn.Module:
-    """A network of the configs, (B, in_channels, H, W) → (B, num_classes), with new or with trained weights.
+    """Create a network of the configs, (B, in_channels, H, W) → (B, num_classes), with new or trained weights.
 
-    `create("resnet50", mixer="lambda_conv", overrides=["mixer.scope=23", "model.layout=CCLL"])` is what
-    `python run.py model=resnet50 mixer=lambda_conv mixer.scope=23 model.layout=CCLL` trains.
+    `create("resnet50", mixer="lambda_conv", overrides=["mixer.scope=23", "model.layout=CCLL"])` creates the network
+    that `python run.py model=resnet50 mixer=lambda_conv mixer.scope=23 model.layout=CCLL` trains.
 
     Args:
         model: a choice of configs/model.
         mixer: a choice of configs/mixer.
-        pretrained: weights to start from: a run's folder, a checkpoint, what job=export wrote, `<user>/<name>` on the
-            Hugging Face hub, or timm's, as `timm/lambda_resnet26t.c1_in1k` for model="lambda_resnet26t". A classifier
-            of another number of classes stays new.
-        image_size: H and W of the images, or (H, W); what mixers with global contexts are made for.
+        pretrained: source of the weights: a run's folder, a checkpoint, a folder of job=export, `<user>/<name>` on the
+            Hugging Face hub, or a network of timm's there, such as `timm/lambda_resnet26t.c1_in1k` for
+            model="lambda_resnet26t". A classifier of another number of classes keeps its new weights.
+        image_size: side of square images, or (H, W); mixers with a global scope are built for it.
         in_channels: channels of the images.
         num_classes: number of logits.
         overrides: keys of the config and their values, as on the command line.
 
     Raises:
-        UserError: a name or a key is not known, or the weights don't fit.
+        UserError: a name or a key is not known, or the weights don't match the network.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     register_config_source()
