@@ -2,6 +2,7 @@
 
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,8 @@ def write_images(root, splits):
     return written
 
 
-def key(image):
-    label, raw, pixels = image
-    return label, raw, pixels.tobytes()
+def sort_images(images):
+    return sorted((label, raw, pixels.tobytes()) for label, raw, pixels in images)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,10 @@ def test_webdataset_reads_all_images_and_labels_in_mixed_order(packed):
             pixels = np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"))
             samples.append((int(sample["cls"]), raw, pixels))
         assert len(samples) == count
-        assert sorted(map(key, samples)) == sorted(map(key, images[split]))
+        assert sort_images(samples) == sort_images(images[split])
         if split == "train":
             labels = [label for label, _, _ in samples]
-            assert sum(a != b for a, b in zip(labels, labels[1:], strict=False)) > 3  # not one class after the other
+            assert sum(a != b for a, b in pairwise(labels)) > 3  # not one class after the other
 
 
 def test_packed_data_have_the_pixels_and_labels_of_the_folder(packed):
@@ -70,11 +70,9 @@ def test_packed_data_have_the_pixels_and_labels_of_the_folder(packed):
     assert data.classes == ["cat", "dog"]
     for split, dataset in (("train", data.train_set), ("val", data.val_set)):
         pixels, labels = dataset.tensors
-        read = [
-            (label.item(), image.permute(1, 2, 0).numpy().tobytes())
-            for image, label in zip(pixels, labels, strict=True)
-        ]
-        assert sorted(read) == sorted((label, pixels.tobytes()) for label, _, pixels in images[split])
+        pixels = pixels.permute(0, 2, 3, 1).numpy()
+        read = [(label, image.tobytes()) for label, image in zip(labels.tolist(), pixels, strict=True)]
+        assert sorted(read) == sorted((label, image.tobytes()) for label, _, image in images[split])
 
 
 def test_the_numbers_of_images_and_shards_are_metrics(packed):
@@ -86,15 +84,8 @@ def test_the_numbers_of_images_and_shards_are_metrics(packed):
 
 def test_imagenets_val_is_packed_as_test(tmp_path):
     write_images(tmp_path / "imagenet", {"train": {"n01": 6, "n02": 6}, "val": {"n01": 2, "n02": 2}})
-    run(
-        "job=pack",
-        "data=imagenet",
-        "recipe=digits",
-        "data.image_size=12",
-        "data.root=imagenet",
-        "job.output_dir=shards",
-        cwd=tmp_path,
-    )
+    options = ("recipe=digits", "data.image_size=12", "data.root=imagenet", "job.output_dir=shards")
+    run("job=pack", "data=imagenet", *options, cwd=tmp_path)
     assert {file.name.split("-")[0] for file in Path(tmp_path / "shards").glob("*.tar")} == {"train", "test"}
     data = Packed(root=str(tmp_path / "shards"), image_size=12, val_size=4)
     data.setup("fit")
@@ -102,6 +93,8 @@ def test_imagenets_val_is_packed_as_test(tmp_path):
     assert (len(data.train_set), len(data.val_set), len(data.test_set)) == (8, 4, 4)
 
 
-def test_packing_what_is_not_an_image_folder_is_an_error(tmp_path):
+@pytest.mark.parametrize("options", [("data=digits",), ("data=packed", "data.root=images-packed")])
+def test_packing_anything_but_an_image_folder_is_an_error(packed, options):
+    folder, _ = packed
     expected = "job=pack needs a folder of images: set data=imagefolder or data=imagenet, and data.root."
-    assert expected in run("job=pack", "data=digits", cwd=tmp_path, code=1).stderr
+    assert expected in run("job=pack", *options, cwd=folder, code=1).stderr
