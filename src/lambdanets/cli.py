@@ -154,7 +154,7 @@ def resolve_config(composed: DictConfig, command: Command, selection: Selection,
     elif selection.file is not None:
         from lambdanets.runs.checkpoints import read_checkpoint
 
-        source, base = str(selection.file), OmegaConf.create(read_checkpoint(selection.file)["config"])
+        source, base = str(selection.file), OmegaConf.create(read_checkpoint(selection.file, keep=True)["config"])
     elif command.base_run is not None:
         source, base = command.base_run, load_config(command.base_run)
     else:

@@ -1,0 +1,135 @@
+"""Checkpoints are read safely, once, and compared with the model before they are used."""
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from lambdanets.atomic import write_archive
+from lambdanets.errors import UserError
+from lambdanets.mixers import LambdaLayer
+from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint, write_weights
+from tests.command import ROOT, environment
+
+FIXTURE = ROOT / "tests" / "fixtures" / "version-0.1.0" / "run"
+COUNTED = """
+import sys
+import torch
+from lambdanets import atomic
+from lambdanets.cli import main
+
+load, paths = torch.load, []
+torch.load = lambda file, *args, **options: (paths.append(str(file)), load(file, *args, **options))[1]
+code = main()
+print("read:", *paths)
+print("hashed:", atomic.find_corruption.cache_info().misses)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reads"),
+    [
+        (["ckpt=old", "trainer.max_epochs=3"], {"last.ckpt": 1, "best.ckpt": 1}),  # the best one for the test split
+        (["job=test", "ckpt=old"], {"best.ckpt": 1}),
+        (["job=test", "ckpt=alone.ckpt"], {"alone.ckpt": 1}),
+    ],
+)
+def test_a_command_hashes_and_reads_a_checkpoint_once(arguments, reads, tmp_path):
+    run = shutil.copytree(FIXTURE, tmp_path / "old")
+    shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
+    command = [sys.executable, "-c", COUNTED, *arguments, "trainer.enable_progress_bar=false"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (paths,) = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("read:")]
+    assert Counter(path.rsplit("/", 1)[-1] for path in paths) == reads
+    assert f"hashed: {len(reads)}" in done.stdout
+
+
+def save(path, content):
+    write_archive(path, lambda file: torch.save(content, file))
+    return path
+
+
+def test_a_kept_checkpoint_is_read_once_more_after_its_reader():
+    file = FIXTURE / "checkpoints" / "last.ckpt"
+    first = read_checkpoint(file, keep=True)
+    assert read_checkpoint(file) is first
+    assert read_checkpoint(file) is not first
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text", "is not a checkpoint"),
+        ({"state_dict": {}}, "is not a checkpoint of a run"),
+        ({"state_dict": {}, "config": sys.exit, "classes": []}, "holds objects other than tensors and plain values"),
+        (None, "There is no checkpoint"),
+    ],
+)
+def test_other_files_are_refused(content, message, tmp_path):
+    file = tmp_path / "file.ckpt"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        save(file, content)
+    with pytest.raises(UserError) as error:
+        read_checkpoint(file)
+    assert message in str(error.value)
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    file = save(tmp_path / "file.ckpt", {"state_dict": {"w": torch.zeros(1000)}, "config": {}, "classes": []})
+    read_checkpoint(file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="damaged or cut off \\(checksum mismatch"):
+        read_checkpoint(file)
+
+
+def test_exported_weights_come_back_with_config_and_classes(tmp_path):
+    weight = torch.randn(2, 3)
+    checkpoint = {
+        "state_dict": {"model.a": weight, "model.b": weight},
+        "config": {"seed": 1},
+        "labels": {"classes": ["x", "y"]},
+    }
+    file = tmp_path / "model.safetensors"
+    write_weights(file, checkpoint)
+    restored = read_checkpoint(file)
+    assert torch.equal(restored["state_dict"]["model.a"], weight)
+    assert torch.equal(restored["state_dict"]["model.b"], weight)
+    assert (restored["config"], restored["labels"]) == ({"seed": 1}, {"classes": ["x", "y"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "mismatch"),
+    [
+        (lambda state: state.pop("bias"), "bias is missing from the checkpoint"),
+        (lambda state: state.update(extra=torch.zeros(1)), "extra is missing from the model"),
+        (lambda state: state.update(bias=torch.zeros(3)), "bias is [3] in the checkpoint and [2] in the model"),
+    ],
+)
+def test_weights_of_another_model_are_named(change, mismatch):
+    module = nn.Linear(2, 2)
+    state = dict(module.state_dict())
+    check_state_dict(module, state, "a.ckpt")
+    change(state)
+    with pytest.raises(UserError) as error:
+        check_state_dict(module, state, "a.ckpt")
+    assert str(error.value).startswith(f"The checkpoint 'a.ckpt' does not match the model: {mismatch}. ")
+
+
+def test_only_tables_of_global_layers_may_be_of_another_size():
+    small, large = (LambdaLayer(8, scope="global", feature_size=(side, side), heads=2, key_depth=4) for side in (3, 5))
+    check_state_dict(large, small.state_dict(), "a.ckpt", resize=True)
+    with pytest.raises(UserError, match="table is"):
+        check_state_dict(large, small.state_dict(), "a.ckpt")
+    local = [LambdaLayer(8, scope=scope, heads=2, key_depth=4) for scope in (3, 5)]
+    with pytest.raises(UserError, match="table is"):
+        check_state_dict(local[1], local[0].state_dict(), "a.ckpt", resize=True)
