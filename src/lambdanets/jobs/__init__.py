@@ -1,1 +1,1 @@
-"""What can be done with a config; one job a file, each `run(config, folder) -> dict[str, float]`."""
+"""The jobs of the command line; one file per job, each with `run(config, folder) -> dict[str, float]`."""

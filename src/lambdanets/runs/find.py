@@ -74,7 +74,7 @@ class Command:
 
     @property
     def is_new_fit(self) -> bool:
-        """Whether the command trains without naming a run to continue or to build on."""
+        """True for a training that names no run to continue or to build on."""
         return self.job == "fit" and self.ckpt is None and self.base_run is None
 
 

@@ -1,4 +1,4 @@
-"""What a run's folder tells of its origin."""
+"""The origin of a run: its config, command, code, packages and machine."""
 
 import json
 import os
@@ -24,9 +24,9 @@ PACKAGES = ("lambdanets", "torch", "torchvision", "pytorch-lightning", "torchmet
 
 
 def record(folder: Path, config: DictConfig) -> None:
-    """Writes the config, as composed and as resolved, and adds this start to provenance.json.
+    """Write the config, as composed and as resolved, and add this start to provenance.json.
 
-    The run is repeated from these files alone, by `base_run=<folder>`.
+    These files suffice to repeat the run: `base_run=<folder>`.
     """
     atomic_write(folder / UNRESOLVED_CONFIG, OmegaConf.to_yaml(config))
     atomic_write(folder / RESOLVED_CONFIG, OmegaConf.to_yaml(config, resolve=True))
@@ -36,7 +36,7 @@ def record(folder: Path, config: DictConfig) -> None:
 
 
 def origin() -> dict[str, Any]:
-    """Command, code and packages of this process."""
+    """Return the command, code, packages and machine of this process."""
     return {
         "command": command(),
         "job": restartable_job_id() or ray_node(),
@@ -54,30 +54,30 @@ def origin() -> dict[str, Any]:
 
 
 def ray_node() -> str | None:
-    """The node of a Ray cluster that this process works on, or None outside of one."""
+    """Return the node of a Ray cluster that this process works on, or None outside of a cluster."""
     ray = sys.modules.get("ray")
     return f"ray {ray.get_runtime_context().get_node_id()}" if ray and ray.is_initialized() else None
 
 
 def command() -> str:
-    """This process's command line."""
+    """Return the command line of this process."""
     return shlex.join([Path(sys.executable).name, *sys.argv])
 
 
 def started_by(job: str, folder: Path) -> bool:
-    """Was the run in this folder begun by this very command in that job of torchrun or SLURM?"""
+    """Return whether this very command started the run in a folder, in that job of torchrun or SLURM."""
     file = folder / PROVENANCE
     starts = json.loads(file.read_text()) if file.is_file() else []
     return any(start.get("job") == job and start["command"] == command() for start in starts)
 
 
 def git_commit() -> str | None:
-    """The commit of the code, with -dirty where files differ from it, or None outside of a repository.
+    """Return the commit of the code, with -dirty where files differ from it, or None outside of a repository.
 
-    An image, which has no repository, says it in LAMBDANETS_COMMIT.
+    A container image has no repository; it sets LAMBDANETS_COMMIT.
     """
-    if said := os.environ.get("LAMBDANETS_COMMIT"):
-        return said
+    if commit := os.environ.get("LAMBDANETS_COMMIT"):
+        return commit
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
