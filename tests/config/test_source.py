@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 from hydra import compose
@@ -11,7 +12,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
-from tests.command import run
+from tests.command import ROOT, run
 from tests.configs import composing, experiment
 
 SWEEP = """# @package _global_
@@ -117,6 +118,21 @@ def test_values_keep_their_interpolations(tmp_path):
     with composing():
         config = compose("config", overrides=[f"hydra.searchpath=[{tmp_path}]", "experiment=own", "seed=6"])
         assert config.recipe.epochs == 6
+
+
+def test_the_sweep_of_the_documentation_composes(tmp_path):
+    (block,) = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "reproduction.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "widths.yaml").write_text(block)
+    with composing():
+        names = compose("config", overrides=[f"hydra.searchpath=[{tmp_path}]", "sweep=widths"]).sweep.experiments
+        configs = [
+            compose("config", overrides=[f"hydra.searchpath=[{tmp_path}]", f"experiment={name}"]) for name in names
+        ]
+    assert [config.model.width for config in configs] == [0.125, 0.5, 1.0]
+    assert [config.recipe.epochs for config in configs] == [30, 60, 90]
 
 
 @pytest.mark.parametrize("depth", [26, 101, 152, 200, 270, 350, 420])
