@@ -113,7 +113,7 @@ def run_job(composed: DictConfig) -> dict[str, float] | float:
                 f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe."
             )
         config = resolve_config(composed, command, selection, settings.overrides.task)
-        provenance.record(folder, config)
+        provenance.record_start(folder, config)
         checkpoint = find_checkpoint(command, selection)
         config.ckpt = None if checkpoint is None else str(checkpoint)
         OmegaConf.resolve(config)

@@ -93,7 +93,7 @@ def train(config: DictConfig, prepare_trainer: Callable[[Any], None]) -> float:
         The seconds of the training, without the time to prepare it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        provenance.record(Path(folder), config)
+        provenance.record_start(Path(folder), config)
         training = build_training(config, Path(folder))
         prepare_trainer(training.trainer)
         start = time.perf_counter()

@@ -181,7 +181,7 @@ def closed_form(model: nn.Module, image_size: tuple[int, int], batch: int) -> Ta
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
     """Write describe.md and describe.json."""
-    origin = provenance.origin()
+    origin = provenance.describe_origin()
     lines = [f"# {tables[0].title}", "", f"{origin['date'][:10]}, `{origin['command']}`", ""]
     for table in tables:
         lines += [f"## {table.title}", "", table.to_markdown()]

@@ -60,7 +60,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     for table in (machine, check_results, batches):
         table.show()
     tables = {table.title: table.rows for table in (machine, check_results, batches)}
-    document = {**tables, "origin": provenance.origin()}
+    document = {**tables, "origin": provenance.describe_origin()}
     atomic_write(folder / "doctor.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     print(f"Written to {os.path.relpath(folder)}/doctor.json.")
     return {"gpus": torch.cuda.device_count(), "missing": sum(row["available"] == "no" for row in check_results.rows)}

@@ -87,7 +87,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         task=task,
         classes=checkpoint["labels"]["classes"],
         metrics=scores,
-        origin=provenance.origin(),
+        origin=provenance.describe_origin(),
         files=[folder / name for name in names if (folder / name).is_file()],
     )
     atomic_write(folder / "README.md", card)

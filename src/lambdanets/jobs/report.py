@@ -52,7 +52,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     tables = comparison.tables
     for table in tables:
         table.show()
-    origin = provenance.origin()
+    origin = provenance.describe_origin()
     finished = sum(bool(run.metrics) for run in runs)
     made = f"{finished} runs, {origin['date'][:10]}, {describe_versions(runs)}"
     lines = [f"# {comparison.title}", "", f"{made}, `{origin['command']}`", "", tables[0].to_markdown()]

@@ -23,7 +23,7 @@ PROVENANCE = "provenance.json"
 PACKAGES = ("lambdanets", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "lightning-bolts")
 
 
-def record(folder: Path, config: DictConfig) -> None:
+def record_start(folder: Path, config: DictConfig) -> None:
     """Write the config, as composed and as resolved, and add this start to provenance.json.
 
     These files suffice to repeat the run: `base_run=<folder>`.
@@ -32,19 +32,19 @@ def record(folder: Path, config: DictConfig) -> None:
     atomic_write(folder / RESOLVED_CONFIG, OmegaConf.to_yaml(config, resolve=True))
     file = folder / PROVENANCE
     starts = json.loads(file.read_text()) if file.is_file() else []
-    atomic_write(file, json.dumps([*starts, origin()], indent=2) + "\n")
+    atomic_write(file, json.dumps([*starts, describe_origin()], indent=2) + "\n")
 
 
-def origin() -> dict[str, Any]:
+def describe_origin() -> dict[str, Any]:
     """Return the command, code, packages and machine of this process."""
     return {
-        "command": command(),
+        "command": command_line(),
         "job": restartable_job_id() or ray_node(),
         "host": socket.gethostname(),
         "process": os.getpid(),
         "folder": os.getcwd(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "git": git_commit(),
+        "git": find_git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor_name(),
@@ -59,7 +59,7 @@ def ray_node() -> str | None:
     return f"ray {ray.get_runtime_context().get_node_id()}" if ray and ray.is_initialized() else None
 
 
-def command() -> str:
+def command_line() -> str:
     """Return the command line of this process."""
     return shlex.join([Path(sys.executable).name, *sys.argv])
 
@@ -68,10 +68,10 @@ def started_by(job: str, folder: Path) -> bool:
     """Return whether this very command started the run in a folder, in that job of torchrun or SLURM."""
     file = folder / PROVENANCE
     starts = json.loads(file.read_text()) if file.is_file() else []
-    return any(start.get("job") == job and start["command"] == command() for start in starts)
+    return any(start.get("job") == job and start["command"] == command_line() for start in starts)
 
 
-def git_commit() -> str | None:
+def find_git_commit() -> str | None:
     """Return the commit of the code, with -dirty where files differ from it, or None outside of a repository.
 
     A container image has no repository; it sets LAMBDANETS_COMMIT.
