@@ -56,7 +56,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         options["trainings"] = {" ".join(overrides): TrainingTimer(list(overrides)) for overrides in trainings}
     result: Result = instantiate(settings, _convert_="all", _partial_=True)(**options)
     name = HydraConfig.get().runtime.choices["benchmark"]
-    origin = {key: value for key, value in provenance.describe_origin().items() if key not in ("folder", "host", "process")}
+    private = ("folder", "host", "process")
+    origin = {key: value for key, value in provenance.describe_origin().items() if key not in private}
     origin["packages"] |= {peer: provenance.package_version(peer) for peer in PEERS}
     result.show()
     result.save(folder, name, origin)
