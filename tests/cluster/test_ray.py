@@ -32,7 +32,8 @@ def ray(*arguments):
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     os.environ["RAY_AUTH_MODE"] = "disabled"  # else a head may ask for a token that its nodes lack
-    ray("stop", "--force")
+    if subprocess.run([RAY, "status"], env=environment(), capture_output=True, timeout=120).returncode == 0:
+        pytest.skip("Ray already runs on this machine, and 'ray stop' would end it")
     ray("start", "--head", f"--port={PORT}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats")
     ray("start", f"--address={ADDRESS}", "--num-cpus=1", "--disable-usage-stats")
     yield
