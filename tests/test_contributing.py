@@ -35,7 +35,7 @@ def add_example(name, root):
 
 @pytest.fixture
 def repository(tmp_path):
-    """A copy of the repository."""
+    """Return a copy of the repository."""
     for name in ("configs", "src", "run.py"):
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)

@@ -9,13 +9,16 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lambdanets.callbacks import EpochLogger
+from lambdanets.tasks import Task
 
 
-class Counter(pl.LightningModule):
+class Counter(Task):
     """A task whose logged scores are known: the loss is 2.5, the validation accuracy 0.1 times the epoch."""
 
+    SCORES = ("test/top1", "val/top1")
+
     def __init__(self, clock, seconds_per_epoch):
-        super().__init__()
+        super().__init__(torch.nn.Identity(), optimizer=torch.optim.SGD, batch_size=1)
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.clock, self.seconds_per_epoch = clock, seconds_per_epoch
 

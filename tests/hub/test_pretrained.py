@@ -18,7 +18,7 @@ GLOBAL = {"mixer": "lambda", "in_channels": 1, "overrides": ["mixer.scope=global
 
 @pytest.fixture
 def trained(tmp_path):
-    """A checkpoint and its network."""
+    """Write a checkpoint, and return its config and its network."""
     config, network, _ = write_checkpoint(tmp_path, ["mixer=lambda", "mixer.scope=global", "model=tiny"])
     return config, network
 

@@ -1,4 +1,4 @@
-"""Detectors on the real command line: fit, resume, two processes, predict, and mistakes."""
+"""Detectors on the command line: fit, resume, two processes, predict, and errors."""
 
 import json
 
@@ -21,36 +21,36 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a small set and a finished run of two epochs."""
-    place = tmp_path_factory.mktemp("detection")
-    make_coco(place / "coco", train=11, val=5)
-    run(*SMALL, "data.root=coco", "recipe.epochs=2", cwd=place)
-    return place
+def trained(tmp_path_factory):
+    """Return a folder with a small data set and a finished run of two epochs."""
+    trained = tmp_path_factory.mktemp("detection")
+    make_coco(trained / "coco", train=11, val=5)
+    run(*SMALL, "data.root=coco", "recipe.epochs=2", cwd=trained)
+    return trained
 
 
-def test_a_run_that_goes_on_is_the_run_that_was_never_stopped(place, tmp_path):
-    whole = single_run_folder(place)
+def test_a_resumed_run_equals_the_run_that_was_never_stopped(trained, tmp_path):
+    whole = single_run_folder(trained)
     assert "test/mask_ap_small" in json.loads((whole / "metrics.json").read_text())
-    arguments = (*SMALL, f"data.root={place / 'coco'}", "recipe.epochs=2", "checkpoint.every_n_steps=1")
+    arguments = (*SMALL, f"data.root={trained / 'coco'}", "recipe.epochs=2", "checkpoint.every_n_steps=1")
     assert kill_repeatedly(tmp_path, arguments, 2) >= 1
     tags = ("train/loss", "train/loss_mask", "val/box_ap", "val/mask_ap")
     assert compare_runs(whole, single_run_folder(tmp_path), tags) == []
 
 
-def test_tensorboard_shows_what_is_there_above_what_was_found(place):
-    events = EventAccumulator(str(single_run_folder(place)), size_guidance={"images": 0}).Reload()
-    shown = [tag for tag in events.Tags()["images"] if tag.startswith("val/image")]
-    assert shown == ["val/image 1", "val/image 2", "val/image 3"]
-    for tag in shown:
+def test_tensorboard_has_the_true_objects_above_the_detected_ones(trained):
+    events = EventAccumulator(str(single_run_folder(trained)), size_guidance={"images": 0}).Reload()
+    tags = [tag for tag in events.Tags()["images"] if tag.startswith("val/image")]
+    assert tags == ["val/image 1", "val/image 2", "val/image 3"]
+    for tag in tags:
         first, second = events.Images(tag)
         assert first.step < second.step
         assert (second.width, second.height) in {(64, 2 * 48), (48, 2 * 64)}
 
 
-def test_two_processes_share_a_detector_in_half_precision(place, tmp_path):
+def test_two_processes_share_a_detector_in_half_precision(trained, tmp_path):
     options = ("trainer=fsdp", "trainer.devices=2", "trainer.precision=bf16-mixed", "recipe.epochs=1")
-    run(*SMALL, *options, f"data.root={place / 'coco'}", cwd=tmp_path)
+    run(*SMALL, *options, f"data.root={trained / 'coco'}", cwd=tmp_path)
     folder = single_run_folder(tmp_path)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert 0 <= metrics["test/mask_ap"] <= 1
@@ -59,60 +59,66 @@ def test_two_processes_share_a_detector_in_half_precision(place, tmp_path):
     run("job=test", f"ckpt={folder.relative_to(tmp_path)}", "trainer.devices=1", cwd=tmp_path)
 
 
-def test_the_largest_batch_of_a_detector(place, tmp_path):
+def test_the_largest_batch_of_a_detector(trained, tmp_path):
     options = ("job=find_batch_size", "job.initial_batch_size=1", "job.max_batch_size=4", "hydra.run.dir=out")
-    run(*SMALL, *options, f"data.root={place / 'coco'}", cwd=tmp_path)
+    run(*SMALL, *options, f"data.root={trained / 'coco'}", cwd=tmp_path)
     assert 1 <= json.loads((tmp_path / "out" / "metrics.json").read_text())["batch_size"] <= 4
 
 
-def test_two_processes_give_the_scores_of_one(place):
-    folder = single_run_folder(place)
+def test_two_processes_give_the_scores_of_one(trained):
+    folder = single_run_folder(trained)
     expected = json.loads((folder / "metrics.json").read_text())
     entries = json.loads((folder / "boxes.json").read_text())
     assert {entry["category_id"] for entry in entries} <= {3, 7, 90}
-    options = (f"ckpt={folder.relative_to(place)}", "trainer=ddp", "trainer.devices=2")
-    run("job=test", *options, "trainer.enable_progress_bar=false", cwd=place)
-    found = json.loads((folder / "test" / "metrics.json").read_text())
-    assert len(found) == 24
-    assert {name: expected[name] for name in found} == found
+    options = (f"ckpt={folder.relative_to(trained)}", "trainer=ddp", "trainer.devices=2")
+    run("job=test", *options, "trainer.enable_progress_bar=false", cwd=trained)
+    scores = json.loads((folder / "test" / "metrics.json").read_text())
+    assert len(scores) == 24
+    assert {name: expected[name] for name in scores} == scores
     again = json.loads((folder / "test" / "boxes.json").read_text())
     assert len(again) == len(entries)
 
 
-def test_prediction_draws_pictures_and_writes_coco_results(place, tmp_path):
-    folder = single_run_folder(place)
+def test_prediction_draws_pictures_and_writes_coco_results(trained, tmp_path):
+    folder = single_run_folder(trained)
     (tmp_path / "photos").mkdir()
     for name, size, mode in (("1", (1, 1), "RGB"), ("2", (900, 30), "L"), ("3", (400, 300), "RGBA")):
         Image.new(mode, size, 90).save(tmp_path / "photos" / f"{name}.png")
     options = (f"ckpt={folder / 'checkpoints' / 'best.ckpt'}", f"input={tmp_path / 'photos'}", "job.threshold=0.02")
-    run("job=predict", *options, f"hydra.run.dir={tmp_path / 'out'}", cwd=place)
+    run("job=predict", *options, f"hydra.run.dir={tmp_path / 'out'}", cwd=trained)
     images = {image["id"]: image for image in json.loads((tmp_path / "out" / "images.json").read_text())}
     assert set(images) == {1, 2, 3}
-    for number, (width, height) in ((1, (1, 1)), (2, (900, 30)), (3, (400, 300))):
-        assert Image.open(tmp_path / "out" / f"{number}.png").size == (width, height)
+    for image_id, (width, height) in ((1, (1, 1)), (2, (900, 30)), (3, (400, 300))):
+        assert Image.open(tmp_path / "out" / f"{image_id}.png").size == (width, height)
     for entry in json.loads((tmp_path / "out" / "masks.json").read_text()):
         image = images[entry["image_id"]]
         assert api.decode(entry["segmentation"]).shape == (image["height"], image["width"])
 
 
-def test_a_detector_starts_from_a_classification_run(place, tmp_path):
+def test_a_detector_starts_from_a_classification_run(trained, tmp_path):
     skeleton = ("mixer=lambda", "mixer.heads=2", "mixer.scope=global")
     short = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.enable_progress_bar=false")
     classes = ("data=random", "data.size=64", "recipe=cifar", "recipe.batch_size=8", "model=small")
     run(*classes, *skeleton, *short, "model.stem=imagenet", "model.strides=[1,2,2,2]", "name=classes", cwd=tmp_path)
     (start,) = tmp_path.glob("outputs/classes/*")
-    options = (*SMALL, f"data.root={place / 'coco'}", f"model.backbone_ckpt={start}", *short[:2], "recipe.norm=frozen")
+    options = (
+        *SMALL,
+        f"data.root={trained / 'coco'}",
+        f"model.backbone_ckpt={start}",
+        *short[:2],
+        "recipe.norm=frozen",
+    )
     done = run(*options, "trainer.limit_val_batches=1", "trainer.limit_test_batches=1", cwd=tmp_path)
     assert "Initialized all weights from" in done.stdout
     assert "are interpolated to" in done.stdout
-    wrong = run(*options, "mixer.heads=4", cwd=tmp_path, code=1).stderr
-    assert "does not match the model in " in wrong
-    assert "qkv.weight is [" in wrong
-    assert "Traceback" not in wrong
+    error = run(*options, "mixer.heads=4", cwd=tmp_path, code=1).stderr
+    assert "does not match the model in " in error
+    assert "qkv.weight is [" in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         (
             "model=resnet50 data.root=coco data.val_size=3",
@@ -134,7 +140,7 @@ def test_a_detector_starts_from_a_classification_run(place, tmp_path):
         ("data.root=nowhere", "There is no 'nowhere/annotations/instances_train2017.json': data.root must name"),
     ],
 )
-def test_mistakes_get_a_sentence(place, arguments, sentence):
-    error = run("task=detection", *arguments.split(), cwd=place, code=1).stderr
-    assert sentence in error
+def test_mistakes_are_errors_of_one_line(trained, arguments, message):
+    error = run("task=detection", *arguments.split(), cwd=trained, code=1).stderr
+    assert message in error
     assert "Traceback" not in error

@@ -6,14 +6,13 @@ import time
 import pytorch_lightning as pl
 
 from lambdanets.progress import format_duration
+from lambdanets.tasks import Task
 
 log = logging.getLogger(__name__)
 
 
 class EpochLogger(pl.Callback):
     """Log one line per epoch with scores, speed and the remaining time, for runs without a terminal."""
-
-    METRICS = ("train/loss", "train/top1", "val/loss", "val/top1", "val/box_ap", "val/mask_ap", "speed/images_per_s")
 
     def __init__(self) -> None:
         self.start_time: float | None = None
@@ -27,7 +26,9 @@ class EpochLogger(pl.Callback):
         metrics = trainer.callback_metrics  # a collective operation, so on all processes
         if not trainer.is_global_zero:
             return
-        scores = "".join(f"  {name} {metrics[name].item():.4g}" for name in self.METRICS if name in metrics)
+        own = [name for name in pl_module.SCORES if name.startswith("val/")] if isinstance(pl_module, Task) else []
+        names = ["train/loss", "train/top1", "val/loss", *own, "speed/images_per_s"]
+        scores = "".join(f"  {name} {metrics[name].item():.4g}" for name in names if name in metrics)
         remaining = self.format_remaining_time(trainer)
         log.info("epoch %d/%s%s%s", trainer.current_epoch + 1, trainer.max_epochs, scores, remaining)
 
