@@ -58,7 +58,7 @@ print(f"{len(runs)} runs, {sum(run.problem is None for run in runs)} of them fin
 
 # %%
 comparison = compare(runs, score="test/top1", baseline="conv-digits", flops=lambda run: None)
-Markdown(comparison.table().markdown())
+Markdown(comparison.table().to_markdown())
 
 # %% [markdown]
 # ## Curves

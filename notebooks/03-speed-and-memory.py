@@ -48,7 +48,7 @@ result = compare_methods(
     intra_depth=1,
     slowest=6,
 )
-Markdown(result.markdown())
+Markdown(result.to_markdown())
 
 # %% [markdown]
 # ## The chosen method

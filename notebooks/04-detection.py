@@ -28,7 +28,7 @@ from PIL import Image
 
 import lambdanets
 from lambdanets.data.files import read_image
-from lambdanets.tasks.predictions import restored
+from lambdanets.tasks.predictions import rescale_predictions
 from lambdanets.tasks.visualization import draw_objects
 
 ROOT = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
@@ -108,7 +108,7 @@ for axis, file in zip(axes.flat, sorted((work / "coco" / "val2017").glob("*.png"
     with torch.no_grad():
         (detections,) = model([model.preprocess(pixels)])
     size = tuple(pixels.shape[1:])
-    objects = restored(detections, size, size, image_id=0)
+    objects = rescale_predictions(detections, size, size, image_id=0)
     confident = int((objects.scores >= 0.5).sum())
     labels, scores = objects.labels[:confident].tolist(), objects.scores[:confident].tolist()
     image = draw_objects(pixels, objects.boxes[:confident], objects.masks[:confident], labels, model.classes)
