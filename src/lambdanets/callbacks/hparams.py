@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -20,12 +19,14 @@ class HParams(pl.Callback):
     The scores' values are those of the scalars that the run logs under the same names.
 
     Args:
-        config: the resolved config, nested.
+        text: the config as yaml.
+        values: the config's values by dotted keys.
         scores: names of logged scalars.
     """
 
-    def __init__(self, config: Mapping[str, Any], scores: Sequence[str]) -> None:
-        self.config = dict(config)
+    def __init__(self, text: str, values: Mapping[str, Any], scores: Sequence[str]) -> None:
+        self.text = text
+        self.values = values
         self.scores = scores
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -36,11 +37,11 @@ class HParams(pl.Callback):
                 assert writer is not None
                 # TensorBoard reads the scores' values from their own events: only their names matter at this point.
                 experiment, *session = hparams(
-                    {**flatten_config(self.config), "parameters": parameters}, dict.fromkeys(self.scores, 0.0)
+                    {**to_hparams(self.values), "parameters": parameters}, dict.fromkeys(self.scores, 0.0)
                 )
                 for summary in (mark_first_columns(experiment), *session):
                     writer.add_summary(summary)
-                logger.experiment.add_text("config", "```yaml\n" + OmegaConf.to_yaml(self.config) + "```")
+                logger.experiment.add_text("config", f"```yaml\n{self.text}```")
 
 
 def mark_first_columns(summary: Summary) -> Summary:
@@ -53,16 +54,17 @@ def mark_first_columns(summary: Summary) -> Summary:
     return summary
 
 
-def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Join nested keys by dots and convert the values to types that the tab can show.
+def to_hparams(values: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Convert a config's values to types that the tab can show.
 
     Classes lose their package: `lambdanets.mixers.Conv` becomes `Conv`.
     """
     items: dict[str, bool | int | float | str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            items |= flatten_config(value, f"{prefix}{key}.")
-        elif key not in ("_partial_", "_convert_"):
-            value = value.rpartition(".")[2] if key == "_target_" and isinstance(value, str) else value
-            items[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    for key, value in values.items():
+        name = key.rpartition(".")[2]
+        if name in ("_partial_", "_convert_"):
+            continue
+        if name == "_target_":
+            value = str(value).rpartition(".")[2]
+        items[key] = value if isinstance(value, bool | int | float | str) else str(value)
     return items

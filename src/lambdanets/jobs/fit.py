@@ -31,6 +31,7 @@ from lambdanets.runs.checkpoints import (
 )
 from lambdanets.runs.csv_logger import ResumableCSVLogger
 from lambdanets.runs.folders import CHECKPOINTS, load_config, write_metrics
+from lambdanets.runs.sweeps import flatten
 from lambdanets.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -181,9 +182,9 @@ def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
 def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Task) -> list[pl.Callback]:
     """Return the callbacks of the config, and those that every training has."""
     callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
-    resolved: Any = OmegaConf.to_container(config)
     hidden = {"callbacks", "logger", "sweep", *COMMAND_KEYS}
-    callbacks.append(HParams({key: value for key, value in resolved.items() if key not in hidden}, task.SCORES))
+    shown = OmegaConf.masked_copy(config, [str(key) for key in config if key not in hidden])
+    callbacks.append(HParams(OmegaConf.to_yaml(shown), flatten(shown), task.SCORES))
     composed: Any = OmegaConf.to_container(load_config(folder))
     callbacks.append(RunInCheckpoint(composed, data.describe_labels()))
     callbacks.append(NonFiniteGuard(skip=config.recipe.skip_nonfinite))
