@@ -118,7 +118,7 @@ def test_a_user_error_in_all_processes_is_one_line(tmp_path):
 def test_a_sweep_of_runs_with_two_processes(tmp_path):
     grid = ("mixer=conv,se,lambda", "seed=0,1", "trainer=ddp", "trainer.devices=2", '+note="a=b, c d"')
     limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
-    done = run("--multirun", *grid, *limits, "trainer.limit_test_batches=1", cwd=tmp_path, timeout=400)
+    done = run("--multirun", *grid, *limits, "trainer.limit_test_batches=1", cwd=tmp_path, timeout=900)
     assert "6 of 6 runs in multirun/" in done.stdout
     assert os.listdir(tmp_path) == ["multirun"]
     (sweep,) = (tmp_path / "multirun").iterdir()
