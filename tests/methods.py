@@ -1,4 +1,4 @@
-"""The methods of lambda maps that a test can try here."""
+"""The methods of lambda maps; tests of the kernel are skipped without a compiler."""
 
 import pytest
 

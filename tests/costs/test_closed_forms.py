@@ -1,4 +1,4 @@
-"""The closed forms against the printed memory column of Table 4 and against sums written out."""
+"""The closed forms against the memory column of Table 4 and against explicit sums."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_the_memory_column_of_table_4(kind, options, digits, row):
     assert found == pytest.approx(printed.value, rel=0.03)  # the paper rounds down, some of it to two digits
 
 
-def test_sums_written_out():
+def test_explicit_sums():
     n = [side**2 for side, (count, _) in BLOCKS.items() for _ in range(count)]
     assert total_memory_gib("local", layers(scope=7), 128) == pytest.approx(
         sum(128 * 8 * 49 * m * 4 for m in n) / 2**30
@@ -51,7 +51,7 @@ def test_sums_written_out():
     assert total_multiply_adds("axial", every) == sum(2 * m**1.5 * 2 * d for m, d in wide)
 
 
-def test_embeddings_do_not_grow_with_the_batch_and_maps_do():
+def test_attention_maps_grow_with_the_batch_but_embeddings_do_not():
     for kind in FORMS:
         grows = total_memory_gib(kind, layers(), 64) / total_memory_gib(kind, layers(), 32)
         assert grows == (1 if kind in ("lambda", "shared", "convolution") else 2)

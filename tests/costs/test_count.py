@@ -1,4 +1,4 @@
-"""Counts made without running against those of networks that ran, and against published ones."""
+"""Predicted costs against those of networks that run, and against published ones."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ def test_torchvisions_published_counts(make, weights, side):
     "mixer",
     [Conv, SE(ratio=4), Attention, LocalAttention, partial(LambdaLayer, scope=5), partial(LambdaLayer, scope="global")],
 )
-def test_what_is_counted_is_what_a_run_computes_and_keeps(mixer):
+def test_costs_equal_those_of_a_run(mixer):
     make = partial(ResNet, mixer, in_channels=1, **SMALL)
     model, images, kept = make(), torch.randn(3, 1, 16, 12), {}
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers(), images]}

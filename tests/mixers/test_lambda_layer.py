@@ -1,4 +1,4 @@
-"""The lambda layers against the definition, and their properties."""
+"""The lambda layer against its definition, and its properties."""
 
 import copy
 import logging
@@ -10,9 +10,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lambdanets.errors import UserError
-from lambdanets.mixers import LambdaConv, LambdaLayer, SharedLambda
-from lambdanets.models import ResNet
-from lambdanets.ops import causal_mask, lambda_map, resize_table, scope_to_offsets
+from lambdanets.mixers import LambdaConv, LambdaLayer
+from lambdanets.ops import causal_mask, lambda_map, scope_to_offsets
 from tests.methods import EVERY_METHOD
 from tests.reference.lambda_layer import lambda_layer
 from tests.reference.pooling import average_pool
@@ -20,8 +19,8 @@ from tests.reference.pooling import average_pool
 SMALL = {"key_depth": 3, "heads": 2}
 
 
-def randomised(layer):
-    """In float64 and evaluation mode, with statistics and gains that are not the initial ones."""
+def randomize(layer):
+    """A layer in float64 and evaluation mode, whose statistics and gains have no longer their initial values."""
     layer.double().eval()
     for norm in (layer.query_norm, layer.value_norm):
         if isinstance(norm, nn.BatchNorm2d):
@@ -64,8 +63,8 @@ def by_definition(layer, x, context=None):
     )
 
 
-def close(found, expected):
-    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-10, atol=1e-11)
+def close(actual, expected):
+    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1), (6, 2)], ids=str)
@@ -90,7 +89,7 @@ def close(found, expected):
 )
 def test_output_is_the_definition(kind, options, size):
     torch.manual_seed(0)
-    layer = randomised(kind(8, feature_size=size, **SMALL | options))
+    layer = randomize(kind(8, feature_size=size, **SMALL | options))
     x = torch.randn(2, 8, *size, dtype=torch.float64)
     close(layer(x), by_definition(layer, x))
 
@@ -98,7 +97,7 @@ def test_output_is_the_definition(kind, options, size):
 @pytest.mark.parametrize("method", EVERY_METHOD)
 def test_every_method_gives_the_same_layer(method):
     torch.manual_seed(0)
-    layer = randomised(LambdaLayer(8, scope=3, method=method, **SMALL))
+    layer = randomize(LambdaLayer(8, scope=3, method=method, **SMALL))
     x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
     close(layer(x), by_definition(layer, x))
 
@@ -106,14 +105,14 @@ def test_every_method_gives_the_same_layer(method):
 @pytest.mark.parametrize("scope", ["global", 3])
 def test_a_context_of_its_own(scope):
     torch.manual_seed(0)
-    layer = randomised(LambdaLayer(8, scope=scope, feature_size=(3, 4), **SMALL))
+    layer = randomize(LambdaLayer(8, scope=scope, feature_size=(3, 4), **SMALL))
     x, context = (torch.randn(2, 8, *size, dtype=torch.float64) for size in ((3, 4), (2, 5)))
     close(layer(x, context), by_definition(layer, x, context))
 
 
 def test_a_sequence_is_a_map_of_one_row():
     torch.manual_seed(0)
-    layer = randomised(LambdaLayer(8, scope="global", feature_size=(1, 7), **SMALL))
+    layer = randomize(LambdaLayer(8, scope="global", feature_size=(1, 7), **SMALL))
     assert layer.table.shape == (3, 1, 1, 13)
     x = torch.randn(2, 8, 7, dtype=torch.float64)
     close(layer(x)[:, :, None], by_definition(layer, x[:, :, None]))
@@ -121,7 +120,7 @@ def test_a_sequence_is_a_map_of_one_row():
 
 def test_without_positions_the_order_of_a_set_does_not_matter():
     torch.manual_seed(0)
-    layer = randomised(LambdaLayer(8, position=False, **SMALL))
+    layer = randomize(LambdaLayer(8, position=False, **SMALL))
     x, order = torch.randn(2, 8, 7, dtype=torch.float64), torch.randperm(7)
     torch.testing.assert_close(layer(x[..., order]), layer(x)[..., order], rtol=1e-12, atol=1e-12)
 
@@ -129,25 +128,18 @@ def test_without_positions_the_order_of_a_set_does_not_matter():
 @pytest.mark.parametrize("stride", [1, 2])
 def test_stride_is_an_average_pooling_behind_the_layer(stride):
     torch.manual_seed(0)
-    layer = randomised(LambdaLayer(8, stride=stride, scope=3, **SMALL))
+    layer = randomize(LambdaLayer(8, stride=stride, scope=3, **SMALL))
     x = torch.randn(1, 8, 5, 4, dtype=torch.float64)
-    whole = by_definition(layer, x)[0]
-    close(layer(x)[0], average_pool(whole) if stride == 2 else whole)
-
-
-def test_a_strided_lambda_convolution_gives_every_second_position():
-    torch.manual_seed(0)
-    strided = randomised(LambdaConv(8, stride=2, strided=True, scope=3, dilation=2, **SMALL))
-    x = torch.randn(2, 8, 7, 6, dtype=torch.float64)
-    close(strided(x), by_definition(strided, x)[:, :, ::2, ::2])
+    expected = by_definition(layer, x)[0]
+    close(layer(x)[0], average_pool(expected) if stride == 2 else expected)
 
 
 @pytest.mark.parametrize("shape", [(6,), (3, 4)], ids=str)
 @pytest.mark.parametrize("key_norm", ["softmax", "l2"])
 @pytest.mark.parametrize("kind", [LambdaLayer, LambdaConv])
-def test_a_causal_layer_sees_the_past_alone(kind, key_norm, shape):
+def test_a_causal_layer_depends_on_the_past_only(kind, key_norm, shape):
     torch.manual_seed(0)
-    layer = randomised(kind(8, scope=3, causal=True, key_norm=key_norm, **SMALL))
+    layer = randomize(kind(8, scope=3, causal=True, key_norm=key_norm, **SMALL))
     x = torch.randn(1, 8, *shape, dtype=torch.float64, requires_grad=True)
     y = layer(x).flatten(2)
     for position in range(y.shape[2]):
@@ -159,11 +151,11 @@ def test_a_causal_layer_sees_the_past_alone(kind, key_norm, shape):
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_a_mask_that_hides_nothing_changes_nothing(dilation):
     torch.manual_seed(0)
-    layer = randomised(LambdaConv(8, scope=3, dilation=dilation, intra_depth=2, **SMALL))
+    layer = randomize(LambdaConv(8, scope=3, dilation=dilation, intra_depth=2, **SMALL))
     x = torch.randn(2, 8, 3, 4, dtype=torch.float64)
     everything = torch.ones(12, 12, dtype=torch.bool)
     torch.testing.assert_close(layer(x, mask=everything), layer(x), rtol=1e-11, atol=1e-11)
-    causal = randomised(copy.deepcopy(layer))
+    causal = randomize(copy.deepcopy(layer))
     causal.load_state_dict(layer.state_dict())
     causal.causal = True
     torch.testing.assert_close(causal(x), layer(x, mask=causal_mask(12)), rtol=0, atol=0)
@@ -174,7 +166,7 @@ def test_a_mask_that_hides_nothing_changes_nothing(dilation):
 def test_gradients(scope, options):
     torch.manual_seed(0)
     layer = LambdaLayer(4, feature_size=(2, 3), scope=scope, key_depth=2, heads=2, intra_depth=2, **options)
-    layer = randomised(layer)
+    layer = randomize(layer)
     x = torch.randn(2, 4, 2, 3, dtype=torch.float64, requires_grad=True)
     names = [name for name, _ in layer.named_parameters()]
     parameters = [layer.get_parameter(name).detach().clone().requires_grad_() for name in names]
@@ -185,36 +177,28 @@ def test_gradients(scope, options):
     assert torch.autograd.gradcheck(output, (x, *parameters))
 
 
-def test_scope_is_what_a_query_sees():
+def test_a_query_sees_the_positions_of_its_scope():
     query = torch.ones(1, 9, 9, 1, 2, dtype=torch.float64)
     values = torch.zeros(1, 9, 9, 1, 4, dtype=torch.float64)
     values[:, 4, 4] = 1
     table = torch.rand(2, 1, 3, 3, dtype=torch.float64) + 1
-    seen = lambda_map(query, values, table, torch.zeros(1, 2, 4, dtype=torch.float64))[0, :, :, 0].abs().sum(-1) > 1
+    visible = lambda_map(query, values, table, torch.zeros(1, 2, 4, dtype=torch.float64))[0, :, :, 0].abs().sum(-1) > 1
     expected = torch.zeros(9, 9, dtype=torch.bool)
     expected[3:6, 3:6] = True
-    assert torch.equal(seen, expected)
+    assert torch.equal(visible, expected)
 
 
 def test_local_is_global_with_a_table_that_is_zero_outside_the_scope():
     torch.manual_seed(0)
-    local = randomised(LambdaLayer(8, scope=3, **SMALL))
-    whole = randomised(LambdaLayer(8, scope="global", feature_size=(4, 6), **SMALL))
+    local = randomize(LambdaLayer(8, scope=3, **SMALL))
+    global_layer = randomize(LambdaLayer(8, scope="global", feature_size=(4, 6), **SMALL))
     weights = local.state_dict()
-    whole.load_state_dict(weights | {"table": scope_to_offsets(weights["table"], (4, 6))})
+    global_layer.load_state_dict(weights | {"table": scope_to_offsets(weights["table"], (4, 6))})
     x = torch.randn(2, 8, 4, 6, dtype=torch.float64)
-    torch.testing.assert_close(whole(x), local(x), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(global_layer(x), local(x), rtol=1e-11, atol=1e-11)
 
 
-def test_a_table_resized_keeps_its_corners_and_its_middle():
-    table = torch.randn(3, 2, 7, 9)
-    resized = resize_table(table, 7, 8)
-    assert resized.shape == (3, 2, 13, 15)
-    for here, there in (((0, 0), (0, 0)), ((3, 4), (6, 7)), ((6, 8), (12, 14))):
-        torch.testing.assert_close(resized[:, :, there[0], there[1]], table[:, :, here[0], here[1]])
-
-
-def test_another_feature_size_interpolates_and_says_so(caplog):
+def test_another_feature_size_interpolates_and_is_logged(caplog):
     caplog.set_level(logging.INFO, logger="lambdanets")
     layer = LambdaLayer(8, feature_size=(4, 4), scope="global", heads=2)
     x = torch.randn(2, 8, 6, 5)
@@ -237,11 +221,11 @@ def test_autocast_stays_close_to_float32(scope):
     x = torch.randn(4, 32, 8, 8)
     expected = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
-        found = layer(x).float()
-    assert ((found - expected).norm() / expected.norm()).item() < 0.03
+        y = layer(x).float()
+    assert ((y - expected).norm() / expected.norm()).item() < 0.03
     with torch.autocast("cpu", torch.float16):
-        found = layer(x).float()
-    assert ((found - expected).norm() / expected.norm()).item() < 0.005
+        y = layer(x).float()
+    assert ((y - expected).norm() / expected.norm()).item() < 0.005
 
 
 def test_softmax_of_large_keys_is_safe_in_half_precision():
@@ -259,7 +243,7 @@ def test_softmax_of_large_keys_is_safe_in_half_precision():
 @pytest.mark.parametrize("scope", ["global", 3])
 def test_memory_format_and_non_contiguous_input(scope):
     torch.manual_seed(0)
-    layer = randomised(LambdaLayer(8, feature_size=(5, 6), scope=scope, **SMALL))
+    layer = randomize(LambdaLayer(8, feature_size=(5, 6), scope=scope, **SMALL))
     x = torch.randn(2, 8, 5, 6, dtype=torch.float64)
     last = layer(x.contiguous(memory_format=torch.channels_last))
     assert last.is_contiguous(memory_format=torch.channels_last)
@@ -277,10 +261,10 @@ def test_empty_batch_and_single_position(scope):
 
 
 @pytest.mark.parametrize("method", ["auto", "scores", "tiles", "row_fft", "fourier"])
-def test_compiled_without_graph_breaks(method):
+def test_the_layer_compiles_to_one_graph(method):
     torch.manual_seed(0)
     torch._dynamo.reset()
-    layer = randomised(LambdaLayer(8, scope=3, method=method, **SMALL)).train()
+    layer = randomize(LambdaLayer(8, scope=3, method=method, **SMALL)).train()
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="aot_eager")
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
     for size in (6, 5):
@@ -292,9 +276,35 @@ def test_compiled_without_graph_breaks(method):
         torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-11, atol=1e-11)
 
 
+def test_one_compiled_graph_serves_all_batches():
+    torch._dynamo.reset()
+    layer = randomize(LambdaLayer(8, scope=3, **SMALL))
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    for batch in (2, 3, 7):
+        x = torch.randn(batch, 8, 6, 5, dtype=torch.float64)
+        torch._dynamo.mark_dynamic(x, 0)
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-12, atol=1e-12)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_exported_program_takes_any_batch(strict):
+    layer = randomize(LambdaLayer(8, scope=3, **SMALL))
+    x = torch.randn(4, 8, 6, 6, dtype=torch.float64)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(layer, (x[:2],), dynamic_shapes=({0: batch}, None, None), strict=strict)
+    torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("scope", ["global", 3])
-def test_exported_program_gives_the_same(scope):
-    layer = randomised(LambdaLayer(8, scope=scope, feature_size=(6, 6), **SMALL))
+def test_an_exported_program_computes_the_same(scope):
+    layer = randomize(LambdaLayer(8, scope=scope, feature_size=(6, 6), **SMALL))
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
     program = torch.export.export(layer, (x,))
     torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-12, atol=1e-12)
@@ -303,7 +313,7 @@ def test_exported_program_gives_the_same(scope):
 @pytest.mark.parametrize("causal", [False, True])
 def test_activation_checkpointing_changes_nothing(causal):
     torch.manual_seed(0)
-    layer = randomised(LambdaLayer(8, scope=3, causal=causal, **SMALL))
+    layer = randomize(LambdaLayer(8, scope=3, causal=causal, **SMALL))
     grads = []
     for again in (False, True):
         x = torch.ones(2, 8, 4, 4, dtype=torch.float64).cumsum(3).requires_grad_()
@@ -315,7 +325,7 @@ def test_activation_checkpointing_changes_nothing(causal):
 
 def test_a_layer_used_twice_adds_its_gradients():
     torch.manual_seed(0)
-    layer = randomised(LambdaLayer(8, scope=3, **SMALL))
+    layer = randomize(LambdaLayer(8, scope=3, **SMALL))
     x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
     apart = []
     for half in (x[:1], x[1:]):
@@ -325,23 +335,6 @@ def test_a_layer_used_twice_adds_its_gradients():
     layer.zero_grad()
     sum(layer(half).square().sum() for half in (x[:1], x[1:])).backward()
     torch.testing.assert_close(layer.table.grad, apart[0] + apart[1], rtol=1e-12, atol=1e-12)
-
-
-def test_shared_embeddings_are_one_table_a_resolution():
-    mixer = SharedLambda(scope="global", key_depth=4)
-    size = {"depth": [2, 2], "strides": [1, 2], "layout": "LL", "width": 0.25, "stem": "small", "image_size": (8, 8)}
-    model = ResNet(mixer, zero_init=False, **size)
-    layers = [module for module in model.modules() if isinstance(module, LambdaLayer)]
-    tables = [layer.table for layer in layers]
-    # The first block of a stage works on the map of the stage before it.
-    assert tables[0] is tables[1] is tables[2]
-    assert tables[3] is not tables[0]
-    other = ResNet(mixer, **size)
-    assert all(table is not tables[0] for table in other.parameters())
-    assert sum(parameter is tables[0] for parameter in model.parameters()) == 1
-    model(torch.randn(2, 3, 8, 8)).sum().backward()
-    assert tables[0].grad.abs().sum() > 0
-    other.load_state_dict(model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -360,19 +353,6 @@ def test_shared_embeddings_are_one_table_a_resolution():
 def test_mistakes(options, words):
     with pytest.raises(UserError, match=words):
         LambdaLayer(16, **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"scope": "global", "feature_size": (4, 4)}, "has a local scope"),
-        ({"dilation": 0}, "dilation=0"),
-        ({"strided": True, "causal": True}, "strided=true can't"),
-    ],
-)
-def test_mistakes_with_a_convolution(options, words):
-    with pytest.raises(UserError, match=words):
-        LambdaConv(16, **options)
 
 
 def test_an_unknown_method_is_a_mistake():

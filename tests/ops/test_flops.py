@@ -1,4 +1,4 @@
-"""The FLOPs that are said of our operators against those of the products that they are made of."""
+"""FLOP formulas of our operators against the FLOPs of their matrix products."""
 
 from itertools import product
 from math import prod
@@ -64,7 +64,7 @@ def test_the_kernel_counts_the_pairs_within_the_scope(case):
 
 
 @pytest.mark.parametrize("method", ["scores", "tiles", "row_fft", "fourier"])
-def test_the_counter_meets_forward_and_backward(method):
+def test_the_counter_counts_forward_and_backward(method):
     inputs = [tensor.requires_grad_() for tensor in tensors(CASES[0])]
     with FlopCounterMode(display=False) as counter:
         y = lambda_map(*inputs, method=method)
@@ -74,10 +74,10 @@ def test_the_counter_meets_forward_and_backward(method):
 
 
 def test_transforms_grow_as_n_log_n():
-    found = {}
+    counts = {}
     for side in (32, 64):
         sizes = (1, side, side, 4, 16), (1, side, side, 1, 16), (16, 1, 2 * side - 1, 2 * side - 1)
-        found[side] = {name: flops.FORMULAS[name](*sizes, False) for name in ("fourier", "scores_first")}
-    assert found[64]["scores_first"] > 15 * found[32]["scores_first"]
-    assert found[64]["fourier"] < 4.8 * found[32]["fourier"]
+        counts[side] = {name: flops.FORMULAS[name](*sizes, False) for name in ("fourier", "scores_first")}
+    assert counts[64]["scores_first"] > 15 * counts[32]["scores_first"]
+    assert counts[64]["fourier"] < 4.8 * counts[32]["fourier"]
     assert fourier.fast_length(64 + 63) == 128

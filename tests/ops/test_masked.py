@@ -1,4 +1,4 @@
-"""Masked contexts against the definition, and what a mask must not let through."""
+"""Masked contexts against the definition; no influence of hidden positions."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def inputs(size=(3, 4), context=(3, 4)):
 def test_output_and_gradients_are_the_definition(norm, parts, context):
     query, keys, values, table = inputs(context=context)
     mask = torch.rand(2, 12, context[0] * context[1]) < 0.5
-    mask[:, 3] = False  # a query that sees nothing
+    mask[:, 3] = False  # a query without visible positions
     arguments = query, None if parts == "position" else keys, values, None if parts == "content" else table
     used = [tensor for tensor in arguments if tensor is not None]
     y, expected = masked_lambda_map(*arguments, mask, norm), by_definition(*arguments, mask, norm)
@@ -44,9 +44,9 @@ def test_causal_outputs_depend_on_the_past_alone():
     for position in range(12):
         grads = torch.autograd.grad(y[:, position // 4, position % 4].sum(), (keys, values), retain_graph=True)
         for grad in grads:
-            by_place = grad.abs().sum((0, 3, 4)).flatten()
-            assert by_place[position + 1 :].count_nonzero() == 0
-            assert position == 0 or by_place[: position + 1].count_nonzero() == position + 1
+            by_position = grad.abs().sum((0, 3, 4)).flatten()
+            assert by_position[position + 1 :].count_nonzero() == 0
+            assert position == 0 or by_position[: position + 1].count_nonzero() == position + 1
 
 
 def test_huge_keys_beyond_the_mask_change_nothing():

@@ -30,7 +30,7 @@ def lambda_layer(
     value_depth = d // heads
     context = x if context is None else context
     positions = [(i, j) for i in range(height) for j in range(width)]
-    seen = [(i, j) for i in range(context.shape[1]) for j in range(context.shape[2])]
+    context_positions = [(i, j) for i in range(context.shape[1]) for j in range(context.shape[2])]
 
     def batch_norm(vector, statistics):
         if statistics is None:
@@ -41,19 +41,22 @@ def lambda_layer(
     query = {n: batch_norm(weight_q @ x[:, n[0], n[1]], norm_q).reshape(heads, key_depth) for n in positions}
     if query_softmax:
         query = {n: np.exp(q) / np.exp(q).sum(1, keepdims=True) for n, q in query.items()}
-    value = {m: batch_norm(weight_v @ context[:, m[0], m[1]], norm_v).reshape(intra_depth, value_depth) for m in seen}
+    value = {
+        m: batch_norm(weight_v @ context[:, m[0], m[1]], norm_v).reshape(intra_depth, value_depth)
+        for m in context_positions
+    }
     if weight_k is not None:
-        key = {m: (weight_k @ context[:, m[0], m[1]]).reshape(intra_depth, key_depth).T for m in seen}
+        key = {m: (weight_k @ context[:, m[0], m[1]]).reshape(intra_depth, key_depth).T for m in context_positions}
         total = {
-            "softmax": sum(np.exp(key[m]) for m in seen),
-            "l2": np.sqrt(sum(key[m] ** 2 for m in seen)),
+            "softmax": sum(np.exp(key[m]) for m in context_positions),
+            "l2": np.sqrt(sum(key[m] ** 2 for m in context_positions)),
             "none": 1.0,
         }[key_norm]
 
     y = np.zeros_like(x)
     for n in positions:
         matrix = np.zeros((key_depth, value_depth))
-        for m in seen:
+        for m in context_positions:
             for u in range(intra_depth):
                 if weight_k is not None:
                     weight = (np.exp(key[m]) if key_norm == "softmax" else key[m]) / total

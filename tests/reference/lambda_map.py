@@ -9,14 +9,14 @@ def lambda_map(query, values, table, content, *, dilation=1, stride=1):
     Offsets are −R//2 … R//2 and −C//2 … C//2, times the dilation; queries stand at multiples of the stride.
     """
     _, height, width = query.shape[:3]
-    high, wide = values.shape[1:3]
+    context_height, context_width = values.shape[1:3]
     rows, columns = table.shape[2:]
     maps = []
     for y in range(height):
         for x in range(width):
             matrix = content
-            for i in range(high):
-                for j in range(wide):
+            for i in range(context_height):
+                for j in range(context_width):
                     down, right = i - y * stride, j - x * stride
                     if down % dilation or right % dilation:
                         continue

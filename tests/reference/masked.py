@@ -4,20 +4,20 @@ import torch
 
 
 def masked_lambda_map(query, keys, values, table, mask, norm):
-    """As the product's function of that name, one query and one image at a time."""
+    """The same as `lambdanets.ops.masked_lambda_map`, one query and one image at a time."""
     batch, height, width = query.shape[:3]
-    high, wide = values.shape[1:3]
+    context_height, context_width = values.shape[1:3]
     images = []
     for b in range(batch):
         outputs = []
         for n in range(height * width):
-            seen = [m for m in range(high * wide) if mask[b, n, m]]
+            visible = [m for m in range(context_height * context_width) if mask[b, n, m]]
             matrix = query.new_zeros(query.shape[4], values.shape[4])
             y, x = divmod(n, width)
-            for m in seen:
-                i, j = divmod(m, wide)
+            for m in visible:
+                i, j = divmod(m, context_width)
                 if keys is not None:
-                    matrix = matrix + weight(keys[b].flatten(0, 1), m, seen, norm).T @ values[b, i, j]
+                    matrix = matrix + weight(keys[b].flatten(0, 1), m, visible, norm).T @ values[b, i, j]
                 if table is not None:
                     row, column = i - y + table.shape[2] // 2, j - x + table.shape[3] // 2
                     if 0 <= row < table.shape[2] and 0 <= column < table.shape[3]:
@@ -27,10 +27,10 @@ def masked_lambda_map(query, keys, values, table, mask, norm):
     return torch.stack(images)
 
 
-def weight(keys, m, seen, norm):
-    """The normalized key (u, k) of position m among those seen."""
+def weight(keys, m, visible, norm):
+    """The key (u, k) of position m, normalized over the visible positions."""
     if norm == "softmax":
-        return keys[m].exp() / sum(keys[s].exp() for s in seen)
+        return keys[m].exp() / sum(keys[s].exp() for s in visible)
     if norm == "l2":
-        return keys[m] / sum(keys[s] ** 2 for s in seen).sqrt()
+        return keys[m] / sum(keys[s] ** 2 for s in visible).sqrt()
     return keys[m]

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def neighbours(n, size, scope):
+def neighbors(n, size, scope):
     """The existing positions around n, with their indices from 0 to r − 1 in the neighborhood."""
     for a in range(scope):
         for b in range(scope):
@@ -27,7 +27,7 @@ def local_attention(x, weight_q, weight_k, weight_v, row_table, column_table, *,
         for n in np.ndindex(height, width):
             q = weight_q[rows] @ x[:, n[0], n[1]]
             logits, values = [], []
-            for a, b, m in neighbours(n, (height, width), scope):
+            for a, b, m in neighbors(n, (height, width), scope):
                 r = np.concatenate([row_table[a, h], column_table[b, h]])
                 logits.append(q @ (weight_k[rows] @ x[:, m[0], m[1]] + r) / np.sqrt(depth))
                 values.append(weight_v[rows] @ x[:, m[0], m[1]])
@@ -46,7 +46,7 @@ def local_relation(x, weight_q, weight_k, prior, *, group_channels):
         for n in np.ndindex(height, width):
             q = weight_q[g] @ x[:, n[0], n[1]]
             logits, values = [], []
-            for a, b, m in neighbours(n, (height, width), scope):
+            for a, b, m in neighbors(n, (height, width), scope):
                 k = weight_k[g] @ x[:, m[0], m[1]]
                 offset = np.array([a - scope // 2, b - scope // 2]) / max(scope // 2, 1)
                 logits.append(-((q - k) ** 2) + prior(offset)[g])
@@ -65,10 +65,10 @@ def patchwise(x, phi, psi, first, bias, last, last_bias, *, scope, group_channel
     y = np.zeros_like(x)
     for n in np.ndindex(height, width):
         patch = np.zeros((scope, scope, len(psi)))
-        for a, b, m in neighbours(n, (height, width), scope):
+        for a, b, m in neighbors(n, (height, width), scope):
             patch[a, b] = psi @ x[:, m[0], m[1]]
         hidden = np.maximum(first @ np.concatenate([phi @ x[:, n[0], n[1]], patch.ravel()]) + bias, 0)
         weights = (last @ hidden + last_bias).reshape(scope, scope, d // group_channels)
-        for a, b, m in neighbours(n, (height, width), scope):
+        for a, b, m in neighbors(n, (height, width), scope):
             y[:, n[0], n[1]] += np.repeat(weights[a, b], group_channels) * x[:, m[0], m[1]]
     return y
