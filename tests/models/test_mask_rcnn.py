@@ -7,7 +7,7 @@ import torch
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import SE, Attention, Conv, LambdaLayer
-from lambdanets.models import MaskRCNN, ResNet
+from lambdanets.models import CompositeNetwork, EfficientNet, MaskRCNN, ResNet
 
 SMALL = partial(ResNet, depth=[1, 1, 1, 1], width=0.25)
 
@@ -84,3 +84,13 @@ def test_a_saturated_detector_detects_as_much_as_it_may_on_any_backbone():
     assert len(losses) == 5
     assert all(loss.isfinite() for loss in losses.values())
     assert [len(detections["labels"]) for detections in model.eval()(images)] == [10, 10]
+
+
+def test_only_the_detector_is_a_composite_network():
+    model = detector(Conv)
+    assert isinstance(model, CompositeNetwork)
+    assert model.skeleton is model.backbone.body
+    owned = {id(p) for modules in model.parts().values() for module in modules for p in module.parameters()}
+    assert owned == {id(p) for p in model.parameters()}
+    assert not isinstance(SMALL(Conv, image_size=(32, 32)), CompositeNetwork)
+    assert not isinstance(EfficientNet(), CompositeNetwork)

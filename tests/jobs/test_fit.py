@@ -1,0 +1,45 @@
+"""The weights that a new training starts from."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from lambdanets.errors import UserError
+from lambdanets.jobs.fit import initialize_weights
+from lambdanets.mixers import Conv
+from lambdanets.models import MaskRCNN, ResNet
+from tests.checkpoints import write_checkpoint
+
+BACKBONE = {"depth": [1, 1], "layout": "CC", "strides": [1, 2], "width": 0.25}
+
+
+def detection_task():
+    backbone = partial(ResNet, **BACKBONE)
+    model = MaskRCNN(Conv, backbone=backbone, image_size=(64, 64), num_classes=2, channels=8, hidden=16)
+    return SimpleNamespace(model=model)
+
+
+def test_a_detector_starts_from_the_weights_of_a_classifier(tmp_path):
+    options = ["model.depth=[1,1]", "model.layout=CC", "model.strides=[1,2]", "model.stem=imagenet"]
+    config, network, _ = write_checkpoint(tmp_path, ["mixer=conv", "model=tiny", "data=random", *options])
+    task = detection_task()
+    initialize_weights(OmegaConf.create({"model": {"backbone_ckpt": config.ckpt}}), task)
+    state = task.model.skeleton.state_dict()
+    assert state
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in state.items())
+
+
+def test_weights_of_the_backbone_have_one_key(tmp_path):
+    config = OmegaConf.create({"model": {"backbone": {"pretrained": "run"}, "backbone_ckpt": None}})
+    with pytest.raises(UserError, match="model.backbone.pretrained is not used: .* model.backbone_ckpt"):
+        initialize_weights(config, detection_task())
+
+
+def test_without_sources_the_weights_stay_new():
+    task = detection_task()
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    initialize_weights(OmegaConf.create({"model": {"backbone_ckpt": None}}), task)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in task.model.state_dict().items())
