@@ -49,6 +49,14 @@ def test_numbers_are_kept_to_the_last_bit(tmp_path):
     assert run.curve("val/top1") == {1: 1 / 3}
 
 
+def test_messages_of_failed_runs_may_hold_any_text(tmp_path):
+    message = 'two\nlines, a separator \u2028, a quote " and n²'
+    make_run(tmp_path / "sweep", "table3/conv", 0, failed=message)
+    archive_runs(read_runs([tmp_path / "sweep"]), tmp_path / "archive")
+    (run,) = read_runs([tmp_path / "archive"])
+    assert run.problem == f"failed: {message}"
+
+
 def test_checkpoints_steps_and_the_machines_names_are_left_out(sweep, tmp_path):
     for folder in sweep.iterdir():
         (folder / "checkpoints").mkdir()

@@ -171,7 +171,8 @@ def read_archive(file: Path) -> list[RunRecord]:
         UserError: a line is damaged or lacks a key.
     """
     runs = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    # Not splitlines(), which also splits at separators that JSON leaves in strings.
+    for index, line in enumerate(file.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
         try:
             stored = json.loads(line)
             path = file.parent / stored["run"]
@@ -179,7 +180,7 @@ def read_archive(file: Path) -> list[RunRecord]:
             overrides, metrics, log, starts = (stored[key] for key in ("overrides", "metrics", "log", "starts"))
         except (json.JSONDecodeError, KeyError) as error:
             raise UserError(
-                f"Line {number} of '{file}' is not an archived run ({error}): restore the file, or delete the line and "
+                f"Line {index} of '{file}' is not an archived run ({error}): restore the file, or delete the line and "
                 "archive its run again with job=report sweep_dir=<folder> job.archive_to=<folder>."
             ) from error
         runs.append(RunRecord(path, config, tuple(overrides), metrics, log, starts, stored.get("error")))
