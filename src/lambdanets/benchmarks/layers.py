@@ -36,12 +36,7 @@ def compare_layers(
                 x = torch.randn(batch, channels, side, side, device=setting.torch_device, requires_grad=True)
                 factories = candidates.layer_factories(channels, side, scope, batch, setting.memory_gib)
                 modules = {name: make().to(setting.torch_device) for name, make in factories.items()}
-                training = {name: setting.make_training_step(module, x) for name, module in modules.items()}
-                train = setting.measure_times(training)
-                infer = setting.measure_times(
-                    {name: setting.make_inference_step(module, x) for name, module in modules.items()}
-                )
-                peak = setting.measure_peaks(training)
+                train, infer, peak = setting.measure_modules(modules, x)
                 size, context = f"{side}²×{channels}", format_scope(scope)
                 for name in modules:
                     result.rows.append(

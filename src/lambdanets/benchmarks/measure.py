@@ -99,6 +99,14 @@ class Setting:
 
         return step
 
+    def measure_modules(
+        self, modules: Mapping[str, nn.Module], x: Tensor
+    ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        """Return the seconds of training and of inference steps, and the peak MiB of training steps, by name."""
+        training = {name: self.make_training_step(module, x) for name, module in modules.items()}
+        inference = {name: self.make_inference_step(module, x) for name, module in modules.items()}
+        return self.measure_times(training), self.measure_times(inference), self.measure_peaks(training)
+
     def measure_times(self, steps: Mapping[str, Step]) -> dict[str, float]:
         """Return the median seconds of each step, measured in turn so that slow phases of the machine affect all."""
         rounds = {}

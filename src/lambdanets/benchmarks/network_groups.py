@@ -36,12 +36,7 @@ def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Res
             side, network_factories = GROUPS[group]
             x = torch.randn(batch, 3, side, side, device=setting.torch_device)
             models = {name: make().to(setting.torch_device) for name, make in network_factories(side).items()}
-            training = {name: setting.make_training_step(model, x) for name, model in models.items()}
-            train = setting.measure_times(training)
-            infer = setting.measure_times(
-                {name: setting.make_inference_step(model, x) for name, model in models.items()}
-            )
-            peak = setting.measure_peaks(training)
+            train, infer, peak = setting.measure_modules(models, x)
             first = next(iter(models))
             for name, model in models.items():
                 result.rows.append(

@@ -52,12 +52,7 @@ def measure_scaling(
                         name if name in BASELINES else f"{name}, global": make() for name, make in factories.items()
                     }
             modules = {name: module.to(setting.torch_device) for name, module in modules.items()}
-            training = {name: setting.make_training_step(module, x) for name, module in modules.items()}
-            train = setting.measure_times(training)
-            infer = setting.measure_times(
-                {name: setting.make_inference_step(module, x) for name, module in modules.items()}
-            )
-            peak = setting.measure_peaks(training)
+            train, infer, peak = setting.measure_modules(modules, x)
             for name in modules:
                 result.rows.append(
                     {
