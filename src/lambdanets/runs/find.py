@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.config.keys import override_key
 from lambdanets.distributed.launcher import restartable_job_id
@@ -60,14 +60,15 @@ class Command:
             settings: Hydra's own config.
             folder: output folder that Hydra has made, or None before it has.
         """
+        overrides: Any = OmegaConf.to_container(settings.overrides)  # unresolved: an override may have a ${…}
         sweeping = folder is not None and settings.mode.name == "MULTIRUN"
-        is_given = sweeping or any(override_key(override) == "hydra.run.dir" for override in settings.overrides.hydra)
+        is_given = sweeping or any(override_key(override) == "hydra.run.dir" for override in overrides["hydra"])
         return cls(
             job=settings.runtime.choices["job"],
             name=config.name,
             ckpt=config.ckpt,
             base_run=config.base_run,
-            has_name=any(override_key(override) == "name" for override in settings.overrides.task),
+            has_name=any(override_key(override) == "name" for override in overrides["task"]),
             sweeping=sweeping,
             folder=folder if is_given else None,
         )
