@@ -35,7 +35,7 @@ def sort_images(images):
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """An image folder, packed in shards of about four images; its folder and its images by split."""
+    """Pack an image folder in shards of about four images; return its parent folder and its images by split."""
     folder = tmp_path_factory.mktemp("pack")
     images = write_images(folder / "images", {"train": {"cat": 9, "dog": 7}, "val": {"cat": 2, "dog": 3}})
     shard_mib = sum(len(raw) for _, raw, _ in images["train"]) / 4 / 2**20
