@@ -107,9 +107,14 @@ def load_kernel(dtype: torch.dtype) -> Kernel:
     return Kernel(dtype)
 
 
-@cache
+@torch.compiler.assume_constant_result
 def kernel_error() -> str | None:
     """Return why the kernel is unavailable on this machine, or None. The first call compiles it."""
+    return try_kernel()
+
+
+@cache
+def try_kernel() -> str | None:
     try:
         load_kernel(torch.float32)
     except CompilerError as error:

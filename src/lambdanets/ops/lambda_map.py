@@ -37,17 +37,8 @@ def choose_method(shape: Shape, method: str = "auto") -> str:
     Raises:
         UserError: the method is unknown, or can't compute a product of this shape.
     """
-    return choose_for_sizes(method, *shape.with_static_sizes())
-
-
-# A compiler must not trace the cost model. It can only pass constants to such a function, hence the plain sizes.
-@torch.compiler.assume_constant_result
-def choose_for_sizes(method: str, *sizes: Any) -> str:
-    """Choose a method for the fields of a `Shape`."""
-    shape = Shape(*sizes)
     if method == "auto":
-        costs = predict_costs(shape)
-        return min(costs, key=lambda name: costs[name].seconds)
+        return fastest_method(*shape.with_static_sizes())
     if method not in METHODS:
         raise UserError(f"method={method} is not known; choose one of auto, {', '.join(METHODS)}.")
     if method == "kernel" and (shape.device != "cpu" or kernel.kernel_error()):
@@ -60,6 +51,14 @@ def choose_for_sizes(method: str, *sizes: Any) -> str:
             f"{shape.context[1]} positions; choose auto or {names}."
         )
     return method
+
+
+# A compiler must not trace the cost model. It can only pass constants to such a function, hence the plain sizes.
+@torch.compiler.assume_constant_result
+def fastest_method(*sizes: Any) -> str:
+    """Return the method that is predicted to be fastest for the fields of a `Shape`."""
+    costs = predict_costs(Shape(*sizes))
+    return min(costs, key=lambda name: costs[name].seconds)
 
 
 def lambda_map(
