@@ -27,12 +27,12 @@ def layers(*, heads=8, key_depth=16, scope=None):
     ],
 )
 def test_the_memory_column_of_table_4(kind, options, digits, row):
-    found = total_memory_gib(kind, layers(**options), 128)
+    actual = total_memory_gib(kind, layers(**options), 128)
     decimals = len(digits.split(".")[1])
-    assert f"{found:.{decimals}f}" == digits
+    assert f"{actual:.{decimals}f}" == digits
     printed = published_value(row, "memory")
     assert printed.trust == "D"
-    assert found == pytest.approx(printed.value, rel=0.03)  # the paper rounds down, some of it to two digits
+    assert actual == pytest.approx(printed.value, rel=0.03)  # the paper rounds down, some of it to two digits
 
 
 def test_explicit_sums():

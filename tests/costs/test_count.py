@@ -23,9 +23,9 @@ SMALL = {"depth": [1, 2, 1, 1], "width": 0.25, "stem": "small", "image_size": (1
     ],
 )
 def test_torchvisions_published_counts(make, weights, side):
-    found = sum_costs(count_costs(make, channels=3, image_size=(side, side)))
-    assert found.parameters == weights.meta["num_params"]
-    assert found.flops / 2e9 == pytest.approx(weights.meta["_ops"], abs=2e-3)  # in billions of multiply-adds
+    costs = sum_costs(count_costs(make, channels=3, image_size=(side, side)))
+    assert costs.parameters == weights.meta["num_params"]
+    assert costs.flops / 2e9 == pytest.approx(weights.meta["_ops"], abs=2e-3)  # in billions of multiply-adds
 
 
 @pytest.mark.parametrize(
@@ -34,21 +34,21 @@ def test_torchvisions_published_counts(make, weights, side):
 )
 def test_costs_equal_those_of_a_run(mixer):
     make = partial(ResNet, mixer, in_channels=1, **SMALL)
-    model, images, kept = make(), torch.randn(3, 1, 16, 12), {}
+    model, images, saved = make(), torch.randn(3, 1, 16, 12), {}
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers(), images]}
 
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+    def save(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(save, lambda t: t):
         y = model(images)
     assert y.shape == (3, 7)
-    found = count_costs(make, channels=1, image_size=(16, 12), batch=3)
-    assert sum_costs(found).parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert sum_costs(found).flops * 3 == counter.get_total_flops()
-    measured = sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in own)
-    assert sum_costs(found).activations * 3 == pytest.approx(measured, rel=0.02)
+    costs = count_costs(make, channels=1, image_size=(16, 12), batch=3)
+    assert sum_costs(costs).parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert sum_costs(costs).flops * 3 == counter.get_total_flops()
+    measured = sum(t.untyped_storage().nbytes() for pointer, t in saved.items() if pointer not in own)
+    assert sum_costs(costs).activations * 3 == pytest.approx(measured, rel=0.02)
 
 
 def test_the_papers_order_is_counted_from_its_formula():
@@ -61,13 +61,13 @@ def test_the_papers_order_is_counted_from_its_formula():
         return sum_costs(count_costs(make, channels=1, image_size=(side, side), batch=2)).paper_flops
 
     # A position lambda for each query: n·m·k·v multiply-adds, whatever the heads.
-    found = flops(True) - flops(False)
-    assert found == 2 * side**4 * k * channels // h
+    difference = flops(True) - flops(False)
+    assert difference == 2 * side**4 * k * channels // h
 
 
 def test_parts_add_up_and_shared_parameters_count_once():
     make = partial(ResNet, SharedLambda(scope="global"), **SMALL)
-    found = count_costs(make, channels=3, image_size=(16, 12))
-    assert list(found)[:5] == ["stem", "stage 1", "stage 2", "stage 3", "stage 4"]
-    assert sum_costs(found).parameters == sum(parameter.numel() for parameter in make().parameters())
-    assert found["(shared)"].parameters < 0
+    costs = count_costs(make, channels=3, image_size=(16, 12))
+    assert list(costs)[:5] == ["stem", "stage 1", "stage 2", "stage 3", "stage 4"]
+    assert sum_costs(costs).parameters == sum(parameter.numel() for parameter in make().parameters())
+    assert costs["(shared)"].parameters < 0

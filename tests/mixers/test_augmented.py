@@ -22,10 +22,10 @@ def test_augmented_convolution_is_the_two_side_by_side(stride):
     qkv = matrix(layer.qkv).reshape(2, 3, 4, 16).transpose(1, 0, 2, 3).reshape(3, 8, 16)
     tables = array(layer.row_table), array(layer.column_table)
     convolved = array(torch.nn.functional.conv2d(x, layer.conv.weight, stride=stride, padding=1))
-    for image, conv, found in zip(x.numpy(), convolved, array(layer(x)), strict=True):
+    for image, conv, actual in zip(x.numpy(), convolved, array(layer(x)), strict=True):
         read = average_pool(image) if stride == 2 else image
         expected = np.einsum("oc,chw->ohw", matrix(layer.out), attention(read, *qkv, *tables, heads=2))
-        np.testing.assert_allclose(found, np.concatenate([conv, expected]), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(actual, np.concatenate([conv, expected]), rtol=1e-10, atol=1e-12)
 
 
 def test_mistakes():

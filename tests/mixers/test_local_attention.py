@@ -34,18 +34,18 @@ def test_local_attention_over_the_whole_map_is_global_attention():
 
 
 def test_memory_of_local_attention_grows_with_the_positions():
-    kept = []
+    saved = []
 
-    def keep(tensor):
-        kept.append(tensor)
+    def save(tensor):
+        saved.append(tensor)
         return tensor
 
     sizes = {}
     for side in (16, 32):
-        kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
             LocalAttention(8, scope=7, heads=2)(torch.randn(1, 8, side, side))
-        sizes[side] = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}.values())
+        sizes[side] = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}.values())
     assert sizes[32] < 4.2 * sizes[16]
 
 

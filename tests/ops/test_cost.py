@@ -10,8 +10,8 @@ def shape(side, channels, scope, *, batch=8, training=True):
 
 
 def fastest(*args, **options):
-    found = predict_costs.__wrapped__(shape(*args, **options))
-    return min(found, key=lambda name: found[name].seconds)
+    costs = predict_costs.__wrapped__(shape(*args, **options))
+    return min(costs, key=lambda name: costs[name].seconds)
 
 
 def test_the_choice_follows_the_shape(monkeypatch):

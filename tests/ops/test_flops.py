@@ -38,13 +38,13 @@ def tensors(case):
 def test_counts_are_those_of_the_matrix_products(name, module, case):
     inputs = tensors(case)
     query, values, table, _ = inputs
-    kept = torch.empty(module.saved_size(query, values, table) if module is row_fft else 0)
+    saved = torch.empty(module.saved_size(query, values, table) if module is row_fft else 0)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
-        y = module.forward(*inputs, kept)
+        y = module.forward(*inputs, saved)
     sizes = query.shape, values.shape, table.shape
     assert flops.FORMULAS[name](*sizes, False) == counter.get_total_flops()
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
-        module.backward(torch.randn_like(y), *inputs, kept)
+        module.backward(torch.randn_like(y), *inputs, saved)
     assert flops.FORMULAS[name](*sizes, True) == counter.get_total_flops()
 
 

@@ -30,9 +30,9 @@ def threads():
 def test_any_depth_and_images_split_over_threads(threads, dtype, batch, key_depth, value_depth):
     threads(2)
     tensors = inputs((5, 20), (3, 23), 3, 2, batch=batch, key_depth=key_depth, value_depth=value_depth, dtype=dtype)
-    found = output_and_gradients(lambda_map, tensors, method="kernel")
+    actual = output_and_gradients(lambda_map, tensors, method="kernel")
     expected = output_and_gradients(by_definition, [tensor.detach().double().requires_grad_() for tensor in tensors])
-    assert max(relative_errors(found, expected)) < (1e-5 if dtype == torch.float32 else 1e-12)
+    assert max(relative_errors(actual, expected)) < (1e-5 if dtype == torch.float32 else 1e-12)
 
 
 @needs_compiler
@@ -49,8 +49,8 @@ def test_a_context_much_smaller_than_the_map(scope):
     query, _, table, content = inputs((6, 12), scope, 2, 1)
     values = torch.randn(2, 2, 3, 1, 4, dtype=torch.float64, requires_grad=True)
     tensors = [query, values, table, content]
-    found = output_and_gradients(lambda_map, tensors, method="kernel")
-    assert max(relative_errors(found, output_and_gradients(lambda_map, tensors, method="lambdas"))) < 1e-12
+    actual = output_and_gradients(lambda_map, tensors, method="kernel")
+    assert max(relative_errors(actual, output_and_gradients(lambda_map, tensors, method="lambdas"))) < 1e-12
 
 
 def test_without_a_compiler_another_method_is_chosen(tmp_path):
@@ -73,8 +73,8 @@ print(float(y.sum()))
 def test_the_operator_of_an_exported_graph_needs_no_compiler(monkeypatch):
     monkeypatch.setattr(kernel, "kernel_error", lambda: "there is no C compiler")
     tensors = inputs((5, 4), (3, 5), 2, 1)
-    found = output_and_gradients(kernel.scores_kernel, tensors)
-    assert max(relative_errors(found, output_and_gradients(by_definition, tensors))) < 1e-12
+    actual = output_and_gradients(kernel.scores_kernel, tensors)
+    assert max(relative_errors(actual, output_and_gradients(by_definition, tensors))) < 1e-12
 
 
 def test_the_kernel_by_name_without_a_compiler_is_a_mistake(monkeypatch, caplog):

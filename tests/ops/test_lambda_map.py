@@ -59,9 +59,9 @@ def relative_errors(actual, expected):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_output_and_gradients_are_the_definition(method, case):
     tensors = inputs(*case)
-    found = output_and_gradients(lambda_map, tensors, method=method)
+    actual = output_and_gradients(lambda_map, tensors, method=method)
     expected = output_and_gradients(by_definition, tensors)
-    assert max(relative_errors(found, expected)) < 1e-12
+    assert max(relative_errors(actual, expected)) < 1e-12
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -69,9 +69,9 @@ def test_output_and_gradients_are_the_definition(method, case):
 def test_single_precision_is_within_1e5(method, size, scope):
     single = inputs(size, scope, 4, 2, key_depth=16, value_depth=8, dtype=torch.float32)
     double = [tensor.detach().double().requires_grad_() for tensor in single]
-    found = output_and_gradients(lambda_map, single, method=method)
-    assert all(tensor.dtype == torch.float32 for tensor in found)
-    assert max(relative_errors(found, output_and_gradients(by_definition, double))) < 1e-5
+    actual = output_and_gradients(lambda_map, single, method=method)
+    assert all(tensor.dtype == torch.float32 for tensor in actual)
+    assert max(relative_errors(actual, output_and_gradients(by_definition, double))) < 1e-5
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -82,9 +82,9 @@ def test_bfloat16_errs_no_more_than_twice_the_plain_einsum(method, scope):
     double = [tensor.detach().double().requires_grad_() for tensor in half]
     expected = output_and_gradients(by_definition, double)
     plain = output_and_gradients(METHODS["lambdas"], half)  # matrix products in the tensors' own precision
-    found = output_and_gradients(lambda_map, half, method=method)
-    assert all(tensor.dtype == torch.bfloat16 for tensor in found)
-    for error, allowed in zip(relative_errors(found, expected), relative_errors(plain, expected), strict=True):
+    actual = output_and_gradients(lambda_map, half, method=method)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in actual)
+    for error, allowed in zip(relative_errors(actual, expected), relative_errors(plain, expected), strict=True):
         assert error <= 2 * allowed
 
 
@@ -99,8 +99,8 @@ def test_gradcheck(method, scope):
 @pytest.mark.parametrize(("size", "scope"), [((7, 8), (3, 3)), ((5, 9), (5, 3))], ids=str)
 def test_dilation(method, size, scope):
     tensors = inputs(size, scope, 2, 2)
-    found = output_and_gradients(lambda_map, tensors, method=method, dilation=2)
-    assert max(relative_errors(found, output_and_gradients(by_definition, tensors, dilation=2))) < 1e-12
+    actual = output_and_gradients(lambda_map, tensors, method=method, dilation=2)
+    assert max(relative_errors(actual, output_and_gradients(by_definition, tensors, dilation=2))) < 1e-12
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
@@ -108,8 +108,8 @@ def test_dilation(method, size, scope):
 def test_stride(size, dilation):
     tensors = inputs(size, (3, 5), 2, 2, stride=2)
     options = {"stride": 2, "dilation": dilation}
-    found = output_and_gradients(lambda_map, tensors, **options)
-    assert max(relative_errors(found, output_and_gradients(by_definition, tensors, **options))) < 1e-12
+    actual = output_and_gradients(lambda_map, tensors, **options)
+    assert max(relative_errors(actual, output_and_gradients(by_definition, tensors, **options))) < 1e-12
 
 
 @pytest.mark.parametrize("method", ["scores", "lambdas", "auto"])
@@ -117,8 +117,8 @@ def test_stride(size, dilation):
 def test_a_context_of_another_size(method, context):
     tensors = inputs((3, 4), (3, 5), 2, 2)
     tensors[1] = torch.randn(2, *context, 2, 4, dtype=torch.float64, requires_grad=True)
-    found = output_and_gradients(lambda_map, tensors, method=method)
-    assert max(relative_errors(found, output_and_gradients(by_definition, tensors))) < 1e-12
+    actual = output_and_gradients(lambda_map, tensors, method=method)
+    assert max(relative_errors(actual, output_and_gradients(by_definition, tensors))) < 1e-12
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)

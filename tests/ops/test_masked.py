@@ -26,8 +26,10 @@ def test_output_and_gradients_are_the_definition(norm, parts, context):
     torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-12)
     assert y[:, 0, 3].count_nonzero() == 0
     grad = torch.randn_like(y)
-    for found, right in zip(torch.autograd.grad(y, used, grad), torch.autograd.grad(expected, used, grad), strict=True):
-        torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-11)
+    for actual, other in zip(
+        torch.autograd.grad(y, used, grad), torch.autograd.grad(expected, used, grad), strict=True
+    ):
+        torch.testing.assert_close(actual, other, rtol=1e-10, atol=1e-11)
 
 
 def test_chunks_make_no_difference(monkeypatch):
@@ -55,5 +57,5 @@ def test_huge_keys_beyond_the_mask_change_nothing():
     louder[:, -1, -1] = 1e4
     masks = causal_mask(12)
     expected = masked_lambda_map(query, keys, values, table, masks)
-    found = masked_lambda_map(query, louder, values, table, masks)
-    torch.testing.assert_close(found[:, :-1], expected[:, :-1], rtol=0, atol=0)
+    actual = masked_lambda_map(query, louder, values, table, masks)
+    torch.testing.assert_close(actual[:, :-1], expected[:, :-1], rtol=0, atol=0)

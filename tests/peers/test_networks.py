@@ -21,9 +21,9 @@ def test_timm_network_gives_the_same_logits(name):
     ours = timm_network(name, theirs.state_dict()).eval()
     assert sum(p.numel() for p in ours.parameters()) - sum(p.numel() for p in theirs.parameters()) in (0, 48)
     with torch.no_grad():
-        expected, found = theirs(x), ours(x)
+        expected, actual = theirs(x), ours(x)
     assert expected.abs().max() > 0.01
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
 def test_mistakes():

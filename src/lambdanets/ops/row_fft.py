@@ -72,7 +72,7 @@ def backward(
 
 
 def saved_size(query: Tensor, values: Tensor, table: Tensor) -> int:
-    """Save the lambdas if the table covers the whole map: recomputing them costs more time than the memory is worth."""
+    """Return the size of the lambdas if the table covers the whole map, where recomputing them takes too long, or 0."""
     batch, height, width, _, key_depth = query.shape
     covers_map = table.shape[2] >= 2 * height - 1 and table.shape[3] >= 2 * width - 1
     return batch * height * width * key_depth * values.shape[4] if covers_map else 0
