@@ -92,10 +92,10 @@ def test_testing_again_gives_the_same_score_in_one_process_and_in_two(place, fin
     expected = json.loads((finished / "metrics.json").read_text())
     for options in ([], ["trainer=ddp", "trainer.devices=2"]):
         run("job=test", f"ckpt={finished.relative_to(place)}", *options, cwd=place)
-        found = json.loads((finished / "test" / "metrics.json").read_text())
-        assert found["test/top1"] == expected["test/top1"]
-        assert found["test/top5"] == expected["test/top5"]
-        assert found["test/loss"] == pytest.approx(expected["test/loss"], rel=1e-6)
+        actual = json.loads((finished / "test" / "metrics.json").read_text())
+        assert actual["test/top1"] == expected["test/top1"]
+        assert actual["test/top5"] == expected["test/top5"]
+        assert actual["test/loss"] == pytest.approx(expected["test/loss"], rel=1e-6)
 
 
 def test_exported_weights_give_the_same_score(place, finished):
@@ -104,8 +104,8 @@ def test_exported_weights_give_the_same_score(place, finished):
     file = finished / "export" / "model.safetensors"
     assert "stages.0.0.mixer.table" in load_file(file)
     run("job=test", f"ckpt={file.parent}", f"hydra.run.dir={place}/exported", cwd=place)
-    found = json.loads((place / "exported" / "metrics.json").read_text())
-    assert found["test/top1"] == expected["test/top1"]
+    actual = json.loads((place / "exported" / "metrics.json").read_text())
+    assert actual["test/top1"] == expected["test/top1"]
 
 
 def test_prediction_names_the_likeliest_classes(place, finished, tmp_path):
@@ -178,10 +178,10 @@ def test_the_largest_batch_that_fits_is_found(tmp_path):
         "job.initial_batch_size=4",
     )
     done = run(*arguments, "job.memory_gib=0.5", "hydra.run.dir=out", cwd=tmp_path)
-    found = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert 4 <= found["batch_size"] < 1024
-    assert found["lr"] == pytest.approx(0.1 * found["batch_size"] / 128)
-    assert f"recipe.batch_size={found['batch_size']:.0f}" in done.stdout + done.stderr
+    actual = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert 4 <= actual["batch_size"] < 1024
+    assert actual["lr"] == pytest.approx(0.1 * actual["batch_size"] / 128)
+    assert f"recipe.batch_size={actual['batch_size']:.0f}" in done.stdout + done.stderr
     assert "Not even one image fits" in run(*arguments, "job.memory_gib=0.001", cwd=tmp_path, code=1).stderr
 
 

@@ -54,10 +54,10 @@ def test_training_goes_on_in_the_runs_folder_and_other_jobs_write_below_it(tmp_p
         ("test", run / "test", "best"),
         ("export", run / "export", "best"),
     ):
-        asked = command(job=job, ckpt=str(run))
-        selection = find_run(asked)
+        given = command(job=job, ckpt=str(run))
+        selection = find_run(given)
         assert selection == (folder, run, None)
-        assert find_checkpoint(asked, selection) == run / "checkpoints" / f"{checkpoint}.ckpt"
+        assert find_checkpoint(given, selection) == run / "checkpoints" / f"{checkpoint}.ckpt"
 
 
 def test_last_is_the_newest_run_that_has_a_checkpoint(tmp_path):
@@ -95,8 +95,8 @@ def test_a_run_of_a_sweep_continues_in_its_folder_and_a_given_folder_starts_anew
 def test_an_exported_folder_is_a_run_with_one_checkpoint(tmp_path):
     run = make_run(tmp_path / "exported")
     (run / EXPORTED).write_bytes(b"weights")
-    asked = command(job="predict", ckpt=str(run))
-    assert find_checkpoint(asked, find_run(asked)) == run / EXPORTED
+    given = command(job="predict", ckpt=str(run))
+    assert find_checkpoint(given, find_run(given)) == run / EXPORTED
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_a_run_that_is_not_there(ckpt, message):
 
 def test_only_training_may_start_without_a_checkpoint(tmp_path):
     run = make_run(tmp_path / "run")
-    asked = command(ckpt=str(run))
-    assert find_checkpoint(asked, find_run(asked)) is None
-    asked = command(job="test", ckpt=str(run))
+    given = command(ckpt=str(run))
+    assert find_checkpoint(given, find_run(given)) is None
+    given = command(job="test", ckpt=str(run))
     with pytest.raises(UserError, match="has no checkpoint yet"):
-        find_checkpoint(asked, find_run(asked))
+        find_checkpoint(given, find_run(given))

@@ -40,7 +40,7 @@ def test_a_killed_sweep_goes_on_and_every_run_is_done_once(tmp_path):
     assert sorted(again.values()) == [1, 1, 2]  # finished before the kill, never started before it, interrupted by it
     assert next(iter(again)).startswith("ablation_content_position_both")
     metrics = [json.loads(file.read_text()) for file in folder.glob("*/metrics.json")]
-    assert [found["epochs"] for found in metrics] == [2, 2, 2]
+    assert [actual["epochs"] for actual in metrics] == [2, 2, 2]
 
     # A third start finds nothing to do, and leaves everything as it is.
     times = {file: file.stat().st_mtime_ns for file in folder.glob("*/metrics.json")}
@@ -73,8 +73,8 @@ def test_the_hyperparameter_ablation_is_one_line(tmp_path):
         "trainer.limit_val_batches=1", cwd=tmp_path,
     )  # fmt: skip
     configs = [OmegaConf.load(file).mixer for file in tmp_path.glob("multirun/*/*/config.yaml")]
-    found = {(mixer.key_depth, mixer.heads, mixer.intra_depth) for mixer in configs}
-    assert found == {(k, h, 2) for k in (4, 8) for h in (2, 4)}
+    actual = {(mixer.key_depth, mixer.heads, mixer.intra_depth) for mixer in configs}
+    assert actual == {(k, h, 2) for k in (4, 8) for h in (2, 4)}
 
 
 def test_a_sweep_without_multirun_is_answered(tmp_path):
@@ -106,8 +106,10 @@ def test_folders_of_different_runs_never_have_one_name():
     first, second = map(runs.sweep_folder, long)
     assert first != second
     assert len(first) < 255
-    said = "data=digits;experiment=table3/conv;model.layout=[C,C,[2,4],L];seed=1;trainer.max_epochs=3"
-    assert runs.sweep_folder(said) == "table3_conv_data-digits_model.layout-_C_C_2_4_L__trainer.max_epochs-3_seed-1"
+    overrides = "data=digits;experiment=table3/conv;model.layout=[C,C,[2,4],L];seed=1;trainer.max_epochs=3"
+    assert (
+        runs.sweep_folder(overrides) == "table3_conv_data-digits_model.layout-_C_C_2_4_L__trainer.max_epochs-3_seed-1"
+    )
 
 
 def test_a_folder_with_another_config_is_not_taken_for_this_run(tmp_path):
