@@ -112,9 +112,9 @@ def run_job(composed: DictConfig) -> dict[str, float] | float:
             raise UserError(
                 f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe."
             )
+        checkpoint = find_checkpoint(command, selection)
         config = resolve_config(composed, command, selection, settings.overrides.task)
         provenance.record_start(folder, config)
-        checkpoint = find_checkpoint(command, selection)
         config.ckpt = None if checkpoint is None else str(checkpoint)
         OmegaConf.resolve(config)
         check_targets(config)
