@@ -36,14 +36,9 @@ class Format(NamedTuple):
 
 def write_onnx(network: nn.Module, images: Tensor, file: Path) -> None:
     import_package("onnxscript")
+    # Given the network itself, the exporter of torch 2.9 fixes the batch of some networks.
     program = torch.onnx.export(
-        network,
-        (images,),
-        dynamo=True,
-        verbose=False,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        export_program(network, images), dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
     )
     assert program is not None
     with atomic_open(file) as sink:
@@ -58,10 +53,14 @@ def read_onnx(file: Path) -> Run:
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.cpu().numpy()})[0])
 
 
+def export_program(network: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    """Trace a network for any number of images."""
+    return torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
 def write_torch_export(network: nn.Module, images: Tensor, file: Path) -> None:
-    program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     with atomic_open(file) as sink:
-        torch.export.save(program, sink)
+        torch.export.save(export_program(network, images), sink)
 
 
 def read_torch_export(file: Path) -> Run:
