@@ -1,4 +1,4 @@
-"""One-line messages for exceptions that a user can fix."""
+"""Single-line messages for exceptions that a user can fix."""
 
 import difflib
 import errno

@@ -124,7 +124,7 @@ def measure_input_pipeline(
 
 
 class Pipeline:
-    """One way from files to batches.
+    """Path from files to batches.
 
     Args:
         dataset: data set of single images.

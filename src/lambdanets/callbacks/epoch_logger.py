@@ -1,4 +1,4 @@
-"""One log line per epoch."""
+"""Log lines, one per epoch."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""One worker of a local distributed training: `python -m lambdanets.distributed.worker`."""
+"""A worker of a local distributed training: `python -m lambdanets.distributed.worker`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""One training, timed as job=fit runs it and in a bare PyTorch loop."""
+"""A training, timed as job=fit runs it and in a bare PyTorch loop."""
 
 import tempfile
 import time

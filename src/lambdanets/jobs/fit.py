@@ -182,9 +182,9 @@ def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
 def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Task) -> list[pl.Callback]:
     """Return the callbacks of the config, and those that every training has."""
     callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
-    hidden = {"callbacks", "logger", "sweep", *COMMAND_KEYS}
-    shown = OmegaConf.masked_copy(config, [str(key) for key in config if key not in hidden])
-    callbacks.append(HParams(OmegaConf.to_yaml(shown), flatten(shown), task.SCORES))
+    excluded = {"callbacks", "logger", "sweep", *COMMAND_KEYS}
+    settings = OmegaConf.masked_copy(config, [str(key) for key in config if key not in excluded])
+    callbacks.append(HParams(OmegaConf.to_yaml(settings), flatten(settings), task.SCORES))
     composed: Any = OmegaConf.to_container(load_config(folder))
     callbacks.append(RunInCheckpoint(composed, data.describe_labels()))
     callbacks.append(NonFiniteGuard(skip=config.recipe.skip_nonfinite))

@@ -16,7 +16,7 @@ from lambdanets.tasks import Task
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One row of a comparison; a number is None where no run has it.
+    """Row of a comparison; a number is None where no run has it.
 
     Args:
         runs: the row's runs.
