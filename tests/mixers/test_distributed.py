@@ -27,7 +27,7 @@ def start(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    return Twice(), torch.randn(4, 8, 4, 5)
+    return Twice().double(), torch.randn(4, 8, 4, 5, dtype=torch.float64)
 
 
 def stop():

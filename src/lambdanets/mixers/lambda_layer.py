@@ -25,6 +25,7 @@ from lambdanets.ops import (
 
 log = logging.getLogger(__name__)
 Scope = int | tuple[int, int] | Literal["global"]
+Init = Literal["paper", "small"]
 
 
 class LambdaLayer(nn.Module):
@@ -48,6 +49,9 @@ class LambdaLayer(nn.Module):
         key_norm: normalization of the keys over the context: "softmax", "l2" or "none" (the paper's ablation).
         query_softmax: apply a softmax over the k entries of each query.
         batch_norm: normalize queries and values with batch norms.
+        init: initial weights: "paper", position embeddings ~ N(0, 1), W_K and W_V with standard deviation d^(−1/2), W_Q
+            with (k·d)^(−1/2); or "small", all projections with d^(−1/2) and embeddings with 0.02 as in timm, with which
+            content and position lambdas start at the same order of magnitude.
         causal: let a query see only itself and the positions before it, in raster order.
         method: method to compute the lambdas, see `lambdanets.ops.lambda_map`; all give the same result.
         crop_table: on a map smaller than feature_size, use the part of a global scope's table that its offsets need, so
@@ -77,6 +81,7 @@ class LambdaLayer(nn.Module):
         key_norm: KeyNorm = "softmax",
         query_softmax: bool = False,
         batch_norm: bool = True,
+        init: Init = "paper",
         causal: bool = False,
         method: MethodName = "auto",
         crop_table: bool = False,
@@ -99,6 +104,8 @@ class LambdaLayer(nn.Module):
             raise UserError("content=false and position=false leave nothing of a lambda layer; choose one of them.")
         if key_norm not in ("softmax", "l2", "none"):
             raise UserError(f"key_norm={key_norm} is not known; choose one of softmax, l2, none.")
+        if init not in ("paper", "small"):
+            raise UserError(f"init={init} is not known; choose one of paper, small.")
 
         key_channels = key_depth * intra_depth if content else 0
         self.sections = [heads * key_depth, self.value_depth * intra_depth, key_channels]
@@ -109,14 +116,17 @@ class LambdaLayer(nn.Module):
         if position:
             self.table = nn.Parameter(torch.empty(key_depth, intra_depth, *table_size(scope, feature_size)))
         self.pool = stride_pool(stride)
-        self.reset_parameters()
+        self.reset_parameters(init)
 
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, init: Init) -> None:
+        """Draw the projections and the embeddings anew, see `init` above."""
         nn.init.normal_(self.qkv.weight, std=self.qkv.in_features**-0.5)
-        if self.table is not None:
-            # A position lambda sums over hundreds of values of unit variance, the content lambda averages over them:
-            # small embeddings start both at the same order of magnitude. The paper doesn't state its choice; this is
-            # timm's.
+        if init == "paper":
+            with torch.no_grad():
+                self.qkv.weight[: self.sections[0]] *= self.key_depth**-0.5
+        if self.table is not None and init == "paper":
+            nn.init.normal_(self.table)
+        elif self.table is not None:
             nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -161,7 +161,8 @@ class ResNet(nn.Module):
         shortcut: "conv" or "pool" (ResNet-D).
         layout: the blocks that use the mixer, such as "CCLL", see `parse_layout`.
         strides: stride of each stage's first block.
-        gate: factory of the gate at the end of convolutional blocks, or None. A mixer may have a gate of its own.
+        gate: factory of the gate at the end of convolutional blocks, or None; or a sequence of these with one per
+            stage. A mixer may have a gate of its own.
         image_size: (H, W) of the images; determines the feature size that each mixer gets.
         in_channels: channels of the images.
         num_classes: number of logits.
@@ -177,8 +178,8 @@ class ResNet(nn.Module):
         feature_strides: stride of each stage's features relative to the image.
 
     Raises:
-        UserError: a depth, stem, shortcut, activation or layout is unknown, or the number of strides is not that of the
-            stages.
+        UserError: a depth, stem, shortcut, activation or layout is unknown, or the strides or gates are not as many as
+            the stages.
     """
 
     def __init__(
@@ -191,7 +192,7 @@ class ResNet(nn.Module):
         shortcut: str = "conv",
         layout: Layout = "LLLL",
         strides: Sequence[int] = (1, 2, 2, 2),
-        gate: Gate | None = None,
+        gate: Gate | Sequence[Gate | None] | None = None,
         image_size: tuple[int, int] = (224, 224),
         in_channels: int = 3,
         num_classes: int = 1000,
@@ -212,6 +213,7 @@ class ResNet(nn.Module):
             raise UserError(f"shortcut={shortcut} is not known; choose one of conv, pool.")
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         activation = ACTIVATIONS[act]
+        gates = parse_gate(gate, len(blocks))
         mixer = copy.deepcopy(mixer)  # layers of one model may share parameters, those of two models must not
         mixer_gate: Gate | None = mixer.gate if isinstance(mixer, GatedMixer) else None
         last_block = max(sum(blocks) - 1, 1)
@@ -230,7 +232,7 @@ class ResNet(nn.Module):
             for block_index, mixes in enumerate(stage_layout):
                 stride = strides[stage_index] if block_index == 0 else 1
                 make_mixer: Mixer = mixer if mixes else Conv
-                make_gate = mixer_gate if mixes else gate
+                make_gate = mixer_gate if mixes else gates[stage_index]
                 stage.append(
                     Bottleneck(
                         channels,
@@ -317,7 +319,7 @@ def parse_layout(layout: Layout, blocks: Sequence[int]) -> list[list[bool]]:
 
     Args:
         layout: one entry per stage: C (convolutions), L (the mixer), or the numbers, from 1, of the blocks with the
-            mixer in a stage that is otherwise convolutional. "CCLL" is short for ["C", "C", "L", "L"] (paper, Table 8).
+            mixer in a stage that is otherwise convolutional. "CCLL" is short for ["C", "C", "L", "L"] (Table 12).
         blocks: blocks per stage.
 
     Raises:
@@ -341,6 +343,22 @@ def parse_stage(entry: str | Sequence[int], blocks: int) -> list[bool]:
     if missing := sorted(set(entry) - set(range(1, blocks + 1))):
         raise UserError(f"layout names blocks {missing} of a stage that has blocks 1 to {blocks}.")
     return [block in entry for block in range(1, blocks + 1)]
+
+
+def parse_gate(gate: Gate | Sequence[Gate | None] | None, stages: int) -> list[Gate | None]:
+    """Return the gate of each stage's convolutional blocks.
+
+    Raises:
+        UserError: a sequence of gates doesn't have one per stage.
+    """
+    if not isinstance(gate, Sequence):
+        return [gate] * stages
+    if len(gate) != stages:
+        raise UserError(
+            f"gate has {len(gate)} entries, but the model has {stages} stages: give one for all stages, or one entry "
+            "(a gate or null) per stage."
+        )
+    return list(gate)
 
 
 def scale_width(channels: int, width: float) -> int:

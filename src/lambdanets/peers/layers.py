@@ -2,7 +2,7 @@
 
 Both libraries deviate from the paper: the convolution of their local layers has a bias, which adds the same number to
 every value channel of each key's position lambda, and timm pools 2×2 where the paper pools 3×3. `BiasedLambda` does the
-same, so that it computes what the trained weights mean.
+same, so that it computes what the trained weights mean; its own weights start as in timm.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ class BiasedLambda(LambdaLayer):
     """
 
     def __init__(self, channels: int, *, stride: int = 1, **options: Any) -> None:
-        super().__init__(channels, **options)
+        super().__init__(channels, init="small", **options)
         self.bias = nn.Parameter(torch.zeros(self.key_depth))
         self.pool = nn.AvgPool2d(2, 2) if stride == 2 else nn.Identity()
 
