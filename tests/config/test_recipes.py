@@ -28,9 +28,9 @@ def compose_recipe(overrides):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_includes_nothing_but_its_optimizer(name):
-    (optimizer, itself) = OmegaConf.load(RECIPES[name]).defaults
-    assert set(optimizer) == {"optimizer"}
+def test_a_recipe_includes_nothing_but_its_optimizer_and_start(name):
+    *parts, itself = OmegaConf.load(RECIPES[name]).defaults
+    assert [key for part in parts for key in part] == ["optimizer", *(["start"] if name == "coco_mask_rcnn" else [])]
     assert itself == "_self_"
 
 
@@ -77,8 +77,9 @@ def test_measured_numbers_are_in_the_results(name):
 )
 def test_published_numbers_are_those_of_the_reports(name, experiment, quantity):
     number, *unconfirmed = str(published_value(experiment, quantity)).split(" ")
-    assert number in read_head(name)
-    assert ("(unconfirmed)" in read_head(name)) == bool(unconfirmed)
+    accuracy = re.search("^Accuracy: .*$", read_head(name), re.MULTILINE)[0]
+    assert number in accuracy
+    assert ("(unconfirmed)" in accuracy) == bool(unconfirmed)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -110,3 +111,21 @@ def test_the_papers_recipes_have_the_papers_numbers():
     assert (short.augment.crop_scale, short.augment.flip, short.augment.rand_augment) == ([0.08, 1.0], True, None)
     assert (long.epochs, long.optimizer.weight_decay, long.ema_decay) == (350, 4e-5, 0.9999)
     assert long.augment.rand_augment == {"num_ops": 2, "magnitude": 15}
+
+
+def test_detectors_start_from_pretrained_weights_or_train_longer_from_scratch():
+    with composing():
+        default, pretrained, scratch = (
+            compose("config", overrides=["task=detection", "data.root=/data", *start])
+            for start in ([], ["recipe/start=pretrained"], ["recipe/start=scratch"])
+        )
+    assert default == pretrained
+    assert (pretrained.recipe.start.pretrained, pretrained.trainer.max_epochs) == (True, 50)
+    # The whole number of epochs that is nearest to 130,000 steps of 256 images.
+    assert scratch.recipe.start.pretrained is False
+    assert scratch.trainer.max_epochs == round(130_000 * 256 / 118_287)
+    assert scratch.task.warmup_epochs == scratch.recipe.start.warmup_epochs
+    # The epochs are values of their own still.
+    with composing():
+        longer = compose("config", overrides=["task=detection", "data.root=/data", "recipe.epochs=60"])
+    assert longer.trainer.max_epochs == 60

@@ -130,14 +130,18 @@ def test_a_detector_starts_from_a_classification_run(trained, tmp_path):
         ),
         ("task=classification data=coco data.root=coco", "or recipe=…."),
         (
-            "data=digits +recipe.augment=none",
+            "data=digits +recipe.augment=none recipe/start=scratch",
             "Digits is a data set for classification, and the task needs one",
         ),
         (
             "data.root=coco recipe.flip=${flips}",
             "refers to flips, which is not a key of the config: set data.flip",
         ),
-        ("data.root=nowhere", "There is no 'nowhere/annotations/instances_train2017.json': data.root must name"),
+        ("data.root=coco", "This recipe starts from pretrained weights, and none are given: set model.backbone_ckpt="),
+        (
+            "data.root=nowhere recipe/start=scratch",
+            "There is no 'nowhere/annotations/instances_train2017.json': data.root must name",
+        ),
     ],
 )
 def test_mistakes_are_errors_of_one_line(trained, arguments, message):

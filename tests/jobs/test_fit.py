@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
-from lambdanets.jobs.fit import initialize_weights
+from lambdanets.jobs.fit import check_initial_weights, initialize_weights
 from lambdanets.mixers import Conv
 from lambdanets.models import MaskRCNN, ResNet
 from tests.checkpoints import write_checkpoint
@@ -43,3 +43,41 @@ def test_without_sources_the_weights_stay_new():
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     initialize_weights(OmegaConf.create({"model": {"backbone_ckpt": None}}), task)
     assert all(torch.equal(tensor, before[name]) for name, tensor in task.model.state_dict().items())
+
+
+def training(start=None, **model):
+    recipe = {} if start is None else {"start": {"pretrained": start}}
+    return OmegaConf.create({"model": model, "recipe": recipe})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        training(True, backbone_ckpt="run", norm="frozen"),
+        training(True, pretrained="run"),
+        training(False, backbone_ckpt=None, norm="sync"),
+        training(None, backbone_ckpt=None, norm="sync"),  # of a recipe without this choice, as in earlier versions
+        training(None, backbone_ckpt="run", norm="frozen"),
+        training(None),
+        training(True, pretrained=None),  # no detector, which the task says
+    ],
+)
+def test_a_training_with_the_weights_of_its_recipe_is_accepted(config):
+    check_initial_weights(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (training(True, backbone_ckpt=None), r"set model\.backbone_ckpt=.* or train .* with recipe/start=scratch"),
+        (training(False, backbone_ckpt="run"), r"model\.backbone_ckpt=run is given: .* recipe/start=pretrained"),
+        (
+            training(False, backbone_ckpt=None, norm="frozen"),
+            r"recipe\.norm=frozen keeps the batch norms of pretrained",
+        ),
+        (training(None, backbone_ckpt=None, norm="frozen"), r"recipe\.norm=frozen keeps the batch norms of pretrained"),
+    ],
+)
+def test_a_training_without_the_weights_of_its_recipe_is_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        check_initial_weights(config)

@@ -116,6 +116,8 @@ def build_training(config: DictConfig, folder: Path) -> Training:
         config: resolved.
         folder: output folder of logs and checkpoints; it holds the run's config.
     """
+    if config.ckpt is None:
+        check_initial_weights(config)
     data = build_data(config)
     data.corrupt.file = folder / CORRUPT
     data.prepare_data()
@@ -136,6 +138,34 @@ def build_training(config: DictConfig, folder: Path) -> Training:
         callbacks=callbacks,
     )
     return Training(trainer, task, data, checkpoints, stop)
+
+
+def check_initial_weights(config: DictConfig) -> None:
+    """Check that a new training has the initial weights that its recipe is made for.
+
+    A recipe without a choice of `recipe/start`, such as that of a run of an earlier version, is made for either.
+
+    Raises:
+        UserError: the recipe needs pretrained weights and there are none, it needs new weights and there are
+            pretrained ones, or the batch norms of new weights are frozen.
+    """
+    source = config.model.get("backbone_ckpt") or config.model.get("pretrained")
+    pretrained = OmegaConf.select(config, "recipe.start.pretrained")
+    if pretrained is True and source is None and "backbone_ckpt" in config.model:
+        raise UserError(
+            "This recipe starts from pretrained weights, and none are given: set model.backbone_ckpt=<run or checkpoint>, "
+            "or train from new weights with recipe/start=scratch."
+        )
+    if pretrained is False and source is not None:
+        raise UserError(
+            f"recipe/start=scratch starts from new weights, but model.backbone_ckpt={source} is given: leave it out, or "
+            "choose recipe/start=pretrained."
+        )
+    if config.model.get("norm") == "frozen" and source is None:
+        raise UserError(
+            "recipe.norm=frozen keeps the batch norms of pretrained weights, and none are given: set "
+            "model.backbone_ckpt=<run or checkpoint>, or recipe.norm=sync."
+        )
 
 
 def initialize_weights(config: DictConfig, task: Task) -> None:
