@@ -107,6 +107,7 @@ def test_the_papers_recipes_have_the_papers_numbers():
     for recipe in (short, long):
         assert (recipe.optimizer.lr, recipe.lr_batch, recipe.optimizer.momentum) == (0.1, 256, 0.9)
         assert (recipe.warmup_epochs, recipe.label_smoothing) == (5, 0.1)
+    assert short.optimizer.lr * 4096 / short.lr_batch == 1.6
     assert (short.epochs, short.optimizer.weight_decay, short.ema_decay) == (90, 1e-4, None)
     assert (short.augment.crop_scale, short.augment.flip, short.augment.rand_augment) == ([0.08, 1.0], True, None)
     assert (long.epochs, long.optimizer.weight_decay, long.ema_decay) == (350, 4e-5, 0.9999)

@@ -153,13 +153,13 @@ def check_initial_weights(config: DictConfig) -> None:
     pretrained = OmegaConf.select(config, "recipe.start.pretrained")
     if pretrained is True and source is None and "backbone_ckpt" in config.model:
         raise UserError(
-            "This recipe starts from pretrained weights, and none are given: set model.backbone_ckpt=<run or checkpoint>, "
-            "or train from new weights with recipe/start=scratch."
+            "This recipe starts from pretrained weights, and none are given: set model.backbone_ckpt=<run or "
+            "checkpoint>, or train from new weights with recipe/start=scratch."
         )
     if pretrained is False and source is not None:
         raise UserError(
-            f"recipe/start=scratch starts from new weights, but model.backbone_ckpt={source} is given: leave it out, or "
-            "choose recipe/start=pretrained."
+            f"recipe/start=scratch starts from new weights, but model.backbone_ckpt={source} is given: leave it out, "
+            "or choose recipe/start=pretrained."
         )
     if config.model.get("norm") == "frozen" and source is None:
         raise UserError(
