@@ -20,6 +20,7 @@ from lambdanets.config.allowlist import check_targets
 from lambdanets.config.overrides import apply_overrides
 from lambdanets.config.search_path import packaged_configs, register_user_configs
 from lambdanets.config.source import register_config_source
+from lambdanets.config.upgrade import write_new_options
 from lambdanets.distributed.launcher import detect_launcher, rank, slurm_tasks
 from lambdanets.distributed.local_workers import distributed_job
 from lambdanets.distributed.rendezvous import stop_workers, worker_loop
@@ -96,6 +97,7 @@ def run_job(composed: DictConfig) -> dict[str, float] | float:
     sweeping = settings.mode == RunMode.MULTIRUN
     OmegaConf.set_struct(composed, False)
     composed.name, composed.experiment = composed.name, composed.experiment  # resolved while Hydra's config is at hand
+    write_new_options(composed)
     try:
         if detect_launcher() and rank() > 0:  # a launcher of Hydra has started several tasks
             worker_loop(execute, once=True)

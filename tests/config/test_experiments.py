@@ -65,7 +65,7 @@ LONG = {"data": "ImageNet", "recipe.epochs": 350, "recipe.optimizer.weight_decay
 LAMBDA = {"mixer": "LambdaLayer", "mixer.scope": 23, "mixer.key_depth": 16, "mixer.heads": 4, "mixer.intra_depth": 1}
 RESNET_D = {"stem": "deep", "shortcut": "pool", "layout": "LLLL"}
 # Blocks with lambda layers in c4 of the LambdaResNets.
-C4 = {101: [6, 12, 18], 152: [*range(5, 31, 5)], 200: [*range(5, 31, 5)], 270: [*range(8, 49, 8)]}
+C4 = {50: [3], 101: [6, 12, 18], 152: [*range(5, 31, 5)], 200: [*range(5, 31, 5)], 270: [*range(8, 49, 8)]}
 C4 |= {350: [*range(10, 61, 10)], 420: [*range(10, 81, 10)]}
 SIZES = {50: 128, 101: 160, 152: 192, 200: 224, 270: 256, 350: 288, 420: 320}
 EFFICIENTNET_SIZES = [224, 240, 260, 300, 380, 456, 528, 600]
@@ -73,7 +73,8 @@ SE = {"mixer": "SE", "mixer.ratio": 4}
 
 
 def lambda_resnet(depth):
-    return {"depth": depth, "layout": "CCLL" if depth == 50 else ["C", "C", C4[depth], "L"], "gate.ratio": 4}
+    gates = {"gate.0.ratio": 4, "gate.1.ratio": 4, "gate.2": None, "gate.3": None}
+    return {"depth": depth, "layout": ["C", "C", C4[depth], "L"], **gates}
 
 
 def prefixed(prefix, values):

@@ -4,6 +4,7 @@ tests/fixtures/version-0.1.0/configs.yaml holds what version 0.1.0 composed: the
 a group the parts that differ from it.
 """
 
+import inspect
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from omegaconf import OmegaConf
 
 from lambdanets.config.allowlist import find_targets
 from lambdanets.config.keys import COMMAND_KEYS, LABEL_KEYS
-from lambdanets.config.upgrade import upgrade_config
+from lambdanets.config.upgrade import upgrade_config, write_new_options
+from lambdanets.mixers import LambdaLayer
 from tests.command import ROOT
 from tests.configs import composing
 
@@ -22,6 +24,18 @@ STORED: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(FIXTURE))
 DEFAULT = STORED.pop("default")
 # Overrides whose words have changed since then.
 TODAY = {"mixer.method=rows": "mixer.method=row_fft"}
+# Defaults that have changed; an old config keeps its own: one gate for all stages, and the blocks of LambdaResNet-50.
+GATE = {"_target_": "lambdanets.mixers.squeeze_excitation", "_partial_": True, "ratio": 4}
+FORMER = {f"model=lambda_resnet{depth}": {"model.gate": GATE} for depth in (101, 152, 200, 270, 350, 420)}
+FORMER |= {"model=lambda_resnet50": {"model.gate": GATE, "model.layout": "CCLL"}}
+
+
+def set_former_defaults(config, overrides):
+    """Give a config that is composed today the defaults of version 0.1.0."""
+    if "init" in config.mixer:
+        config.mixer.init = "small"
+    for key, value in (item for override in overrides for item in FORMER.get(override, {}).items()):
+        OmegaConf.update(config, key, value, merge=False)
 
 
 def resolved(config):
@@ -36,8 +50,10 @@ def resolved(config):
 
 @pytest.mark.parametrize("overrides", STORED)
 def test_a_stored_config_is_upgraded_to_the_one_that_is_composed_today(overrides):
+    words = [TODAY.get(override, override) for override in overrides.split()]
     with composing():
-        composed = compose("config", overrides=[TODAY.get(override, override) for override in overrides.split()])
+        composed = compose("config", overrides=words)
+        set_former_defaults(composed, words)
         upgraded = upgrade_config(DEFAULT | STORED[overrides])
         assert resolved(upgraded) == resolved(composed)
 
@@ -53,3 +69,16 @@ def test_an_upgraded_config_stays_as_it_is():
     for parts in STORED.values():
         upgraded = upgrade_config(DEFAULT | parts)
         assert upgrade_config(upgraded) == upgraded
+
+
+def test_a_config_without_a_new_option_is_told_from_an_old_one():
+    config = OmegaConf.create(
+        {"mixer": {"_target_": "my.Mixer", "inner": {"_target_": "lambdanets.mixers.LambdaLayer"}}}
+    )
+    assert upgrade_config(OmegaConf.to_container(config))["mixer"]["inner"]["init"] == "small"
+    write_new_options(config)
+    assert config.mixer.inner.init == "paper" == inspect.signature(LambdaLayer).parameters["init"].default
+    assert upgrade_config(OmegaConf.to_container(config)) == config
+    given = OmegaConf.create({"mixer": {"_target_": "lambdanets.mixers.LambdaConv", "init": "small"}})
+    write_new_options(given)
+    assert given.mixer.init == "small"

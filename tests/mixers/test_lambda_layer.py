@@ -348,11 +348,26 @@ def test_a_layer_used_twice_adds_its_gradients():
         ({"key_depth": 0}, "key_depth=0"),
         ({"content": False, "position": False}, "leave nothing"),
         ({"key_norm": "max"}, "key_norm=max is not known"),
+        ({"init": "large"}, "init=large is not known"),
     ],
 )
 def test_mistakes(options, words):
     with pytest.raises(UserError, match=words):
         LambdaLayer(16, **options)
+
+
+@pytest.mark.parametrize("kind", [LambdaLayer, LambdaConv])
+@pytest.mark.parametrize(
+    ("init", "query_std", "table_std"), [("paper", (16 * 512) ** -0.5, 1.0), ("small", 512**-0.5, 0.02)]
+)
+def test_initial_weights_have_the_published_standard_deviations(kind, init, query_std, table_std):
+    torch.manual_seed(0)
+    layer = kind(512, scope=23, key_depth=16, heads=8, intra_depth=2, init=init)
+    query, value, key = layer.qkv.weight.detach().split(layer.sections)
+    for weights, std in ((query, query_std), (value, 512**-0.5), (key, 512**-0.5), (layer.table.detach(), table_std)):
+        assert weights.std() == pytest.approx(std, rel=0.03)  # the estimate's own deviation is below 0.6 %
+        assert abs(weights.mean()) < 0.03 * std
+    assert layer.qkv.bias is None
 
 
 def test_an_unknown_method_is_a_mistake():

@@ -157,6 +157,9 @@ def test_gates_are_on_convolutional_blocks_and_on_blocks_of_gated_mixers():
     gate = partial(squeeze_excitation, ratio=4)
     gated = [type(stage[0].gate).__name__ for stage in small(layout="CCLL", gate=gate).stages]
     assert gated == ["SqueezeExcitation", "SqueezeExcitation", "Identity", "Identity"]
+    by_stage = small(layout="CCCL", gate=[gate, None, partial(squeeze_excitation, ratio=2), gate])
+    hidden = [getattr(stage[0].gate, "fc1", None) for stage in by_stage.stages]
+    assert [layer and layer.out_channels for layer in hidden] == [16, None, 128, None]
     own_gates = [type(stage[0].gate).__name__ for stage in small(SE(), layout="CLLL").stages]
     assert own_gates == ["Identity", "SqueezeExcitation", "SqueezeExcitation", "SqueezeExcitation"]
 
@@ -189,6 +192,7 @@ def test_stochastic_depth_grows_linearly_to_the_last_block():
         ({"stem": "big"}, "stem=big is not known"),
         ({"shortcut": "none"}, "shortcut=none is not known"),
         ({"strides": (1, 2, 2)}, "strides"),
+        ({"gate": [None, SE().gate, None]}, "gate has 3 entries, but the model has 4 stages"),
     ],
 )
 def test_mistakes(options, words):

@@ -3,7 +3,24 @@
 Whoever moves a class that configs name, or renames a key, adds a line here. No import of torch.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from lambdanets.config.allowlist import find_targets
+
+
+class NewOption(NamedTuple):
+    """An option that earlier versions didn't have.
+
+    Args:
+        former: the value that is equal to what those versions did.
+        default: the value of an option that is left out today.
+    """
+
+    former: Any
+    default: Any
+
 
 # Where classes and functions were: old `_target_`, new one.
 TARGETS = {
@@ -60,6 +77,11 @@ VALUES: dict[tuple[str, str], dict[Any, Any]] = {
     ("lambdanets.mixers.LambdaLayer", "method"): {"rows": "row_fft"},
     ("lambdanets.mixers.SharedLambda", "method"): {"rows": "row_fft"},
 }
+# Options that stored configs may lack: today's `_target_`, then the option.
+NEW_OPTIONS: dict[str, dict[str, NewOption]] = {
+    f"lambdanets.mixers.{mixer}": {"init": NewOption(former="small", default="paper")}
+    for mixer in ("LambdaConv", "LambdaLayer", "SharedLambda")
+}
 
 
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +94,7 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_node(node: Any, path: str = "") -> Any:
-    """Return one node of a config with its keys, targets, options and their values renamed.
+    """Return one node of a config with its keys, targets, options and their values renamed, and with new options.
 
     Args:
         node: a plain value, a list or a mapping.
@@ -90,4 +112,14 @@ def upgrade_node(node: Any, path: str = "") -> Any:
         key = options.get(key, KEYS.get(f"{path}{key}", key))
         values = VALUES.get((str(target), str(key)), {})
         upgraded[key] = values[value] if isinstance(value, str) and value in values else upgrade_node(value, below)
-    return upgraded | ({"_target_": target} if "_target_" in node else {})
+    new_options = {option: new.former for option, new in NEW_OPTIONS.get(str(target), {}).items()}
+    return new_options | upgraded | ({"_target_": target} if "_target_" in node else {})
+
+
+def write_new_options(config: DictConfig) -> None:
+    """Write the new options that a config leaves out into it, so that it isn't taken for one of an earlier version."""
+    for key, target in find_targets(OmegaConf.to_container(config)):
+        parent, _, _ = key.rpartition(".")
+        for option, new in NEW_OPTIONS.get(str(target), {}).items():
+            if option not in OmegaConf.select(config, parent):
+                OmegaConf.update(config, f"{parent}.{option}", new.default, force_add=True)
