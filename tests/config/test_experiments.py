@@ -63,6 +63,9 @@ def test_each_experiment_is_defined_once():
 CONTROLLED = {"data": "ImageNet", "recipe.epochs": 90, "recipe.image_size": 224, "model": "ResNet", "model.depth": 50}
 LONG = {"data": "ImageNet", "recipe.epochs": 350, "recipe.optimizer.weight_decay": 4e-5}
 LAMBDA = {"mixer": "LambdaLayer", "mixer.scope": 23, "mixer.key_depth": 16, "mixer.heads": 4, "mixer.intra_depth": 1}
+LAMBDA |= {"mixer.init": "paper"}
+# The reproduction's runs were made before the published initialization was the default.
+SMALL_LAMBDA = LAMBDA | {"mixer.init": "small"}
 RESNET_D = {"stem": "deep", "shortcut": "pool", "layout": "LLLL"}
 # Blocks with lambda layers in c4 of the LambdaResNets.
 C4 = {50: [3], 101: [6, 12, 18], 152: [*range(5, 31, 5)], 200: [*range(5, 31, 5)], 270: [*range(8, 49, 8)]}
@@ -157,17 +160,20 @@ def reproduction():
     yield "se", {"mixer": "SE", "mixer.ratio": 16}
     yield "attention", {"mixer": "Attention", "mixer.heads": 2}
     yield "local_attention", {"mixer": "LocalAttention", "mixer.scope": 7, "mixer.heads": 2}
-    yield "lambda_u1", LAMBDA
-    yield "lambda_u4", LAMBDA | {"mixer.intra_depth": 4, "mixer.scope": 7}
-    yield "lambda_conv", {"mixer": "LambdaConv", "mixer.scope": 7}
-    yield "content", LAMBDA | {"mixer.position": False}
-    yield "position", LAMBDA | {"mixer.content": False}
-    yield "CCLL", LAMBDA | {"model.layout": "CCLL"}
+    yield "lambda_u1", SMALL_LAMBDA
+    yield "lambda_u4", SMALL_LAMBDA | {"mixer.intra_depth": 4, "mixer.scope": 7}
+    yield "lambda_conv", {"mixer": "LambdaConv", "mixer.scope": 7, "mixer.init": "small"}
+    yield "content", SMALL_LAMBDA | {"mixer.position": False}
+    yield "position", SMALL_LAMBDA | {"mixer.content": False}
+    yield "CCLL", SMALL_LAMBDA | {"model.layout": "CCLL"}
 
 
 def pathfinder():
-    conv, lambdas = {"mixer": "Conv", "model.width": 0.22}, LAMBDA | {"mixer.scope": "global", "model.width": 0.26}
-    lambda_conv = {"mixer": "LambdaConv", "mixer.scope": 7, "model.width": 0.27}
+    conv, lambdas = (
+        {"mixer": "Conv", "model.width": 0.22},
+        SMALL_LAMBDA | {"mixer.scope": "global", "model.width": 0.26},
+    )
+    lambda_conv = {"mixer": "LambdaConv", "mixer.scope": 7, "mixer.init": "small", "model.width": 0.27}
     small, large = (
         {"data.side": 32, "recipe.epochs": 6},
         {"data.side": 64, "recipe.epochs": 6, "model.stem": "imagenet"},
