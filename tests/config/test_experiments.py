@@ -169,10 +169,8 @@ def reproduction():
 
 
 def pathfinder():
-    conv, lambdas = (
-        {"mixer": "Conv", "model.width": 0.22},
-        SMALL_LAMBDA | {"mixer.scope": "global", "model.width": 0.26},
-    )
+    conv = {"mixer": "Conv", "model.width": 0.22}
+    lambdas = SMALL_LAMBDA | {"mixer.scope": "global", "model.width": 0.26}
     lambda_conv = {"mixer": "LambdaConv", "mixer.scope": 7, "mixer.init": "small", "model.width": 0.27}
     small, large = (
         {"data.side": 32, "recipe.epochs": 6},
