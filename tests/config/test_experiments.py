@@ -70,7 +70,9 @@ RESNET_D = {"stem": "deep", "shortcut": "pool", "layout": "LLLL"}
 # Blocks with lambda layers in c4 of the LambdaResNets.
 C4 = {50: [3], 101: [6, 12, 18], 152: [*range(5, 31, 5)], 200: [*range(5, 31, 5)], 270: [*range(8, 49, 8)]}
 C4 |= {350: [*range(10, 61, 10)], 420: [*range(10, 81, 10)]}
-SIZES = {50: 128, 101: 160, 152: 192, 200: 224, 270: 256, 350: 288, 420: 320}
+RESNET_SIZES = {50: 160, 101: 192, 152: 256, 200: 256, 270: 256, 350: 320, 420: 320}
+LAMBDA_RESNET_SIZES = {50: (128, 160), 101: (160, 192), 152: (192, 224, 256), 270: (256,)}
+LAMBDA_RESNET_SIZES |= {350: (256, 288, 320), 420: (320,)}
 EFFICIENTNET_SIZES = [224, 240, 260, 300, 380, 456, 528, 600]
 SE = {"mixer": "SE", "mixer.ratio": 4}
 
@@ -126,11 +128,14 @@ def ablations():
 
 
 def figure2():
-    for depth, size in SIZES.items():
+    for depth, size in RESNET_SIZES.items():
         skeleton = prefixed("model", RESNET_D | {"depth": depth}) | {"recipe.image_size": size}
         yield f"resnet/{depth}", skeleton | {"mixer": "Conv"}
         yield f"se_resnet/{depth}", skeleton | SE
-        yield f"lambda_resnet/{depth}", skeleton | LAMBDA | prefixed("model", lambda_resnet(depth))
+    for depth, sizes in LAMBDA_RESNET_SIZES.items():
+        network = LAMBDA | prefixed("model", RESNET_D | lambda_resnet(depth))
+        for size in sizes:
+            yield f"lambda_resnet/{depth}_{size}", network | {"recipe.image_size": size}
     for index, size in enumerate(EFFICIENTNET_SIZES):
         network = {"model": "EfficientNet", "model.variant": f"b{index}", "recipe.image_size": size}
         yield f"efficientnet/b{index}", network

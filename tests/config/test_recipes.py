@@ -70,7 +70,7 @@ def test_measured_numbers_are_in_the_results(name):
     [
         ("imagenet90", "table3/conv", "top1"),
         ("imagenet90", "table3/lambda_u1", "top1"),
-        ("imagenet350", "lambda_resnet/420", "top1"),
+        ("imagenet350", "lambda_resnet/420_320", "top1"),
         ("coco_mask_rcnn", "coco/lambda_resnet101", "box_ap"),
         ("coco_mask_rcnn", "coco/lambda_resnet101", "mask_ap"),
     ],

@@ -2,6 +2,7 @@
 
 from lambdanets.benchmarks.callback_cost import measure_callback_cost
 from lambdanets.benchmarks.experiment_networks import compare_experiments
+from lambdanets.benchmarks.figure2 import compare_speed_and_accuracy
 from lambdanets.benchmarks.input_pipeline import measure_input_pipeline
 from lambdanets.benchmarks.layers import compare_layers
 from lambdanets.benchmarks.loop_overhead import measure_loop_overhead
@@ -14,6 +15,7 @@ __all__ = [
     "compare_layers",
     "compare_methods",
     "compare_networks",
+    "compare_speed_and_accuracy",
     "measure_callback_cost",
     "measure_input_pipeline",
     "measure_loop_overhead",

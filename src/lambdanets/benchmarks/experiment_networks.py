@@ -1,4 +1,4 @@
-"""benchmark=table4, figure2, coco and reproduction: the networks of experiments in training and inference."""
+"""benchmark=table4, coco, reproduction and figure2: the networks of experiments in training and inference."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -84,6 +84,7 @@ def compare_experiments(
     needs = {name: MemoryNeed.of(costs[name], peak[name], batches[name]) for name in networks}
     for name, network in networks.items():
         row: TableRow = {
+            "experiment": name,
             "row": row_label(name),
             "image": f"{network.size[0]}²",
             "batch": str(batches[name]),

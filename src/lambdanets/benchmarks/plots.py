@@ -1,13 +1,37 @@
 """Plots of benchmark results."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lambdanets.benchmarks.result import Result
+from lambdanets.reports.speed_accuracy import Panel, Point, draw_panels
+
+SPEED_ACCURACY = "speed_accuracy"
 
 
 def save_plot(result: Result, path: Path) -> None:
-    """Save the plot that `result.plot` describes: lines on logarithmic axes, or bars."""
+    """Save the plot that `result.plot` describes: lines on logarithmic axes, bars, or accuracy over time."""
+    if result.plot["kind"] == SPEED_ACCURACY:
+        save_speed_accuracy(result, path)
+    else:
+        save_columns(result, path)
+
+
+def speed_accuracy_plot(panels: Sequence[Panel], normalize_to: str) -> dict[str, Any]:
+    """Return the `plot` of a result that draws accuracy over time."""
+    return {"kind": SPEED_ACCURACY, "normalize_to": normalize_to, "panels": [asdict(panel) for panel in panels]}
+
+
+def save_speed_accuracy(result: Result, path: Path) -> None:
+    panels = [
+        Panel(**(panel | {"points": [Point(**point) for point in panel["points"]]})) for panel in result.plot["panels"]
+    ]
+    draw_panels(panels, result.plot["normalize_to"]).savefig(path, dpi=110)
+
+
+def save_columns(result: Result, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lambdanets.benchmarks.measure import Setting
+from lambdanets.errors import UserError
 from lambdanets.machine import processor_name
 from lambdanets.table import Table
 
@@ -19,11 +20,12 @@ class Result(Table):
 
     Args:
         setting: the conditions of the measurement.
-        plot: options of `plots.save_plot`: its kind, and the columns of x, y and the lines' names; empty for no plot.
+        plot: options of `plots.save_plot`: its kind, and the columns of x, y and the lines' names or, of speed_accuracy
+            plots, the panels and the experiment that times are normalized to; empty for no plot.
     """
 
     setting: Setting = field(default_factory=Setting)
-    plot: dict[str, str] = field(default_factory=dict)
+    plot: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path, name: str, origin: dict[str, Any]) -> None:
         """Write <name>.json and <name>.md.
@@ -40,9 +42,29 @@ class Result(Table):
             "setting": asdict(self.setting),
             "rows": self.rows,
             "notes": self.notes,
+            "plot": self.plot,
         }
         (folder / f"{name}.json").write_text(json.dumps(document, indent=1, allow_nan=True) + "\n")
         (folder / f"{name}.md").write_text(self.to_page(origin))
+
+    @staticmethod
+    def load(file: Path) -> "Result":
+        """Read the rows, notes and plot of a <name>.json; machine and setting are not restored.
+
+        Raises:
+            UserError: the file is not the JSON of a benchmark, or has no plot.
+        """
+        try:
+            document = json.loads(file.read_text())
+            title, rows, notes, plot = (document[key] for key in ("title", "rows", "notes", "plot"))
+        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"'{file}' is not the JSON of a benchmark with its plot ({error!r}): name a <benchmark>.json that "
+                "job=benchmark has written."
+            ) from error
+        if not plot:
+            raise UserError(f"'{file}' has no plot: name the JSON of a benchmark that draws one.")
+        return Result(title, list(rows[0]) if rows else [], rows, notes, plot=plot)
 
     def to_page(self, origin: dict[str, Any]) -> str:
         """Return the table as a Markdown page with machine, versions, date and command."""

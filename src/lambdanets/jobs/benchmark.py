@@ -26,6 +26,8 @@ PEERS = ("timm", "lambda-networks")
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """Run one benchmark, print its table, and write it as JSON, Markdown and, for some benchmarks, as a plot.
 
+    With job.redraw, the plot of an earlier result is drawn again instead.
+
     Args:
         config: resolved.
         folder: output folder.
@@ -34,7 +36,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         The number of rows.
 
     Raises:
-        UserError: no benchmark is chosen.
+        UserError: no benchmark is chosen, or job.redraw is not the JSON of a benchmark with a plot.
     """
     silence_lightning()
     if not config.get("benchmark"):
@@ -42,7 +44,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
             "job=benchmark needs a benchmark: set benchmark=layers, networks, scaling, methods, table4, figure2, coco, "
             "reproduction, loop, callbacks or input."
         )
+    name = HydraConfig.get().runtime.choices["benchmark"]
     settings = config.benchmark.copy()
+    if config.job.redraw:
+        return redraw(Path(config.job.redraw), settings, folder / f"{name}.png")
     configs = {
         name: experiments.compose_experiment(name, experiments.row_overrides())
         for name in settings.pop("experiments", [])
@@ -55,7 +60,6 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     if trainings := settings.pop("trainings", []):
         options["trainings"] = {" ".join(overrides): TrainingTimer(list(overrides)) for overrides in trainings}
     result: Result = instantiate(settings, _convert_="all", _partial_=True)(**options)
-    name = HydraConfig.get().runtime.choices["benchmark"]
     private = ("folder", "host", "process")
     origin = {key: value for key, value in provenance.describe_origin().items() if key not in private}
     origin["packages"] |= {peer: provenance.package_version(peer) for peer in PEERS}
@@ -64,6 +68,24 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     if result.plot:
         plots.save_plot(result, folder / f"{name}.png")
     log.info("Wrote %s", os.path.relpath(folder / f"{name}.md"))
+    return {"rows": len(result.rows)}
+
+
+def redraw(file: Path, settings: DictConfig, path: Path) -> dict[str, float]:
+    """Draw the plot of an earlier result again, with the options of the plot that the benchmark's config has.
+
+    Args:
+        file: the JSON of the result.
+        settings: the benchmark's config.
+        path: of the plot.
+
+    Returns:
+        The number of rows.
+    """
+    result = Result.load(file)
+    result.plot |= {key: settings[key] for key in result.plot if key in settings}
+    plots.save_plot(result, path)
+    log.info("Wrote %s", os.path.relpath(path))
     return {"rows": len(result.rows)}
 
 

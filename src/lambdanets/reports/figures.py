@@ -1,14 +1,15 @@
 """Figures of a report, as SVG."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from lambdanets.reports.canvas import new_axes, to_svg
 from lambdanets.reports.claims import CONTRADICTED, SUPPORTED, Judgment
 from lambdanets.reports.comparison import ComparedRow, Comparison
-from lambdanets.reports.published import row_label
+from lambdanets.reports.published import published_value, row_label
 from lambdanets.reports.runs import ExperimentRuns
+from lambdanets.reports.speed_accuracy import Panel, Point, draw_panels, family_of, published_panel
 
 
 def draw_figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -24,6 +25,24 @@ def draw_figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
     if by_time:
         x = "ms of training an image, smaller is faster"
         yield "Speed and accuracy", draw_scatter(comparison, by_time, colors, x, front=True)
+    measured = measured_panel(comparison)
+    if any(is_on_published_curve(point) for point in measured.points):
+        figure = draw_panels([published_panel(), measured], reference="efficientnet/b0")
+        yield "Speed and accuracy, published", to_svg(figure)
+
+
+def measured_panel(comparison: Comparison) -> Panel:
+    """Return the measured accuracies over training times of the rows that belong to a curve of Figure 2."""
+    points = [
+        Point(family, row.experiment, 1e3 / row.images_per_s, row.score.mean)
+        for row in comparison.rows
+        if (family := family_of(row.experiment)) and row.score and row.images_per_s
+    ]
+    return Panel("Ours", "ms of training an image", f"{comparison.score} %", points)
+
+
+def is_on_published_curve(point: Point) -> bool:
+    return all(published_value(point.experiment, quantity) for quantity in ("seconds", "top1"))
 
 
 def draw_intervals(judgments: Sequence[Judgment]) -> str | None:
@@ -136,28 +155,3 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not front or score > front[-1][1]:
             front.append((cost, score))
     return front
-
-
-def new_axes(height: float) -> tuple[Any, Any]:
-    """Return a figure and its axes in the style of all figures.
-
-    Args:
-        height: in inches.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, height), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def to_svg(figure: Any) -> str:
-    """Return a figure as an SVG element for an HTML page; the same input gives the same bytes."""
-    from matplotlib import rc_context
-
-    text = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "lambdanets"}):  # no random ids
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -36,12 +36,12 @@ def published_value(experiment: str | None, quantity: str) -> PublishedValue | N
 
     Args:
         experiment: the name of a row of a sweep, such as table3/conv.
-        quantity: params (millions), top1 (percent), throughput (images/s), memory (GB), box_ap and the like
-            (percent).
+        quantity: params (millions), top1 (percent), throughput (images/s), memory (GB), seconds (of a training
+            step of 1024 images), box_ap and the like (percent).
     """
     entry = load_published().get(experiment or "", {})
     if quantity in entry:
-        return PublishedValue(*entry[quantity])
+        return PublishedValue(*entry[quantity][:2])
     values = (published_value(larger, quantity) for larger in entry.get("of", []))
     return next((value for value in values if value), None)
 
