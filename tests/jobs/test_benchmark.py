@@ -34,6 +34,22 @@ def test_the_job_measures_experiments(tmp_path):
     assert document["rows"][0]["published img/s"] == "960 (unconfirmed)"
 
 
+def test_figure_2_is_drawn_and_redrawn(tmp_path):
+    figure2 = ["job=benchmark", "benchmark=figure2"]
+    run(
+        *figure2, "benchmark.experiments=[lambda_resnet/50_128,resnet/50,efficientnet/b0]", "benchmark.pairs=[]",
+        "benchmark.setting.repeats=2", "data=digits", "recipe=digits", "hydra.run.dir=out", cwd=tmp_path,
+    )  # fmt: skip
+    page = (tmp_path / "out/figure2.md").read_text()
+    assert "| LambdaResNet-50, 128² | 8² | 2 |" in page
+    assert "| 0.053 (unconfirmed) |" in page
+    redraw = [*figure2, "job.redraw=out/figure2.json"]
+    run(*redraw, "hydra.run.dir=again", cwd=tmp_path)
+    run(*redraw, "benchmark.normalize_to=lambda_resnet/50_128", "hydra.run.dir=other", cwd=tmp_path)
+    first, again, other = ((tmp_path / folder / "figure2.png").read_bytes() for folder in ("out", "again", "other"))
+    assert first == again != other
+
+
 def test_the_training_loop_beside_a_bare_one(tmp_path):
     trainings = 'benchmark.trainings=[["mixer=conv","data=random","data.size=256"]]'
     done = run(

@@ -6,9 +6,9 @@ import pytest
 
 from lambdanets.reports.claims import Claim, judge
 from lambdanets.reports.comparison import compare
-from lambdanets.reports.figures import draw_figures, draw_intervals, pareto_front
+from lambdanets.reports.figures import draw_figures, draw_intervals, measured_panel, pareto_front
 from lambdanets.reports.runs import read_runs
-from tests.reports.run_folders import make_sweep
+from tests.reports.run_folders import make_run, make_sweep
 
 
 @pytest.fixture
@@ -37,6 +37,39 @@ def test_figures_without_numbers_are_left_out(comparison):
             run.log.clear()
         object.__setattr__(row, "images_per_s", None)
     assert [title for title, _ in draw_figures(comparison)] == ["Accuracy and parameters"]
+
+
+@pytest.fixture
+def make_figure2(tmp_path):
+    def make(**top1):
+        for name, score in top1.items():
+            make_run(tmp_path, name.replace("__", "/"), 0, score)
+        return compare(read_runs([tmp_path]), score="test/top1", baseline=None, flops=lambda run: None)
+
+    return make
+
+
+def test_rows_with_published_times_are_drawn_beside_the_published_figure(make_figure2):
+    comparison = make_figure2(
+        lambda_resnet__350_320=0.4, efficientnet__b0=0.3, efficientnet__b7=0.41, resnet__50=0.2, table3__conv=0.1
+    )
+    speeds = {"lambda_resnet/350_320": 50.0, "efficientnet/b7": 10.0, "efficientnet/b0": 400.0}
+    for row in comparison.rows:
+        object.__setattr__(row, "images_per_s", speeds.get(row.experiment, 100.0))
+    svg = dict(draw_figures(comparison))["Speed and accuracy, published"]
+    ElementTree.fromstring(svg)
+    assert "3.2× (printed 3.2×)" in svg
+    assert "5.0×" in svg, "ours: 50 images/s against 10"
+    assert svg.count("420@320") == 1, "only in the published figure"
+    assert svg.count("350@320") == svg.count(">B7<") == 2
+    assert "ms of training an image, EfficientNet-B0 = 1" in svg
+    points = {point.experiment: point for point in measured_panel(comparison).points}
+    assert set(points) == {*speeds, "resnet/50"}, "rows of other tables belong to no curve"
+    assert (points["efficientnet/b7"].time, points["efficientnet/b7"].top1) == (100, pytest.approx(41))
+
+
+def test_rows_without_published_times_have_no_published_figure(make_figure2):
+    assert "Speed and accuracy, published" not in dict(draw_figures(make_figure2(resnet__50=0.2, se_resnet__50=0.3)))
 
 
 def test_intervals_are_colored_by_their_verdicts(comparison):

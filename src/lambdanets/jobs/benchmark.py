@@ -44,10 +44,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
             "job=benchmark needs a benchmark: set benchmark=layers, networks, scaling, methods, table4, figure2, coco, "
             "reproduction, loop, callbacks or input."
         )
-    name = HydraConfig.get().runtime.choices["benchmark"]
+    benchmark = HydraConfig.get().runtime.choices["benchmark"]
     settings = config.benchmark.copy()
     if config.job.redraw:
-        return redraw(Path(config.job.redraw), settings, folder / f"{name}.png")
+        return redraw(Path(config.job.redraw), settings, folder / f"{benchmark}.png")
     configs = {
         name: experiments.compose_experiment(name, experiments.row_overrides())
         for name in settings.pop("experiments", [])
@@ -64,10 +64,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     origin = {key: value for key, value in provenance.describe_origin().items() if key not in private}
     origin["packages"] |= {peer: provenance.package_version(peer) for peer in PEERS}
     result.show()
-    result.save(folder, name, origin)
+    result.save(folder, benchmark, origin)
     if result.plot:
-        plots.save_plot(result, folder / f"{name}.png")
-    log.info("Wrote %s", os.path.relpath(folder / f"{name}.md"))
+        plots.save_plot(result, folder / f"{benchmark}.png")
+    log.info("Wrote %s", os.path.relpath(folder / f"{benchmark}.md"))
     return {"rows": len(result.rows)}
 
 

@@ -226,8 +226,6 @@ def draw_panel(axes: Any, panel: Panel) -> None:
 
 def label_point(axes: Any, point: Point, family: Family) -> None:
     """Label a point; labels above a curve are slanted, so that those of near points don't overlap."""
-    from matplotlib.patheffects import withStroke
-
     if point.unconfirmed:
         axes.plot(point.time, point.top1, family.marker, color=family.color, markerfacecolor="white", markersize=5)
     axes.annotate(
@@ -241,7 +239,7 @@ def label_point(axes: Any, point: Point, family: Family) -> None:
         va="bottom" if family.above else "top",
         color=family.color,
         fontsize=7,
-        path_effects=[withStroke(linewidth=2, foreground="white")],
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.2},
     )
 
 
