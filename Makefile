@@ -4,7 +4,7 @@ BIN := .venv/bin
 EXTRAS := bolts,bench,coco,launchers,export,hub,notebooks,docs,dev
 ARGS ?=
 
-.PHONY: setup run test test-lowest test-cluster lint types docs notebooks tensorboard lock clean
+.PHONY: setup run test test-lowest test-cluster lint types docs deviations notebooks tensorboard lock clean
 
 setup: .venv/.ready
 
@@ -49,6 +49,10 @@ types: setup
 # The documentation's pages in build/site; a broken link is an error.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
+
+# docs/deviations.md, from docs/deviations.yaml.
+deviations: setup
+	$(BIN)/python docs/deviations.py
 
 # Runs the notebooks, from the .py files, and keeps their outputs beside them.
 notebooks: setup
