@@ -23,7 +23,7 @@ from lambdanets.models.resnet import DEPTHS, parse_layout
 from lambdanets.ops.content import normalize_keys
 from lambdanets.reports.published import load_published, published_value
 from tests.command import ROOT
-from tests.configs import FOLDER, composing, experiment
+from tests.configs import EXPERIMENTS, FOLDER, composing, experiment
 
 SPEC = importlib.util.spec_from_file_location("deviations", ROOT / "docs" / "deviations.py")
 deviations = importlib.util.module_from_spec(SPEC)
@@ -200,6 +200,19 @@ def lambda_layers_of_c4_are_evenly_spaced(text):
         assert [number for number, mixes in enumerate(c4, 1) if mixes] == [
             steps[depth] * i for i in range(1, count + 1)
         ]
+
+
+def resnets_have_the_largest_size_of_their_depth(text):
+    largest: dict[int, int] = {}
+    for name in EXPERIMENTS:
+        if depth_and_size := re.fullmatch(r"lambda_resnet/(\d+)_(\d+)", name):
+            depth, size = map(int, depth_and_size.groups())
+            largest[depth] = max(size, largest.get(depth, 0))
+    largest[200] = largest[270]
+    assert len(largest) == 7
+    for depth, size in largest.items():
+        for network in ("resnet", "se_resnet"):
+            assert experiment(f"{network}/{depth}", "data.root=/data").recipe.image_size == size
 
 
 def magnitude_15_is_half_of_the_largest_strength(text):
