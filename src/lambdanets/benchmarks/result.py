@@ -45,7 +45,7 @@ class Result(Table):
             "plot": self.plot,
         }
         (folder / f"{name}.json").write_text(json.dumps(document, indent=1, allow_nan=True) + "\n")
-        (folder / f"{name}.md").write_text(self.to_page(origin))
+        (folder / f"{name}.md").write_text(self.to_page(name, origin))
 
     @staticmethod
     def load(file: Path) -> "Result":
@@ -66,11 +66,12 @@ class Result(Table):
             raise UserError(f"'{file}' has no plot: name the JSON of a benchmark that draws one.")
         return Result(title, list(rows[0]) if rows else [], rows, notes, plot=plot)
 
-    def to_page(self, origin: dict[str, Any]) -> str:
-        """Return the table as a Markdown page with machine, versions, date and command."""
-        packages = ", ".join(f"{name} {version}" for name, version in origin["packages"].items() if version)
+    def to_page(self, name: str, origin: dict[str, Any]) -> str:
+        """Return a Markdown page with machine, versions, date, command, plot and table; arguments as for `save`."""
+        packages = ", ".join(f"{package} {version}" for package, version in origin["packages"].items() if version)
         lines = [f"# {self.title}", "", f"{describe_machine(self.setting)}. Python {origin['python']}, {packages}.", ""]
         lines += [f"{origin['date'][:10]}, `{origin['command']}`", ""]
+        lines += [f"![{self.title}]({name}.png)", ""] if self.plot else []
         return "\n".join([*lines, self.to_markdown()])
 
 
