@@ -108,3 +108,11 @@ def test_layers_come_with_their_inputs():
         block = network.stages[0][0]
         torch.testing.assert_close(inputs[0][2], block.act(block.norm1(block.conv1(network.stem(x)))))
     assert not any(layer._forward_pre_hooks for _, layer, _ in inputs)
+
+
+@torch.no_grad()
+def test_layers_of_a_mobilenet_are_named_by_their_blocks():
+    options = ["model.blocks=[3,16]", "model.expansion=1"]
+    network = lambdanets.create("mobilenet_v2", mixer="lambda_conv", image_size=64, overrides=options).eval()
+    inputs = layer_inputs(network, torch.randn(2, 3, 64, 64))
+    assert [(name, x.shape) for name, _, x in inputs] == [("block3", (2, 24, 16, 16)), ("block16", (2, 160, 2, 2))]

@@ -152,6 +152,13 @@ def efficiency():
         yield f"efficiency/{name}", LAMBDA | prefixed("model", network) | {"recipe.image_size": size}
 
 
+def mobilenet():
+    light = {"mixer": "LambdaConv", "mixer.scope": 5, "mixer.key_depth": 8, "mixer.heads": 4, "model.expansion": 1}
+    for variant, blocks in (("v2", [10, 16]), ("v3_large", [10])):
+        yield variant, {"model.variant": variant, "model.blocks": []}
+        yield f"lambda_{variant}", {"model.variant": variant, "model.blocks": blocks} | light
+
+
 def coco():
     for depth in (101, 152):
         skeleton = prefixed("model.backbone", RESNET_D | {"depth": depth})
@@ -208,6 +215,7 @@ EXPECTED = {
         ("ablation/", CONTROLLED | LAMBDA, ablations()),
         ("", LONG, figure2()),
         ("", LONG, efficiency()),
+        ("mobilenet/", LONG | {"model": "MobileNet", "recipe.image_size": 224}, mobilenet()),
         ("coco/", DETECTION, coco()),
         (
             "reproduction/",

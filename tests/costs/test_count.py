@@ -9,7 +9,7 @@ from torchvision import models
 
 from lambdanets.costs.count import count_costs, sum_costs
 from lambdanets.mixers import SE, Attention, Conv, LambdaLayer, LocalAttention, SharedLambda
-from lambdanets.models import EfficientNet, ResNet
+from lambdanets.models import EfficientNet, MobileNet, ResNet
 
 SMALL = {"depth": [1, 2, 1, 1], "width": 0.25, "stem": "small", "image_size": (16, 12), "num_classes": 7}
 
@@ -20,6 +20,8 @@ SMALL = {"depth": [1, 2, 1, 1], "width": 0.25, "stem": "small", "image_size": (1
         (lambda: ResNet(Conv), models.ResNet50_Weights.IMAGENET1K_V1, 224),
         (lambda: EfficientNet(variant="b0"), models.EfficientNet_B0_Weights.IMAGENET1K_V1, 224),
         (lambda: EfficientNet(variant="b4"), models.EfficientNet_B4_Weights.IMAGENET1K_V1, 380),
+        (lambda: MobileNet(variant="v2"), models.MobileNet_V2_Weights.IMAGENET1K_V1, 224),
+        (lambda: MobileNet(variant="v3_large"), models.MobileNet_V3_Large_Weights.IMAGENET1K_V1, 224),
     ],
 )
 def test_torchvisions_published_counts(make, weights, side):

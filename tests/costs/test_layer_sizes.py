@@ -8,7 +8,7 @@ import torch
 from lambdanets.costs.closed_forms import LayerSizes
 from lambdanets.costs.layer_sizes import mixing_layers
 from lambdanets.mixers import SE, Attention, Axial, Conv, LambdaLayer, LinearAttention, LocalAttention, SharedLambda
-from lambdanets.models import EfficientNet, ResNet
+from lambdanets.models import EfficientNet, MobileNet, ResNet
 
 # He et al. (2016), Table 1: blocks, side of the output for images of 224×224, channels of the 3×3 convolution.
 STAGES = [(3, 56, 64), (4, 28, 128), (6, 14, 256), (3, 7, 512)]
@@ -50,6 +50,14 @@ def test_attention_has_an_eighth_of_the_channels_per_head(mixer, kind, scope):
 def test_linear_attention_is_on_the_output_of_its_blocks():
     kind, layers = sizes(LinearAttention(), layout="CLCC")
     assert (kind, layers) == ("linear", 4 * [LayerSizes(28, 128, 1, 128)])
+
+
+def test_blocks_of_a_mobilenet():
+    # Sandler et al. (2018), Table 2: blocks 10 and 16 have 64 and 160 channels, on maps of 14² and 7².
+    model = MobileNet(partial(LambdaLayer, scope=5, key_depth=8), blocks=[10, 16], expansion=1)
+    expected = [LayerSizes(side, channels, 4, 8, 1, 5) for side, channels in ((14, 64), (7, 160))]
+    assert mixing_layers(model, (224, 224)) == ("convolution", expected)
+    assert mixing_layers(MobileNet(LambdaLayer), (224, 224)) is None
 
 
 def test_networks_without_such_layers_have_no_sizes():

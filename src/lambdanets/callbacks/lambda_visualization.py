@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
-from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization, find_resnet
+from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization
 from lambdanets.callbacks.drawing import enlarge, tile_images, to_diverging_colors
 from lambdanets.mixers import LambdaLayer
+from lambdanets.models import MobileNet, ResNet
 from lambdanets.ops import normalize_keys, scope_to_offsets
 from lambdanets.ops.table import dilate_table
 
@@ -37,7 +38,7 @@ class LambdaVisualization(BudgetedVisualization):
         self.count = count
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        step, images, network = trainer.global_step, self.validation_images(self.count), find_resnet(task)
+        step, images, network = trainer.global_step, self.validation_images(self.count), find_network(task)
         if network is None:
             return
         for name, layer in lambda_layers(network):
@@ -54,8 +55,17 @@ class LambdaVisualization(BudgetedVisualization):
                 writer.add_scalar(f"entropy/{name}", entropy, step)
 
 
+def find_network(task: pl.LightningModule) -> ResNet | MobileNet | None:
+    """Return the network in a task's model that has the mixers, or None."""
+    return next((module for module in task.modules() if isinstance(module, ResNet | MobileNet)), None)
+
+
 def lambda_layers(network: torch.nn.Module) -> Iterator[tuple[str, LambdaLayer]]:
-    """Yield all lambda layers of a ResNet with names such as c4/block2."""
+    """Yield all lambda layers with names such as c4/block2 in a ResNet and block10 in a MobileNet."""
+    if isinstance(network, MobileNet):
+        mixers = {f"block{number}": block.mixer for number, block in network.mixed_blocks().items()}
+        yield from ((name, layer) for name, layer in mixers.items() if isinstance(layer, LambdaLayer))
+        return
     for name, layer in network.named_modules():
         if isinstance(layer, LambdaLayer):
             _, stage, block, *_ = name.split(".")

@@ -16,7 +16,8 @@ from lambdanets.mixers import (
     LocalRelation,
     PatchwiseAttention,
 )
-from lambdanets.models import CompositeNetwork, ResNet
+from lambdanets.models import CompositeNetwork, MobileNet, ResNet
+from lambdanets.models.mobilenet import InvertedBottleneck
 from lambdanets.models.resnet import EXPANSION, Bottleneck
 
 
@@ -27,14 +28,16 @@ def mixing_layers(model: nn.Module, image_size: tuple[int, int]) -> tuple[str, l
     """
     if isinstance(model, CompositeNetwork):
         model = model.skeleton
-    if not isinstance(model, ResNet):
-        return None
     layers: list[tuple[str, LayerSizes]] = []
-    for stage, stride, channels in zip(model.stages, model.feature_strides, model.feature_channels, strict=True):
-        side = -(-image_size[0] // stride)
-        for block in stage.children():
-            assert isinstance(block, Bottleneck)
-            layers += [*block_layers(block, side, channels // EXPANSION)]
+    if isinstance(model, ResNet):
+        for stage, stride, channels in zip(model.stages, model.feature_strides, model.feature_channels, strict=True):
+            side = -(-image_size[0] // stride)
+            for block in stage.children():
+                assert isinstance(block, Bottleneck)
+                layers += [*block_layers(block, side, channels // EXPANSION)]
+    elif isinstance(model, MobileNet):
+        for number, inverted in model.mixed_blocks().items():
+            layers += [*block_layers(inverted, model.feature_sizes[number][0], inverted.norm.num_features)]
     if not layers:
         return None
     tables = [module.table for module in model.modules() if isinstance(module, LambdaLayer)]
@@ -42,7 +45,7 @@ def mixing_layers(model: nn.Module, image_size: tuple[int, int]) -> tuple[str, l
     return "shared" if shared else layers[0][0], [sizes for _, sizes in layers]
 
 
-def block_layers(block: Bottleneck, side: int, channels: int) -> Iterator[tuple[str, LayerSizes]]:
+def block_layers(block: Bottleneck | InvertedBottleneck, side: int, channels: int) -> Iterator[tuple[str, LayerSizes]]:
     """Yield kind and sizes of a block's mixer and gate, those that relate positions."""
     match block.mixer:
         case Attention() as mixer:
