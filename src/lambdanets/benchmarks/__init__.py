@@ -7,7 +7,9 @@ from lambdanets.benchmarks.input_pipeline import measure_input_pipeline
 from lambdanets.benchmarks.layers import compare_layers
 from lambdanets.benchmarks.loop_overhead import measure_loop_overhead
 from lambdanets.benchmarks.methods import compare_methods
+from lambdanets.benchmarks.mobilenet_search import search_mobilenets
 from lambdanets.benchmarks.network_groups import compare_networks
+from lambdanets.benchmarks.runtimes import compare_runtimes
 from lambdanets.benchmarks.scaling import measure_scaling
 
 __all__ = [
@@ -15,9 +17,11 @@ __all__ = [
     "compare_layers",
     "compare_methods",
     "compare_networks",
+    "compare_runtimes",
     "compare_speed_and_accuracy",
     "measure_callback_cost",
     "measure_input_pipeline",
     "measure_loop_overhead",
     "measure_scaling",
+    "search_mobilenets",
 ]

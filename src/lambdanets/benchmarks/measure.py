@@ -109,6 +109,10 @@ class Setting:
 
     def measure_times(self, steps: Mapping[str, Step]) -> dict[str, float]:
         """Return the median seconds of each step, measured in turn so that slow phases of the machine affect all."""
+        return {name: statistics.median(seconds) for name, seconds in self.measure_all_times(steps).items()}
+
+    def measure_all_times(self, steps: Mapping[str, Step]) -> dict[str, list[float]]:
+        """Return the seconds of each measurement of each step, measured in turn."""
         rounds = {}
         for name, step in steps.items():
             step()
@@ -119,7 +123,7 @@ class Setting:
             for name, step in steps.items():
                 if round_index < rounds[name]:
                     times[name].append(self.time_step(step))
-        return {name: statistics.median(seconds) for name, seconds in times.items()}
+        return times
 
     def time_step(self, step: Step) -> float:
         if self.torch_device.type == "cuda":

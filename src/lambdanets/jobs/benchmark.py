@@ -20,7 +20,7 @@ from lambdanets.jobs.benchmark_training import TrainingTimer
 from lambdanets.runs import provenance
 
 log = logging.getLogger(__name__)
-PEERS = ("timm", "lambda-networks")
+OTHER_PACKAGES = ("timm", "lambda-networks", "onnxruntime")  # whose versions belong to a result
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -62,7 +62,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     result: Result = instantiate(settings, _convert_="all", _partial_=True)(**options)
     private = ("folder", "host", "process")
     origin = {key: value for key, value in provenance.describe_origin().items() if key not in private}
-    origin["packages"] |= {peer: provenance.package_version(peer) for peer in PEERS}
+    origin["packages"] |= {package: provenance.package_version(package) for package in OTHER_PACKAGES}
     result.show()
     result.save(folder, benchmark, origin)
     if result.plot:
