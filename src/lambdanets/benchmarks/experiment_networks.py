@@ -12,7 +12,7 @@ from lambdanets.costs.closed_forms import total_memory_gib
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.costs.layer_sizes import mixing_layers
 from lambdanets.models import CompositeNetwork
-from lambdanets.reports.published import published_value, row_label
+from lambdanets.reports.published import format_published, published_value, row_label
 from lambdanets.table import TableRow
 
 MIB, GIB = 2**20, 2**30
@@ -91,7 +91,7 @@ def compare_experiments(
             "train img/s": batches[name] / train[name],
             "infer img/s": batches[name] / infer[name],
             "peak MiB": peak[name],
-            "published img/s": str(published_value(name, "throughput") or "") or None,
+            "published img/s": format_published(name, "throughput"),
         }
         if paper_batch:
             row[f"GiB at batch {paper_batch}"] = needs[name].bytes(paper_batch) / GIB

@@ -19,8 +19,7 @@ from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.costs.layer_sizes import mixing_layers
 from lambdanets.models import CompositeNetwork
 from lambdanets.progress import progress_bar
-from lambdanets.reports.comparison import format_published
-from lambdanets.reports.published import row_label
+from lambdanets.reports.published import format_published, row_label
 from lambdanets.runs import provenance
 from lambdanets.table import Table, TableRow
 

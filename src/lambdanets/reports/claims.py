@@ -151,8 +151,7 @@ def format_published_pair(claim: Claim, quantity: str) -> str | None:
     a, b = (published_value(name, quantity) for name in (claim.a, claim.b))
     if a is None or b is None:
         return None
-    numbers = [str(number).removesuffix(" (unconfirmed)") for number in (a, b)]
-    return format_pair(*numbers) + (" (unconfirmed)" if "R" in (a.trust, b.trust) else "")
+    return format_pair(a.plain, b.plain) + (" (unconfirmed)" if "R" in (a.trust, b.trust) else "")
 
 
 def format_pair(a: str, b: str) -> str:

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from omegaconf import OmegaConf
 
-from lambdanets.reports.published import published_value, row_label
+from lambdanets.reports.published import format_published, published_value, row_label
 from lambdanets.reports.runs import ExperimentRuns, RunRecord, describe_missing, group_runs
 from lambdanets.reports.score_table import mean_test_scores, score_names, score_table
 from lambdanets.reports.statistics import PairedDifference, ScoreSummary, paired_difference, summarize
@@ -246,8 +246,3 @@ def format_difference(difference: PairedDifference | None) -> str | None:
         return None
     low, high = difference.low, difference.high
     return f"{difference.mean:+.2f}" + ("" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]")
-
-
-def format_published(experiment: str, quantity: str) -> str | None:
-    number = published_value(experiment, quantity)
-    return None if number is None else str(number)
