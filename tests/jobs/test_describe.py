@@ -25,7 +25,7 @@ def test_the_ten_rows_of_table_3(tmp_path):
         assert name in process.stdout
     text = (tmp_path / "out" / "describe.md").read_text()
     assert "| Conv (He et al. 2016) | 224² | 25.557 | 25.6 | 8.18 | 8.18 |" in text
-    assert "76.9 (unconfirmed)" in text
+    assert "| 81.9 | 76.9 |" in text
     assert "## Part by part" in text
 
 

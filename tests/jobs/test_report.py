@@ -42,7 +42,7 @@ def test_the_job_writes_a_table_for_each_reader_and_an_archive(sweep, tmp_path):
     assert "A table" in out
     assert "Lambda layer, u = 1" in out
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "| Conv + SE (Hu et al. 2018) | 3 | 73.67 ± 2.08 | 77.6 (unconfirmed) | +2.67 [-2.50, +7.84] |" in text
+    assert "| Conv + SE (Hu et al. 2018) | 3 | 73.67 ± 2.08 | 77.6 | +2.67 [-2.50, +7.84] |" in text
     with (tmp_path / "out" / "report.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["experiment"] for row in rows] == EXPERIMENTS
@@ -185,10 +185,10 @@ def test_detectors_are_reported_by_the_size_of_objects(tmp_path):
     run("job=report", "sweep_dir=sweep", "hydra.run.dir=out", "job.baseline=coco/resnet101", cwd=tmp_path)
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| row | runs | test/box_ap % | published box AP | difference [95 %] |" in text
-    assert "| LambdaResNet-101 | 1 | 45.00 | 49.4 (unconfirmed) | +5.00 |" in text
+    assert "| LambdaResNet-101 | 1 | 45.00 | 49.4 | +5.00 |" in text
     ours = "| ResNet-101 | ours | 41.0 | 61.0 / 46.0 | 21.0 / 46.0 / – | 41.0 | 61.0 / 46.0 | 21.0 / 46.0 / – |"
     theirs = "| 48.2 | – | 29.9 / 50.9 / 64.9 | 42.6 | – | 24.2 / 45.6 / 60.0 |"
-    assert f"{ours}\n| ResNet-101 | published (unconfirmed) {theirs}" in text
+    assert f"{ours}\n| ResNet-101 | published {theirs}" in text
     assert "coco/lambda_resnet101, seed 1: unfinished, after 1 of 2 epochs" in text
     with (tmp_path / "out" / "report.csv").open(newline="") as file:
         rows = {row["experiment"]: row for row in csv.DictReader(file)}

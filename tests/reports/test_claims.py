@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
+from lambdanets.reports import published
 from lambdanets.reports.claims import CONTRADICTED, INCONCLUSIVE, SUPPORTED, Claim, claims_table, judge
 from lambdanets.reports.runs import ExperimentRuns, RunRecord
 
@@ -72,13 +73,21 @@ def test_an_unknown_criterion_is_an_error():
         Claim("A is good", "a", "b", "more")
 
 
+def test_a_recalled_number_marks_the_pair(monkeypatch):
+    monkeypatch.setattr(published, "load_published", lambda: {"a": {"top1": [70.0, "S"]}, "b": {"top1": [69.5, "R"]}})
+    judgment = judge(Claim("A is better", "a", "b"), {}, score="test/top1", throughput={})
+    assert judgment.published == "70.0 against 69.5 (unconfirmed)"
+
+
 def test_published_numbers_stand_beside_ours():
     claim = Claim("Lambda layers are better", "reproduction/lambda_u1", "reproduction/conv")
     judgment = judge(claim, {}, score="test/top1", throughput={})
-    assert judgment.published == "78.4 against 76.9 (unconfirmed)"
+    assert judgment.published == "78.4 against 76.9"
     assert judgment.published_difference == pytest.approx(1.5)
     smaller = Claim("Lambda layers are smaller", "reproduction/lambda_u1", "reproduction/conv", "fewer_parameters")
     assert judge(smaller, {}, score="test/top1", throughput={}).published == "15.0 against 25.6"
+    hybrid = Claim("The hybrid is smaller", "reproduction/CCLL", "reproduction/conv", "fewer_parameters")
+    assert judge(hybrid, {}, score="test/top1", throughput={}).published == "15.4 (counted: 15.56) against 25.6"
     cells = claims_table("Claims", [judgment]).rows[0]
     assert cells["A"] == "Lambda layer, u = 1"
     assert cells["verdict"] == "can't tell"

@@ -28,7 +28,7 @@ def part(runs, claims=CLAIMS[:1], **options):
 def test_a_part_has_its_claims_rows_and_figures(sweep):
     blocks = render_part(judge_part(part(sweep)), [("Curves", "page/curves.svg")]).split("\n\n")
     assert len(blocks) == 5
-    row = "| SE is better | Conv + SE (Hu et al. 2018) | Conv (He et al. 2016) | 77.6 against 76.9 (unconfirmed) |"
+    row = "| SE is better | Conv + SE (Hu et al. 2018) | Conv (He et al. 2016) | 77.6 against 76.9 |"
     assert blocks[0].endswith(f"\n{row} 73.67 against 71.00 | +2.67 [-2.50, +7.84] | can't tell |")
     assert "| Conv (He et al. 2016) | 3 | 71.00 ± 1.00 | baseline | 0.001 |" in blocks[1]
     assert blocks[2] == "Missing: table3/lambda_u1, seed 1: failed: The <disk> is full."

@@ -30,7 +30,7 @@ def test_rows_are_in_the_tables_order_with_published_numbers_beside(sweep):
     assert table.rows[0]["difference [95 %]"] == "baseline"
     assert table.rows[1]["test/top1 %"] == "73.67 ± 2.08"
     assert table.rows[1]["difference [95 %]"] == "+2.67 [-2.50, +7.84]"
-    assert table.rows[1]["published top-1"] == "77.6 (unconfirmed)"
+    assert table.rows[1]["published top-1"] == "77.6"
     assert table.rows[2]["published M"] == "15.0"
     assert table.rows[2]["GFLOPs"] == 2
 

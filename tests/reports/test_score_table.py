@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from lambdanets.reports import published
 from lambdanets.reports.runs import ExperimentRuns, RunRecord
 from lambdanets.reports.score_table import mean_test_scores, score_names, score_table
 from lambdanets.tasks import Classification, ScoreTable
@@ -37,11 +38,23 @@ def test_ours_stand_above_the_published_scores():
     assert table.columns == ["row", "of", "box AP", "50 / 75", "mask AP"]
     assert [table.cells(row) for row in table.rows] == [
         ["A", "ours", "41.0", "61.0 / –", "–"],
-        ["A", "published (unconfirmed)", "48.2", "–", "42.6"],
+        ["A", "published", "48.2", "–", "42.6"],
         ["B", "ours", "–", "–", "1.2"],
     ]
     assert table.notes[0] == "COCO's."
-    assert "Published: on COCO" in table.notes[1]
+    assert table.notes[1] == "Ours: mean over seeds. Published: on COCO, by the paper."
+
+
+def test_recalled_scores_are_marked_and_the_mark_is_explained(monkeypatch):
+    monkeypatch.setattr(
+        published, "load_published", lambda: {"a": {"box_ap": [48.2, "R"]}, "b": {"box_ap": [1.5, "S"]}}
+    )
+    table = score_table(LAYOUT, [("A", "a", {}), ("B", "b", {})], "COCO")
+    assert [table.cells(row)[:3] for row in table.rows] == [
+        ["A", "published (unconfirmed)", "48.2"],
+        ["B", "published", "1.5"],
+    ]
+    assert table.notes[1].endswith("by the paper; unconfirmed: as recalled, not read again.")
 
 
 def test_names_are_in_the_columns_order():

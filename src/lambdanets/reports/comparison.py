@@ -6,7 +6,7 @@ from statistics import fmean
 
 from omegaconf import OmegaConf
 
-from lambdanets.reports.published import format_published, published_value, row_label
+from lambdanets.reports.published import format_published, published_note, published_value, row_label
 from lambdanets.reports.runs import ExperimentRuns, RunRecord, describe_missing, group_runs
 from lambdanets.reports.score_table import mean_test_scores, score_names, score_table
 from lambdanets.reports.statistics import PairedDifference, ScoreSummary, paired_difference, summarize
@@ -119,9 +119,12 @@ class Comparison:
             "GFLOPs: one image's forward pass, two per multiply-add. Images/s and GiB: in training, as measured by the "
             "runs on their machines."
         )
-        if any(published_value(row.experiment, self.quantity) for row in self.rows):
+        numbers = [
+            published_value(row.experiment, quantity) for row in self.rows for quantity in (self.quantity, "params")
+        ]
+        if any(numbers):
             data = self.task.PUBLISHED_ON
-            notes.append(f"Published: on {data}, by the papers, not by us; unconfirmed: as recalled, not read again.")
+            notes.append(published_note(f"Published: on {data}, by the papers, not by us", numbers))
         return notes + [f"Missing: {description.rstrip('.')}." for description in self.missing]
 
     def numbers(self) -> Table:

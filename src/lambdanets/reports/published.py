@@ -1,6 +1,6 @@
 """Numbers that the papers print."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -70,6 +70,12 @@ def format_published(experiment: str | None, quantity: str) -> str | None:
     if number is None:
         return None
     return f"+{number}" if quantity == "gain" else str(number)
+
+
+def published_note(sentence: str, numbers: Iterable[PublishedValue | None]) -> str:
+    """Return a sentence on published numbers, with the meaning of their mark if one of them is unconfirmed."""
+    unconfirmed = any(number.trust == "R" for number in numbers if number)
+    return sentence + ("; unconfirmed: as recalled, not read again." if unconfirmed else ".")
 
 
 def row_label(experiment: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 
-from lambdanets.reports.published import published_value
+from lambdanets.reports.published import PublishedValue, published_note, published_value
 from lambdanets.reports.runs import ExperimentRuns
 from lambdanets.table import Table
 from lambdanets.tasks import ScoreTable
@@ -33,18 +33,18 @@ def score_table(layout: ScoreTable, rows: Iterable[tuple[str, str, Mapping[str, 
         data: the data set of the published scores.
     """
     table = Table(layout.title, ["row", "of", *layout.columns])
+    numbers: list[PublishedValue | None] = []
     for name, experiment, ours in rows:
         published = {score: published_value(experiment, score) for score in score_names(layout)}
+        numbers += published.values()
         published_scores = {score: number.value for score, number in published.items() if number}
         unconfirmed = any(number.trust == "R" for number in published.values() if number)
         source = "published (unconfirmed)" if unconfirmed else "published"
         for origin, scores in (("ours", ours), (source, published_scores)):
             if scores:
                 table.rows.append({"row": name, "of": origin, **format_scores(layout, scores)})
-    table.notes += [
-        *layout.notes,
-        f"Ours: mean over seeds. Published: on {data}, by the paper; unconfirmed: as recalled, not read again.",
-    ]
+    origin_note = f"Ours: mean over seeds. Published: on {data}, by the paper"
+    table.notes += [*layout.notes, published_note(origin_note, numbers)]
     return table
 
 
