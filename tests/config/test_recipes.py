@@ -76,10 +76,10 @@ def test_measured_numbers_are_in_the_results(name):
     ],
 )
 def test_published_numbers_are_those_of_the_reports(name, experiment, quantity):
-    number, *unconfirmed = str(published_value(experiment, quantity)).split(" ")
+    number = published_value(experiment, quantity)
     accuracy = re.search("^Accuracy: .*$", read_head(name), re.MULTILINE)[0]
-    assert number in accuracy
-    assert ("(unconfirmed)" in accuracy) == bool(unconfirmed)
+    assert str(number.value) in accuracy
+    assert ("(unconfirmed)" in accuracy) == (number.trust == "R")
 
 
 @pytest.mark.parametrize("name", RECIPES)
