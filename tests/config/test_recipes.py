@@ -78,7 +78,7 @@ def test_measured_numbers_are_in_the_results(name):
 def test_published_numbers_are_those_of_the_reports(name, experiment, quantity):
     number = published_value(experiment, quantity)
     accuracy = re.search("^Accuracy: .*$", read_head(name), re.MULTILINE)[0]
-    assert str(number.value) in accuracy
+    assert f"{number.value:.1f}" in accuracy
     assert ("(unconfirmed)" in accuracy) == (number.trust == "R")
 
 

@@ -59,7 +59,7 @@ def published_value(experiment: str | None, quantity: str) -> PublishedValue | N
     """
     entry = load_published().get(experiment or "", {})
     if quantity in entry:
-        return PublishedValue(*entry[quantity][:2])
+        return PublishedValue(*entry[quantity])
     values = (published_value(larger, quantity) for larger in entry.get("of", []))
     return next((value for value in values if value), None)
 
