@@ -56,14 +56,15 @@ class Result(Table):
         """
         try:
             document = json.loads(file.read_text())
-            title, rows, notes, plot = (document[key] for key in ("title", "rows", "notes", "plot"))
+            title, rows, notes = (document[key] for key in ("title", "rows", "notes"))
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(
-                f"'{file}' is not the JSON of a benchmark with its plot ({error!r}): name a <benchmark>.json that "
-                "job=benchmark has written."
+                f"'{file}' is not the JSON of a benchmark ({error!r}): name a <benchmark>.json that job=benchmark has "
+                "written."
             ) from error
+        plot = document.get("plot")
         if not plot:
-            raise UserError(f"'{file}' has no plot: name the JSON of a benchmark that draws one.")
+            raise UserError(f"'{file}' has no plot: name the JSON of a benchmark that draws one, or measure again.")
         return Result(title, list(rows[0]) if rows else [], rows, notes, plot=plot)
 
     def to_page(self, name: str, origin: dict[str, Any]) -> str:
