@@ -7,7 +7,7 @@ from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.plots import speed_accuracy_plot
 from lambdanets.benchmarks.result import Result, describe_machine
 from lambdanets.errors import UserError
-from lambdanets.reports.published import PublishedValue, published_value, row_label
+from lambdanets.reports.published import format_published, published_value, row_label
 from lambdanets.reports.speed_accuracy import (
     Arrow,
     Panel,
@@ -89,15 +89,15 @@ def add_times(result: Result, normalize_to: str) -> None:
     reference, reference_seconds = rows[normalize_to], published_value(normalize_to, "seconds")
     for name, row in rows.items():
         seconds = published_value(name, "seconds")
-        row["published s"] = format_exactly(seconds)
-        row["published top-1"] = format_exactly(published_value(name, "top1"))
+        row["published s"] = format_published(name, "seconds")
+        row["published top-1"] = format_published(name, "top1")
         row["published time"] = seconds.value / reference_seconds.value if seconds and reference_seconds else None
         for time, throughput in (("train time", TRAIN), ("infer time", INFER)):
             row[time] = float(reference[throughput] or 0) / float(row[throughput] or 1)
     result.columns += ["published s", "published top-1", "published time", "train time", "infer time"]
     result.notes.append(
-        "Published s: of a training step of 1024 images. They and top-1 are read off the published figure, to ±0.01 s "
-        "and ±0.02 points. Unconfirmed: which network a point belongs to is recalled."
+        "Published s: of a training step of 1024 images. They, and the top-1 beside them, are read off the published "
+        "figure, to ±0.01 s and ±0.02 points. Unconfirmed: which network a point belongs to is recalled."
     )
     result.notes.append(f"Published, train and infer time: per image, in units of that of {row_label(normalize_to)}.")
 
@@ -131,10 +131,3 @@ def describe_arrow(published: Arrow, training: Arrow, inference: Arrow) -> str:
         + (f" ({printed:g} as printed)" if printed else "")
         + f", {training.speedup:.2f} times in training here, {inference.speedup:.2f} times in inference."
     )
-
-
-def format_exactly(number: PublishedValue | None) -> str | None:
-    """Return a published number with all its digits."""
-    if number is None:
-        return None
-    return f"{number.value:g}" + (" (unconfirmed)" if number.trust == "R" else "")
