@@ -12,7 +12,10 @@ from lambdanets.costs.count import count_costs, sum_costs
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaConv
 from lambdanets.models import MobileNet
+from lambdanets.reports.published import row_label
+from tests.command import ROOT
 
+LIGHT = Design(8, 4, 5, "input")
 NETWORKS = {
     "v2": ["mobilenet/v2", "mobilenet/lambda_v2"],
     "v3_large": ["mobilenet/v3_large", "mobilenet/lambda_v3_large"],
@@ -27,7 +30,7 @@ def search(variant, side=224):
 @pytest.mark.parametrize(
     ("variant", "blocks", "design", "expansion"),
     [
-        ("v2", (10, 16), Design(8, 4, 5, "input"), 1),
+        ("v2", (10, 16), LIGHT, 1),
         ("v2", (6, 7, 8), Design(16, 4, 3, "half"), 3),  # with a stride
         ("v3_large", (4, 13), Design(8, 2, 7, "input"), 1),  # with strides and squeeze-and-excitation
         ("v3_large", (15,), Design(4, 8, 3, "expanded"), None),
@@ -53,12 +56,23 @@ def test_flops_of_a_block_by_hand():
 
 
 def test_the_sweeps_networks_have_the_published_sizes():
-    v2 = search("v2").count((10, 16), Design(8, 4, 5, "input"))
+    v2 = search("v2").count((10, 16), LIGHT)
     assert round(v2.size.parameters, 2) == 3.21
     assert round(v2.size.flops) == 563  # as counted; with the plain network's shift it is 565
     v3 = search("v3_large")
-    size = v3.count((10,), Design(8, 4, 5, "input")).size + v3.shift
+    size = v3.count((10,), LIGHT).size + v3.shift
     assert (round(size.parameters, 2), round(size.flops)) == (5.47, 435)
+
+
+def test_the_page_on_mobilenets_has_the_counts():
+    page = (ROOT / "docs" / "mixers.md").read_text()
+    for variant, blocks in (("v2", (10, 16)), ("v3_large", (10,))):
+        counts = search(variant)
+        for name, size in zip(NETWORKS[variant], (counts.plain, counts.count(blocks, LIGHT).size), strict=True):
+            row = next(line for line in page.splitlines() if line.startswith(f"| {row_label(name)} |"))
+            _, parameters, _, flops, shifted, _ = row.strip("| ").split(" | ")
+            assert (parameters, flops) == (f"{size.parameters:.3f}", f"{size.flops:.1f}")
+            assert float(shifted) == pytest.approx((size + counts.shift).flops, abs=0.05)
 
 
 def test_the_nearest_networks_are_listed_first():

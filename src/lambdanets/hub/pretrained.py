@@ -99,6 +99,8 @@ def architecture_summary(config: dict[str, Any]) -> str:
     """Summarize the mixer and the model of a run's config in a few words."""
     mixer, model = config["mixer"], config["model"]
     options = ", ".join(
-        f"{key}={model[key]}" for key in ("name", "depth", "width", "layout", "stem", "shortcut") if key in model
+        f"{key}={model[key]}"
+        for key in ("name", "variant", "depth", "width", "layout", "blocks", "expansion", "stem", "shortcut")
+        if key in model
     )
     return f"mixer {str(mixer['_target_']).rsplit('.', 1)[-1]} and {options}"

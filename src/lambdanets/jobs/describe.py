@@ -168,7 +168,7 @@ def closed_form(model: nn.Module, image_size: tuple[int, int], batch: int) -> Ta
     kind, layers = mixing
     form = FORMS[kind]
     gib = total_memory_gib(kind, layers, batch)
-    digits = 3 if gib < 1 else 2 if gib < 100 else 1
+    digits = 5 if gib < 0.01 else 3 if gib < 1 else 2 if gib < 100 else 1
     return {
         "layers": f"{len(layers)} × {form.name}",
         "time": form.time,
