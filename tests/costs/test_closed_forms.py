@@ -2,7 +2,13 @@
 
 import pytest
 
-from lambdanets.costs.closed_forms import FORMS, LayerSizes, total_memory_gib, total_multiply_adds
+from lambdanets.costs.closed_forms import (
+    FORMS,
+    INTRODUCTION_EXAMPLES,
+    LayerSizes,
+    total_memory_gib,
+    total_multiply_adds,
+)
 from lambdanets.reports.published import published_value
 
 BLOCKS = {56: (3, 64), 28: (4, 128), 14: (6, 256), 7: (3, 512)}
@@ -33,6 +39,22 @@ def test_the_memory_column_of_table_4(kind, options, digits, row):
     printed = published_value(row, "memory")
     assert printed.trust == "D"
     assert actual == pytest.approx(printed.value, rel=0.03)  # the paper rounds down, some of it to two digits
+
+
+def test_the_submission_printed_half_of_the_memory_of_embeddings():
+    for row in ("lambda", "lambda_k8", "lambda_shared"):
+        printed = published_value(f"table4/{row}", "memory")
+        assert printed.others["submission"] == pytest.approx(printed.value / 2, abs=0.011)
+
+
+def test_the_attention_maps_of_the_introduction():
+    final, submission = INTRODUCTION_EXAMPLES
+    assert (final.batch, submission.batch) == (128, 256)
+    assert final.entries == 128 * 8 * 4096 * 4096 == 17_179_869_184
+    assert submission.entries == 34_359_738_368
+    assert final.entries * 4 == final.printed_gb * 2**30  # float32
+    assert submission.printed_gb * 2**30 == final.entries * 2  # bfloat16, of half of the images
+    assert submission.printed_gb * 2**30 not in (submission.entries * 4, submission.entries * 2)
 
 
 def test_explicit_sums():

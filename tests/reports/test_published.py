@@ -54,6 +54,26 @@ def test_parameters_are_the_published_ones_but_for_named_differences(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet101/conv", 44.57),
+        ("resnet101/se", 63.58),
+        ("resnet101/lambda_few", 36.83),
+        ("resnet101/lambda_all", 25.945),
+        ("resnet152/conv", 60.21),
+        ("resnet152/se", 86.585),
+        ("resnet152/lambda_few", 51.37),
+        ("resnet152/lambda_all", 35.04),
+        ("efficiency/params_152", 35.04),
+        ("efficiency/params_200", 41.63),
+        ("hybrids/CCLL", 15.56),
+    ],
+)
+def test_counts_of_deep_networks_and_of_the_hybrid(name, expected):
+    assert millions(name) == pytest.approx(expected, abs=0.005)
+
+
+@pytest.mark.parametrize(
     ("name", "efficientnet", "expected"),
     [("efficiency/params_152", "efficientnet/b6", 35), ("efficiency/params_200", "efficientnet/b7", 42)],
 )
@@ -68,8 +88,9 @@ def test_each_experiment_has_an_entry_and_each_entry_an_experiment():
     for name, entry in entries.items():
         assert row_label(name) != name
         assert set(entry.get("of", [])) <= set(EXPERIMENTS)
-        assert entry.get("note", "A.").endswith(".")
-        for quantity in set(entry) - {"label", "of", "note"}:
+        assert set(entry.get("notes", {})) <= {"params", "flops"} & set(entry)
+        assert all(note.endswith(".") for note in entry.get("notes", {}).values())
+        for quantity in set(entry) - {"label", "of", "notes"}:
             assert quantity in QUANTITIES or quantity.startswith(("box_ap", "mask_ap"))
             number = published_value(name, quantity)
             assert number.trust in ("D", "S", "R")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 GIB = 2**30
-FLOAT = 4  # bytes
+FLOAT, BFLOAT16 = 4, 2  # bytes
 
 
 @dataclass(frozen=True)
@@ -106,3 +106,31 @@ def total_memory_gib(kind: str, layers: list[LayerSizes], batch: int) -> float:
     if form.shared:
         layers = list({layer.side: layer for layer in layers}.values())
     return FLOAT * sum(form.elements(layer, batch) for layer in layers) / GIB
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Attention maps of one self-attention layer, the example of the paper's introduction.
+
+    Args:
+        source: where they are mentioned.
+        batch: images.
+        printed_gb: memory as printed, in GB.
+        side: of the square images, each of whose pixels is a position.
+        heads: number of heads.
+    """
+
+    source: str
+    batch: int
+    printed_gb: int
+    side: int = 64
+    heads: int = 8
+
+    @property
+    def entries(self) -> int:
+        """Number of entries: b·h·n²."""
+        sizes = LayerSizes(self.side, self.heads, self.heads, 1)
+        return int(FORMS["attention"].elements(sizes, self.batch))
+
+
+INTRODUCTION_EXAMPLES = (AttentionMaps("final version", 128, 64), AttentionMaps("submission", 256, 32))

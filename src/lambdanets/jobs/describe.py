@@ -8,22 +8,43 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from lambdanets.atomic import atomic_write
 from lambdanets.config import experiments
 from lambdanets.config.build import build_model, check_numbers, image_spec
 from lambdanets.console import silence_lightning
-from lambdanets.costs.closed_forms import FORMS, total_memory_gib, total_multiply_adds
+from lambdanets.costs.closed_forms import (
+    BFLOAT16,
+    FLOAT,
+    FORMS,
+    GIB,
+    INTRODUCTION_EXAMPLES,
+    LayerSizes,
+    total_memory_gib,
+    total_multiply_adds,
+)
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.costs.layer_sizes import mixing_layers
 from lambdanets.models import CompositeNetwork
 from lambdanets.progress import progress_bar
-from lambdanets.reports.published import format_published, row_label
+from lambdanets.reports.published import (
+    LARGEST_DIFFERENCE,
+    format_published,
+    published_note,
+    published_value,
+    row_label,
+    row_note,
+)
 from lambdanets.runs import provenance
 from lambdanets.table import Table, TableRow
 
 MIB = 2**20
+PUBLISHED = {
+    "published M": "params",
+    "published GFLOPs": "flops",
+    "published top-1": "top1",
+    "published gain": "gain",
+}  # columns that only tables with a published number have
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,7 @@ class Description:
         image_size: (H, W).
         parts: costs by part.
         form: cells of the closed form of its mixing layers, None without such layers.
+        form_kind: key of FORMS, None without such layers.
         note: how the network is counted, if that is peculiar to it.
     """
 
@@ -42,6 +64,7 @@ class Description:
     image_size: tuple[int, int]
     parts: dict[str, ModelCost]
     form: TableRow | None
+    form_kind: str | None
     note: str | None
 
     @property
@@ -66,7 +89,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     title = (OmegaConf.select(config, "sweep.title") or config.name) + ", described"
     networks = networks_table(title, descriptions, batch, device)
     forms, parts = forms_table(descriptions, batch), parts_table(descriptions)
-    tables = [networks, *([forms] if forms.rows else []), parts]
+    tables = [networks, *([forms] if forms.rows else [])]
+    if any(description.form_kind == "attention" for description in descriptions):
+        tables.append(attention_example_table())
+    tables.append(parts)
     for table in tables if len(descriptions) == 1 or config.job.parts else tables[:-1]:
         table.show()
     write_tables(tables, folder)
@@ -98,32 +124,56 @@ def describe(experiment: str, config: DictConfig, batch: int, device: str) -> De
     with torch.device("meta"):
         model = build_model(config, images)
     note = model.cost_note if isinstance(model, CompositeNetwork) else None
-    return Description(experiment, images.size, parts, closed_form(model, images.size, batch), note)
+    mixing = mixing_layers(model, images.size)
+    kind, form = (None, None) if mixing is None else (mixing[0], closed_form(*mixing, batch))
+    return Description(experiment, images.size, parts, form, kind, note)
 
 
 def networks_table(title: str, descriptions: Sequence[Description], batch: int, device: str) -> Table:
     """Return the costs of whole networks beside the published numbers."""
-    columns = ["row", "image", "M parameters", "published M", "GFLOPs", "GFLOPs, paper's order"]
-    table = Table(title, [*columns, "MiB / image", "published top-1"])
+    table = Table(title, [])
     for description in descriptions:
         table.rows.append(
             {
                 "row": row_label(description.experiment),
                 "image": f"{description.image_size[0]}²",
                 **format_cost(description.cost),
-                "published M": format_published(description.experiment, "params"),
-                "published top-1": format_published(description.experiment, "top1"),
+                **{column: format_published(description.experiment, name) for column, name in PUBLISHED.items()},
             }
         )
+    columns = ["row", "image", "M parameters", "published M", "GFLOPs", "GFLOPs, paper's order", "published GFLOPs"]
+    columns += ["MiB / image", "published top-1", "published gain"]
+    published = [column for column in PUBLISHED if any(row[column] for row in table.rows)]
+    table.columns = [column for column in columns if column in published or column not in PUBLISHED]
     table.notes += [
         "FLOPs: one image's forward pass, two per multiply-add; by the exact methods that lambda layers choose on "
         f"{device} at batch {batch}, and in the paper's order, which computes all lambdas first.",
         "MiB: float32 activations per image that a training step stores for its backward pass.",
     ]
     table.notes += dict.fromkeys(description.note for description in descriptions if description.note)
-    if any(row["published M"] or row["published top-1"] for row in table.rows):
-        table.notes.append("Published numbers are the papers'; unconfirmed: as recalled, not read again.")
+    if published:
+        numbers = [published_value(each.experiment, name) for each in descriptions for name in PUBLISHED.values()]
+        table.notes.append(published_note("Published numbers are the papers'", numbers))
+    if "published GFLOPs" in published:
+        table.notes.append("Published GFLOPs: as printed; the paper doesn't say how it counts them.")
+    if "published gain" in published:
+        table.notes.append("Published gain: in top-1, over the baseline of the work that proposed the layer.")
+    table.notes += [note for description in descriptions for note in difference_notes(description)]
     return table
+
+
+def difference_notes(description: Description) -> list[str]:
+    """Return why counts differ from the published numbers: those of parameters that differ clearly, and of FLOPs."""
+    notes = []
+    label, cost = row_label(description.experiment), description.cost
+    params, reason = published_value(description.experiment, "params"), row_note(description.experiment)
+    millions = cost.parameters / 1e6
+    if params and reason and abs(millions - params.value) > max(LARGEST_DIFFERENCE, params.rounding):
+        notes.append(f"{label}: {millions:.2f} M counted, {params.value} M published: {reason}")
+    flops, reason = published_value(description.experiment, "flops"), row_note(description.experiment, "flops")
+    if flops and reason:
+        notes.append(f"{label}: {cost.paper_flops / 1e9:.1f} GFLOPs counted, {flops.value} published: {reason}")
+    return notes
 
 
 def forms_table(descriptions: Sequence[Description], batch: int) -> Table:
@@ -134,9 +184,36 @@ def forms_table(descriptions: Sequence[Description], batch: int) -> Table:
         if description.form:
             published = format_published(description.experiment, "memory")
             table.rows.append({"row": row_label(description.experiment), **description.form, "published GB": published})
+    if not any(row["published GB"] for row in table.rows):
+        table.columns.remove("published GB")
     table.notes.append(
         "Multiply-adds: one image's products that relate positions. GiB: attention maps in float32, or embeddings "
         "as the paper expands them (Table 4); ours are not expanded."
+    )
+    return table
+
+
+def attention_example_table() -> Table:
+    """Return the memory of the attention maps in the paper's introduction, exactly, beside the printed numbers."""
+    columns = ["of", "images", "G entries", "float32 GB", "float32 GiB", "bfloat16 GB", "bfloat16 GiB", "printed GB"]
+    example = INTRODUCTION_EXAMPLES[0]
+    table = Table(f"Introduction: {example.heads} heads on images of {example.side}×{example.side}", columns)
+    for maps in INTRODUCTION_EXAMPLES:
+        sizes = {"float32": maps.entries * FLOAT, "bfloat16": maps.entries * BFLOAT16}
+        table.rows.append(
+            {
+                "of": maps.source,
+                "images": str(maps.batch),
+                "G entries": f"{maps.entries / 1e9:.2f}",
+                **{f"{dtype} GB": f"{size / 1e9:.1f}" for dtype, size in sizes.items()},
+                **{f"{dtype} GiB": f"{size / GIB:g}" for dtype, size in sizes.items()},
+                "printed GB": str(maps.printed_gb),
+            }
+        )
+    table.notes.append(
+        "Attention maps of one layer have b·h·n² entries, n = 64². The final version's 64 GB are exactly the float32 "
+        "maps in GiB. The submission's 32 GB are neither the float32 nor the bfloat16 maps of 256 images; the bfloat16 "
+        "maps of 128 images are 32 GiB."
     )
     return table
 
@@ -160,12 +237,8 @@ def format_cost(cost: ModelCost) -> TableRow:
     }
 
 
-def closed_form(model: nn.Module, image_size: tuple[int, int], batch: int) -> TableRow | None:
-    """Return the closed form's cells for the layers that relate positions, None for a network without any."""
-    mixing = mixing_layers(model, image_size)
-    if mixing is None:
-        return None
-    kind, layers = mixing
+def closed_form(kind: str, layers: list[LayerSizes], batch: int) -> TableRow:
+    """Return the closed form's cells for the layers that relate positions."""
     form = FORMS[kind]
     gib = total_memory_gib(kind, layers, batch)
     digits = 5 if gib < 0.01 else 3 if gib < 1 else 2 if gib < 100 else 1

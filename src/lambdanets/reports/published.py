@@ -83,6 +83,11 @@ def row_label(experiment: str) -> str:
     return load_published().get(experiment, {}).get("label", experiment)
 
 
-def row_note(experiment: str) -> str | None:
-    """Return why our count of an experiment's parameters is not the published number, None if no reason is given."""
-    return load_published().get(experiment, {}).get("note")
+def row_note(experiment: str, quantity: str = "params") -> str | None:
+    """Return why our count of an experiment is not the published number, None if no reason is given.
+
+    Args:
+        experiment: the name of a row of a sweep.
+        quantity: params or flops.
+    """
+    return load_published().get(experiment, {}).get("notes", {}).get(quantity)
