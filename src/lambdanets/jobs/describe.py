@@ -155,7 +155,7 @@ def networks_table(title: str, descriptions: Sequence[Description], batch: int, 
         numbers = [published_value(each.experiment, name) for each in descriptions for name in PUBLISHED.values()]
         table.notes.append(published_note("Published numbers are the papers'", numbers))
     if "published GFLOPs" in published:
-        table.notes.append("Published GFLOPs: as printed; the paper doesn't say how it counts them.")
+        table.notes.append("Published GFLOPs: as printed; how they are counted is not known to us.")
     if "published gain" in published:
         table.notes.append("Published gain: in top-1, over the baseline of the work that proposed the layer.")
     table.notes += [note for description in descriptions for note in difference_notes(description)]
