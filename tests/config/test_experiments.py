@@ -121,10 +121,21 @@ def ablations():
     for scope in (3, 7, 15, 23, 31):
         yield f"scope/r{scope}", {"mixer.scope": scope}
     yield "scope/global", {"mixer.scope": "global"}
-    grid = [(k, h, 1) for k in (2, 4, 8, 16, 32) for h in (4, 8)] + [(8, 2, 1), (8, 8, 4), (8, 8, 8), (16, 4, 4)]
+    grid = [(k, h, 1) for k in (2, 4, 8, 16, 32) for h in (4, 8)] + [(8, 2, 1), (8, 16, 1)]
+    grid += [(8, 8, 4), (8, 8, 8), (16, 4, 4)]
     for k, h, u in grid:
         values = {"mixer.key_depth": k, "mixer.heads": h, "mixer.intra_depth": u, "mixer.scope": 23 if u == 1 else 7}
         yield f"hyperparameters/k{k}_h{h}_u{u}", values
+
+
+def deep_resnets():
+    for depth, size in ((101, 224), (152, 256)):
+        resnet_d = {"model": "ResNet", **prefixed("model", RESNET_D | {"depth": depth, "gate": None})}
+        lambdas = {"model": "ResNet", **prefixed("model", RESNET_D | lambda_resnet(depth))}
+        rows = {"conv": resnet_d | {"mixer": "Conv"}, "se": resnet_d | SE, "lambda_few": lambdas | LAMBDA}
+        rows["lambda_all"] = lambdas | LAMBDA | {"model.layout": "CCLL"}
+        for name, values in rows.items():
+            yield f"resnet{depth}/{name}", values | {"recipe.image_size": size}
 
 
 def figure2():
@@ -213,6 +224,7 @@ EXPECTED = {
         ("table4/", CONTROLLED, table4()),
         ("hybrids/", CONTROLLED | LAMBDA, hybrids()),
         ("ablation/", CONTROLLED | LAMBDA, ablations()),
+        ("", LONG, deep_resnets()),
         ("", LONG, figure2()),
         ("", LONG, efficiency()),
         ("mobilenet/", LONG | {"model": "MobileNet", "recipe.image_size": 224}, mobilenet()),
