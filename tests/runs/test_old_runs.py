@@ -73,9 +73,10 @@ def test_it_is_exported_and_loaded(old_run, tmp_path):
 
 def test_it_is_the_base_of_a_new_run_that_repeats_it(old_run, tmp_path):
     run("base_run=old", "hydra.run.dir=new", QUIET, cwd=tmp_path)
-    # Defaults that have changed since, such as the initialization, are those of the old run.
+    # Defaults that have changed since, such as the initialization, are those of the old run. With its torch the loss is
+    # equal to the last digit, with the lowest that is allowed it differs by 3e-4; today's initialization adds 2e-3.
     repeated = metrics(tmp_path / "new")
-    assert {name: repeated[name] for name in TESTED} == pytest.approx(TESTED, rel=1e-4)
+    assert repeated["test/loss"] == pytest.approx(TESTED["test/loss"], rel=1e-3)
     assert repeated["parameters"] == metrics(old_run)["parameters"] == 24574
 
 
