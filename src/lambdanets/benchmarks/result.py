@@ -80,4 +80,5 @@ def describe_machine(setting: Setting) -> str:
     """Return the name of the processor or GPU, with the number of threads and the precision."""
     if setting.torch_device.type == "cuda":
         return f"{torch.cuda.get_device_name()}, {setting.precision}"
-    return f"{processor_name()}, {setting.threads} threads of {os.cpu_count()}, {setting.precision}"
+    threads = f"{setting.threads} thread{'s' * (setting.threads != 1)}"
+    return f"{processor_name()}, {threads} of {os.cpu_count()}, {setting.precision}"
