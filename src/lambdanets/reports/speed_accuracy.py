@@ -80,7 +80,7 @@ class Arrow:
 
     @property
     def speedup(self) -> float:
-        """How many times as fast the faster one is."""
+        """Ratio of the slow network's time to that of the fast one."""
         return self.slow.time / self.fast.time
 
 
