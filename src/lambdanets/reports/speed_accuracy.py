@@ -86,7 +86,7 @@ class Arrow:
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot of accuracy over time.
+    """A plot of accuracy over time.
 
     Args:
         title: one line.
