@@ -1,6 +1,12 @@
 """For all tests."""
 
+import os
+
 import torch
+
+# Without a GPU, Triton's programs run in its interpreter. Triton reads this when it is imported, later than torch.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from lambdanets.bolts import import_bolts
 

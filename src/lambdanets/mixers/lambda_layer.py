@@ -187,6 +187,7 @@ class LambdaLayer(nn.Module):
     def product_shape(self, x: Tensor, context: Tensor) -> Shape:
         """Return the sizes of the product of queries and lambdas; x has the positions of queries only."""
         assert self.table is not None
+        device = x.device.type
         return Shape(
             batch=x.shape[0],
             height=x.shape[2],
@@ -199,8 +200,9 @@ class LambdaLayer(nn.Module):
             scope=(self.table.shape[2], self.table.shape[3]),
             dilation=self.dilation,
             stride=self.query_stride,
-            device=x.device.type,
+            device=device,
             training=torch.is_grad_enabled() and self.training,
+            dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype,
         )
 
     def project(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lambdanets.ops import fourier, kernel, row_fft, scores, tiles
+from lambdanets.ops import fourier, kernel, row_fft, scores, tiles, triton_kernel
 
 # The batch that methods are chosen for in a compiled graph, whose batch is open.
 GRAPH_BATCH = 8
@@ -32,6 +32,7 @@ class OpCounts:
         taps: multiply-adds in convolutions.
         calls: of PyTorch operators.
         kernel: multiply-adds in the C kernel.
+        tensor_core: multiply-adds in the programs in Triton.
     """
 
     products: float = 0
@@ -40,6 +41,7 @@ class OpCounts:
     taps: float = 0
     calls: float = 0
     kernel: float = 0
+    tensor_core: float = 0
 
     def __add__(self, other: OpCounts) -> OpCounts:
         return OpCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -51,8 +53,8 @@ class OpCounts:
 # Seconds per operation, in the order of OpCounts. CPU: least squares over the measurements of benchmark=methods on two
 # cores with AVX2. CUDA: from the data sheets of large GPUs, not measured.
 SECONDS_PER_OP = {
-    "cpu": (2.2e-11, 2.5e-10, 3.2e-10, 6.2e-11, 1.1e-5, 2.5e-11),
-    "cuda": (1e-14, 2e-12, 1e-12, 2e-13, 6e-6, 0),
+    "cpu": (2.2e-11, 2.5e-10, 3.2e-10, 6.2e-11, 1.1e-5, 2.5e-11, 1),
+    "cuda": (1e-14, 2e-12, 1e-12, 2e-13, 6e-6, 0, 4e-15),
 }
 
 
@@ -72,6 +74,7 @@ class Shape(NamedTuple):
     stride: int = 1
     device: str = "cpu"
     training: bool = True
+    dtype: torch.dtype = torch.float32
 
     @staticmethod
     def of(query: Tensor, values: Tensor, table: Tensor, *, dilation: int = 1, stride: int = 1) -> Shape:
@@ -91,6 +94,7 @@ class Shape(NamedTuple):
             stride=stride,
             device=query.device.type,
             training=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, values, table)),
+            dtype=query.dtype,
         )
 
     def with_static_sizes(self) -> Shape:
@@ -121,6 +125,8 @@ def supported_methods(shape: Shape) -> list[str]:
         names += ["lambdas", "scores"]
         if shape.device == "cpu" and not kernel.kernel_error():
             names += ["kernel"]
+        if triton_kernel.supports(shape.device, shape.dtype, shape.key_depth):
+            names += ["triton"]
     if shape.stride == 1 and square:
         names += ["tiles", "row_fft", "fourier"]
     if square or shape.stride > 1:
@@ -257,6 +263,19 @@ def kernel_ops(s: Shape) -> OpCounts:
     return forward + OpCounts(kernel=pairs * (3 * s.key_depth + 2 * s.value_depth)) + maps * 2 + calls(40)
 
 
+def triton_ops(s: Shape) -> OpCounts:
+    tiling = triton_kernel.Tiling.of(s.batch, s.width, s.key_depth, s.value_depth, s.dtype)
+    tiles = s.height * ceil(s.width / tiling.queries)
+    columns = ceil(s.batch / tiling.images) * ceil(s.value_depth / tiling.depth) * tiling.columns
+    visible = min(s.scope[0], s.context[0]) * min(s.scope[1] + tiling.queries - 1, s.context[1]) * s.intra_depth
+    lambdas = tiles * tiling.rows * columns
+    maps = copies(s.batch * s.queries * s.heads * (s.key_depth + s.value_depth))
+    forward = OpCounts(tensor_core=lambdas * visible) + maps + calls(4)
+    if not s.training:
+        return forward
+    return forward + OpCounts(tensor_core=3 * lambdas * visible, moved=3 * lambdas) + maps * 2 + calls(14)
+
+
 COUNTERS = {
     "lambdas": lambdas_ops,
     "convolution": convolution_ops,
@@ -265,4 +284,5 @@ COUNTERS = {
     "row_fft": row_fft_ops,
     "fourier": fourier_ops,
     "kernel": kernel_ops,
+    "triton": triton_ops,
 }

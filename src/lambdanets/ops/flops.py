@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from lambdanets.ops import fourier, kernel, row_fft, scores, tiles  # noqa: F401, each defines its operator
+from lambdanets.ops import fourier, kernel, row_fft, scores, tiles, triton_kernel  # noqa: F401, each defines its operator
 
 Sizes = Sequence[int]
 Formula = Callable[[Sizes, Sizes, Sizes, bool], float]
@@ -92,12 +92,27 @@ def fourier_flops(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> 
     return forward + more + 3 * multiplied + 4 * applied
 
 
+def triton_lambdas_flops(query: Sizes, values: Sizes, table: Sizes, backward: bool) -> float:
+    batch, height, width, heads, key_depth = query
+    _, context_height, context_width, intra_depth, value_depth = values
+    rows = kernel.visible_pairs(height, context_height, table[2])
+    tile = triton_kernel.Tiling.of(batch, width, key_depth, value_depth, torch.bfloat16).queries
+    columns = sum(
+        min(context_width, first + tile + table[3] // 2) - max(0, first - table[3] // 2)
+        for first in range(0, width, tile)
+    )
+    summed = batch * rows * columns * tile * intra_depth * key_depth * value_depth
+    applied = batch * height * width * heads * key_depth * value_depth
+    return 2 * (3 * summed + 3 * applied if backward else summed + applied)
+
+
 FORMULAS: dict[str, Formula] = {
     "scores_first": scores_first_flops,
     "scores_kernel": scores_kernel_flops,
     "tiled_scores": tiled_scores_flops,
     "row_fft": row_fft_flops,
     "fourier": fourier_flops,
+    "triton_lambdas": triton_lambdas_flops,
 }
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lambdanets.errors import UserError
-from lambdanets.ops import kernel
+from lambdanets.ops import kernel, triton_kernel
 from lambdanets.ops.cost import Shape, predict_costs, supported_methods
 from lambdanets.ops.fourier import fourier
 from lambdanets.ops.lambdas import lambda_convolution, lambdas_first
@@ -16,7 +16,7 @@ from lambdanets.ops.row_fft import row_fft
 from lambdanets.ops.scores import scores_first
 from lambdanets.ops.tiles import tiled_scores
 
-MethodName = Literal["auto", "lambdas", "convolution", "scores", "tiles", "row_fft", "fourier", "kernel"]
+MethodName = Literal["auto", "lambdas", "convolution", "scores", "tiles", "row_fft", "fourier", "kernel", "triton"]
 
 METHODS: dict[str, Callable[..., Tensor]] = {
     "lambdas": lambdas_first,
@@ -26,6 +26,7 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "row_fft": row_fft,
     "fourier": fourier,
     "kernel": kernel.scores_kernel,
+    "triton": triton_kernel.triton_lambdas,
 }
 # Methods that are fastest when positions are innermost in memory.
 CHANNELS_FIRST = ("scores", "fourier")
@@ -44,6 +45,14 @@ def choose_method(shape: Shape, method: str = "auto") -> str:
     if method == "kernel" and (shape.device != "cpu" or kernel.kernel_error()):
         reason = kernel.kernel_error() if shape.device == "cpu" else f"the layer is on {shape.device}"
         raise UserError(f"method=kernel needs a CPU and a C compiler, but {reason}; choose method=auto.")
+    if method == "triton" and not triton_kernel.supports(shape.device, shape.dtype, shape.key_depth):
+        reason = triton_kernel.triton_error() or (
+            f"the layer is on {shape.device}, in {shape.dtype}, with key_depth={shape.key_depth}"
+        )
+        raise UserError(
+            "method=triton needs Triton, a GPU, float32, bfloat16 or float16, and key_depth up to "
+            f"{triton_kernel.TILE}, but {reason}; choose method=auto."
+        )
     if method not in supported_methods(shape):
         names = ", ".join(supported_methods(shape))
         raise UserError(
@@ -78,7 +87,7 @@ def lambda_map(
     Args:
         query: (B, H, W, h, k); with a stride, queries of every stride-th row and column of the context.
         values: (B, H', W', u, v), a context with the same origin. Unless it has the queries' own size (or that times
-            the stride), only "lambdas", "scores" and "kernel" support it.
+            the stride), only "lambdas", "scores", "kernel" and "triton" support it.
         table: (k, u, R, C) with odd R and C, the embedding of offset (0, 0) in its middle; embeddings beyond it are
             zero. A global context has (2H − 1) × (2W − 1) offsets.
         content: (B, k, v), the content lambda, or zeros.

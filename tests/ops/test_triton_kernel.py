@@ -1,0 +1,188 @@
+"""The programs in Triton, in its interpreter, against the definition in float64."""
+
+import sys
+
+import pytest
+import torch
+
+from lambdanets.errors import UserError
+from lambdanets.mixers import LambdaLayer
+from lambdanets.ops import METHODS, lambda_map, triton_kernel
+from lambdanets.ops.cost import Shape, predict_costs
+from lambdanets.ops.triton_kernel import Tiling, choose_patch, list_launches, triton_lambdas
+from tests.methods import needs_triton
+from tests.ops.test_lambda_map import CASES, inputs, output_and_gradients, relative_errors
+from tests.reference.lambda_map import lambda_map as by_definition
+
+pytestmark = needs_triton
+
+
+@pytest.fixture(autouse=True)
+def on_this_machine(monkeypatch):
+    """Without a GPU, the interpreter; with one, the GPU: the operator's inputs are on the CPU either way."""
+    if torch.cuda.is_available():
+        monkeypatch.setattr("tests.ops.test_triton_kernel.triton_lambdas", run_on_gpu)
+
+
+def run_on_gpu(*tensors):
+    return METHODS["triton"](*(tensor.cuda() for tensor in tensors)).cpu()
+
+
+def double(tensors):
+    return [tensor.detach().double().requires_grad_() for tensor in tensors]
+
+
+@pytest.mark.parametrize("depths", [(3, 4), (16, 8)], ids=str)
+@pytest.mark.parametrize("case", [*CASES, ((3, 20), (5, 23), 4, 2), ((2, 17), (3, 33), 2, 1)], ids=str)
+def test_float32_is_within_1e6_of_the_definition(case, depths):
+    single = inputs(*case, key_depth=depths[0], value_depth=depths[1], dtype=torch.float32)
+    actual = output_and_gradients(triton_lambdas, single)
+    assert max(relative_errors(actual, output_and_gradients(by_definition, double(single)))) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("size", "scope"), [((5, 6), (9, 11)), ((5, 6), (3, 3)), ((3, 20), (3, 23))], ids=str)
+def test_half_precision_errs_no_more_than_the_plain_einsum(dtype, size, scope):
+    half = inputs(size, scope, 2, 1, key_depth=8, dtype=dtype)
+    expected = output_and_gradients(by_definition, double(half))
+    plain = output_and_gradients(METHODS["lambdas"], half)  # matrix products in the tensors' own precision
+    actual = output_and_gradients(triton_lambdas, half)
+    assert all(tensor.dtype == dtype for tensor in actual)
+    for error, allowed in zip(relative_errors(actual, expected), relative_errors(plain, expected), strict=True):
+        assert error <= 1.1 * allowed
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize(("key_depth", "value_depth"), [(1, 1), (5, 40), (32, 3), (4, 130), (128, 2)])
+def test_any_batch_and_depth(batch, key_depth, value_depth):
+    single = inputs(
+        (3, 5), (3, 5), 2, 1, batch=batch, key_depth=key_depth, value_depth=value_depth, dtype=torch.float32
+    )
+    actual = output_and_gradients(triton_lambdas, single)
+    assert max(relative_errors(actual, output_and_gradients(by_definition, double(single)))) < 1e-6
+
+
+@pytest.mark.parametrize("context", [(5, 2), (2, 30), (1, 1), (7, 4)], ids=str)
+@pytest.mark.parametrize("scope", [(3, 5), (13, 61)], ids=str)
+def test_a_context_of_another_size(context, scope):
+    single = inputs((3, 4), scope, 2, 2, dtype=torch.float32)
+    single[1] = torch.randn(2, *context, 2, 4, requires_grad=True)
+    actual = output_and_gradients(triton_lambdas, single)
+    assert max(relative_errors(actual, output_and_gradients(by_definition, double(single)))) < 1e-6
+
+
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_dilation(dilation, monkeypatch):
+    monkeypatch.setattr(sys.modules["lambdanets.ops.lambda_map"], "choose_method", lambda shape, method: method)
+    monkeypatch.setitem(METHODS, "triton", triton_lambdas)
+    single = inputs((5, 9), (5, 3), 2, 2, dtype=torch.float32)
+    actual = output_and_gradients(lambda_map, single, method="triton", dilation=dilation)
+    expected = output_and_gradients(by_definition, double(single), dilation=dilation)
+    assert max(relative_errors(actual, expected)) < 1e-6
+
+
+@pytest.mark.parametrize("processors", [1, 5])
+def test_parts_and_chunks_only_change_the_order_of_sums(processors, monkeypatch):
+    monkeypatch.setattr(triton_kernel, "CHUNK", 1)
+    monkeypatch.setattr(triton_kernel, "count_processors", lambda device: processors)
+    single = inputs((4, 9), (5, 3), 2, 2, batch=5, value_depth=64, dtype=torch.float32)
+    actual = output_and_gradients(triton_lambdas, single)
+    assert max(relative_errors(actual, output_and_gradients(by_definition, double(single)))) < 1e-6
+
+
+def test_the_same_inputs_give_the_same_bits():
+    single = inputs((6, 7), (5, 5), 2, 1, dtype=torch.float32)
+    first, second = (output_and_gradients(triton_lambdas, single) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("scope", [(7, 9), (3, 3)], ids=str)
+def test_the_operator_passes_pytorchs_checks(scope):
+    tensors = inputs((4, 5), scope, 2, 2, dtype=torch.float32)
+    torch.library.opcheck(torch.ops.lambdanets.triton_lambdas.default, (*tensors, True))
+
+
+def test_strides_in_memory_and_empty_batches_make_no_difference():
+    single = inputs((4, 5), (3, 3), 2, 2, dtype=torch.float32)
+    expected = output_and_gradients(triton_lambdas, single)
+    turned = [tensor.detach().transpose(1, -1).contiguous().transpose(1, -1).requires_grad_() for tensor in single]
+    actual = output_and_gradients(triton_lambdas, turned)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+    none = [tensor.detach()[:0] if index != 2 else tensor.detach() for index, tensor in enumerate(single)]
+    assert triton_lambdas(*none).shape == (0, 4, 5, 2, 4)
+
+
+def test_float64_and_machines_without_triton_get_the_same_result(monkeypatch):
+    exact = inputs((4, 5), (3, 3), 2, 2)
+    expected = output_and_gradients(by_definition, exact)
+    assert max(relative_errors(output_and_gradients(triton_lambdas, exact), expected)) < 1e-12
+    monkeypatch.setattr(triton_kernel, "is_available", lambda query: False)
+    single = [tensor.detach().float().requires_grad_() for tensor in exact]
+    assert max(relative_errors(output_and_gradients(triton_lambdas, single), expected)) < 1e-5
+
+
+def test_what_no_query_of_a_tile_sees_is_never_read():
+    single = inputs((4, 20), (3, 3), 2, 1, batch=3, key_depth=16, dtype=torch.float32)  # 8 queries a tile
+    with torch.no_grad():
+        single[1][1] = float("nan")
+        single[1][2, 2, 19] = float("nan")
+    y = triton_lambdas(*single)
+    assert y[0].isfinite().all()
+    assert y[2, 0].isfinite().all()
+    assert y[2, :, :16].isfinite().all()
+    assert y[2, 1:, 18:].isnan().all()
+
+
+def test_the_launches_of_resnet50_hold_no_expanded_embeddings():
+    """The largest tensor is the chunk of the lambdas' gradient, even for the largest of batches."""
+    shapes = [(512, 56, 56, 4, 16), (512, 56, 56, 1, 16), (16, 1, 111, 111), (512, 16, 16)]
+    tensors = [torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in shapes]
+    launches = list_launches(*tensors, training=True, processors=132)
+    largest = max(t.numel() for launch in launches for t in launch.arguments if isinstance(t, torch.Tensor))
+    assert largest <= max(triton_kernel.CHUNK, *(tensor.numel() for tensor in tensors))
+    assert max(side for launch in launches for side in launch.grid[1:]) < 2**16  # CUDA's limit
+
+
+@pytest.mark.parametrize(
+    ("area", "size", "patch"),
+    [
+        ((23, 30), 64, (2, 32)),
+        ((56, 56), 64, (8, 8)),
+        ((14, 14), 64, (4, 16)),
+        ((1, 100), 64, (1, 64)),
+        ((9, 1), 16, (16, 1)),
+    ],
+)
+def test_patches_cover_an_area_with_least_waste(area, size, patch):
+    assert choose_patch(*area, size) == patch
+
+
+@pytest.mark.parametrize("dtype", triton_kernel.DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", [(128, 56, 16, 16), (1, 7, 16, 128), (4, 1, 1, 1), (3, 100, 128, 300), (2, 5, 3, 7)])
+def test_tiles_fit_tensor_cores(dtype, sizes):
+    tiling = Tiling.of(*sizes, dtype)
+    assert 16 <= tiling.rows <= triton_kernel.TILE
+    assert 16 <= tiling.columns <= triton_kernel.TILE
+
+
+def test_without_a_gpu_it_is_no_choice(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    triton_kernel.try_triton.cache_clear()
+    shape = Shape(8, 14, 14, (14, 14), 4, 16, 16, 1, (7, 7), dtype=torch.bfloat16)
+    assert "triton" not in predict_costs.__wrapped__(shape)
+    with pytest.raises(UserError, match="method=triton needs .* there is no GPU"):
+        LambdaLayer(8, scope=3, method="triton")(torch.randn(1, 8, 4, 4))
+    triton_kernel.try_triton.cache_clear()
+
+
+def test_on_a_gpu_it_is_predicted_to_be_fastest_in_half_precision(monkeypatch):
+    monkeypatch.setattr(triton_kernel, "triton_error", lambda: None)
+    for side, channels in ((56, 64), (28, 128), (14, 256), (7, 512)):
+        for scope in ((7, 7), (23, 23), (2 * side - 1, 2 * side - 1)):
+            shape = Shape(
+                128, side, side, (side, side), 4, 16, channels // 4, 1, scope, device="cuda", dtype=torch.bfloat16
+            )
+            costs = predict_costs.__wrapped__(shape)
+            assert min(costs, key=lambda name: costs[name].seconds) == "triton"
+            double_costs = predict_costs.__wrapped__(shape._replace(dtype=torch.float64))
+            assert "triton" not in double_costs
