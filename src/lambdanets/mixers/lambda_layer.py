@@ -17,6 +17,7 @@ from lambdanets.ops import (
     causal_mask,
     choose_method,
     content_lambda,
+    hide_later_positions,
     lambda_map,
     masked_lambda_map,
     predict_costs,
@@ -144,20 +145,23 @@ class LambdaLayer(nn.Module):
         if x.ndim == 3:
             y = self(x[:, :, None], None if context is None else context[:, :, None], mask)
             return y[:, :, 0]
+        causal = self.causal and mask is None and context is None
         if context is None:
             context = x
         if self.query_stride > 1:
             x = x[:, :, :: self.query_stride, :: self.query_stride]
             if mask is not None:
                 raise UserError("A strided lambda convolution takes no mask: use the pooling of strided=false.")
-        if self.causal:
+        if self.causal and not causal:
             past = causal_mask(x.shape[2] * x.shape[3], x.device)
             mask = past if mask is None else mask & past
         memory_format = memory_format_of(x)
         method = self.choose_method(x, context) if mask is None and self.table is not None else None
         inner_format = torch.channels_last if method not in CHANNELS_FIRST else torch.contiguous_format
         query, value, key = self.project(x, context, inner_format)
-        if mask is None:
+        if causal:
+            y = self.mix_past(query, value, key, method)
+        elif mask is None:
             y = self.mix(query, value, key, method)
         else:
             y = masked_lambda_map(query, key, value, self.fit_table(query), mask, self.key_norm, self.dilation)
@@ -239,6 +243,22 @@ class LambdaLayer(nn.Module):
             return (query.flatten(1, 3) @ content).view(*query.shape[:4], -1)
         table = table.to(query.dtype)
         return lambda_map(query, value, table, content, dilation=self.dilation, stride=self.query_stride, method=method)
+
+    def mix_past(self, query: Tensor, value: Tensor, key: Tensor | None, method: str | None) -> Tensor:
+        """Apply the lambdas of each query's past to it: (B, H, W, h, v).
+
+        What position lambdas may see depends on the offset alone: it needs no mask.
+        """
+        table = self.fit_table(query)
+        parts = []
+        if key is not None:
+            past = causal_mask(query.shape[1] * query.shape[2], query.device)
+            parts.append(masked_lambda_map(query, key, value, None, past, self.key_norm))
+        if table is not None and method is not None:
+            table = hide_later_positions(table).to(query.dtype)
+            nothing = self.content_lambda(value, None)
+            parts.append(lambda_map(query, value, table, nothing, dilation=self.dilation, method=method))
+        return sum(parts[1:], parts[0])
 
     def content_lambda(self, value: Tensor, key: Tensor | None) -> Tensor:
         """Compute the content lambda (B, k, v), which all queries share; zeros without one."""

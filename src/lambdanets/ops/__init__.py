@@ -6,7 +6,7 @@ from lambdanets.ops.cost import Cost, Shape, predict_costs
 from lambdanets.ops.kernel import kernel_error
 from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose_method, lambda_map
 from lambdanets.ops.masked import causal_mask, masked_lambda_map
-from lambdanets.ops.table import resize_table, scope_to_offsets
+from lambdanets.ops.table import hide_later_positions, resize_table, scope_to_offsets
 
 __all__ = [
     "CHANNELS_FIRST",
@@ -18,6 +18,7 @@ __all__ = [
     "causal_mask",
     "choose_method",
     "content_lambda",
+    "hide_later_positions",
     "kernel_error",
     "lambda_map",
     "masked_lambda_map",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,6 +46,16 @@ def resize_table(table: Tensor, height: int, width: int) -> Tensor:
     if tuple(table.shape[2:]) == size:
         return table
     return F.interpolate(table, size=size, mode="bilinear", align_corners=True)
+
+
+def hide_later_positions(table: Tensor) -> Tensor:
+    """Set the embeddings of offsets to positions after a query, in raster order, to zero.
+
+    Position lambdas of the result are causal, whatever the size of the map and the dilation.
+    """
+    rows, columns = table.shape[2:]
+    offsets = torch.arange(rows * columns, device=table.device).view(rows, columns)
+    return table * (offsets <= rows * columns // 2)
 
 
 def dilate_table(table: Tensor, dilation: int) -> Tensor:
