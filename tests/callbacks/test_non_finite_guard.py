@@ -1,5 +1,6 @@
 """Losses and gradients that are not finite."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +10,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lambdanets.callbacks import NonFiniteGuard
 from lambdanets.errors import UserError
+from lambdanets.tasks.optimizers import prepare_fused
+
+SGD = partial(torch.optim.SGD, lr=0.5, momentum=0.9, weight_decay=0.1)
 
 
 class InfiniteThirdBatch(pl.LightningModule):
     """One weight with momentum, whose third batch has an infinite loss."""
 
-    def __init__(self):
+    def __init__(self, create=SGD):
         super().__init__()
+        self.create = create
         self.weight = torch.nn.Parameter(torch.ones(2))
         self.weights = []
 
@@ -24,13 +29,13 @@ class InfiniteThirdBatch(pl.LightningModule):
         return (self.weight * batch[0]).sum()
 
     def configure_optimizers(self):
-        return torch.optim.SGD([self.weight], lr=0.5, momentum=0.9, weight_decay=0.1)
+        return self.create([self.weight])
 
 
-def fit(folder, callback, **options):
+def fit(folder, callback, task=None, bad=2, **options):
     data = torch.ones(5, 2)
-    data[2] = torch.inf
-    task = InfiniteThirdBatch()
+    data[bad] = torch.inf
+    task = task or InfiniteThirdBatch()
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, callbacks=[callback], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder, log_every_n_steps=1,
@@ -56,6 +61,27 @@ def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path):
     resumed = NonFiniteGuard(skip=True)
     fit(tmp_path, resumed, ckpt_path=tmp_path / "last.ckpt", weights_only=True)  # a finished epoch, without more steps
     assert resumed.skipped == 1
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+@pytest.mark.parametrize(
+    "create",
+    [
+        partial(torch.optim.SGD, lr=0.5, momentum=0.9, nesterov=True, weight_decay=0.1),
+        partial(torch.optim.AdamW, lr=0.5, weight_decay=0.1),
+    ],
+)
+def test_a_fused_optimizer_skips_like_others_without_reading_the_norm(tmp_path, create, bad):
+    tasks = [InfiniteThirdBatch(create), InfiniteThirdBatch(lambda groups: prepare_fused(create(groups, fused=True)))]
+    counts = []
+    for task in tasks:
+        callback = NonFiniteGuard(skip=True)
+        trainer, _ = fit(tmp_path, callback, task, bad)
+        counts.append((callback.skipped, trainer.logged_metrics["train/skipped"].item()))
+    assert counts == [(1, 1.0)] * 2
+    torch.testing.assert_close(torch.stack(tasks[1].weights), torch.stack(tasks[0].weights))
+    assert torch.equal(tasks[1].weights[bad + 1], tasks[1].weights[bad])
+    torch.testing.assert_close(tasks[1].weight, tasks[0].weight)
 
 
 def test_on_a_gpu_values_are_checked_some_steps_later_and_before_a_checkpoint():

@@ -30,8 +30,13 @@ class NonFiniteGuard(pl.Callback):
     that no step waits for the device, but always before a checkpoint is written; the error names the first bad step all
     the same. With float16 the gradient scaler skips such steps by itself, and the guard checks the loss instead.
 
+    Fused optimizers skip a step on the device. With others, `skip` makes each step on a GPU wait for the norm.
+
     Args:
         skip: skip such steps and count them as train/skipped, instead of ending the run.
+
+    Attributes:
+        skipped: number of skipped steps up to the last check.
     """
 
     # Steps on a GPU between two checks.
@@ -40,6 +45,7 @@ class NonFiniteGuard(pl.Callback):
     def __init__(self, *, skip: bool = False) -> None:
         self.skip = skip
         self.skipped = 0
+        self.count: Tensor | None = None  # of skipped steps, on the device
         self.pending: list[PendingCheck] = []
 
     @property
@@ -55,19 +61,21 @@ class NonFiniteGuard(pl.Callback):
         norm = torch.nn.utils.get_total_norm(gradients).detach()
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         pl_module.log("train/grad_norm", norm)
-        if not self.skip:
-            self.check_later(trainer, optimizer, norm)
-            return
-        if not torch.isfinite(norm):
-            self.skipped += 1
-            log.warning(
-                "Skipped step %d: the gradient norm is %s at learning rate %.4g.",
-                trainer.global_step,
-                norm.item(),
-                optimizer.param_groups[0]["lr"],
-            )
+        if self.skip:
+            pl_module.log("train/skipped", self.skip_step(optimizer, norm))
+        self.check_later(trainer, optimizer, norm)
+
+    def skip_step(self, optimizer: Optimizer, norm: Tensor) -> Tensor:
+        """Skip the step if the norm of its gradients is not finite, and return the number of skipped steps."""
+        not_finite = ~torch.isfinite(norm)
+        if self.count is None:
+            self.count = norm.new_full((), self.skipped)
+        self.count = self.count + not_finite
+        if all(group.get("fused") for group in optimizer.param_groups):
+            optimizer.found_inf = not_finite.float()  # type: ignore[attr-defined]  # as a gradient scaler does
+        elif not_finite:
             optimizer.zero_grad(set_to_none=True)  # optimizers leave parameters without gradient unchanged
-        pl_module.log("train/skipped", float(self.skipped))
+        return self.count
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,22 +98,31 @@ class NonFiniteGuard(pl.Callback):
             self.check()
 
     def check(self) -> None:
-        """Check all pending values.
+        """Check all pending values, and log those that are not finite if such steps are skipped.
 
         Raises:
-            UserError: the loss or a gradient of a step was not finite.
+            UserError: the loss or a gradient of a step was not finite, and such steps are not skipped.
         """
         pending, self.pending = self.pending, []
         if not pending or torch.isfinite(torch.stack([check.value for check in pending])).all():
             return
-        first = next(check for check in pending if not torch.isfinite(check.value))
-        raise UserError(
-            f"The loss or a gradient was not finite at step {first.step}, learning rate {first.learning_rate:.4g}: "
-            "lower recipe.optimizer.lr, lengthen recipe.warmup_epochs, set trainer.gradient_clip_val, or skip such "
-            "steps with recipe.skip_nonfinite=true."
-        )
+        for bad in (check for check in pending if not torch.isfinite(check.value)):
+            if not self.skip:
+                raise UserError(
+                    f"The loss or a gradient was not finite at step {bad.step}, learning rate {bad.learning_rate:.4g}: "
+                    "lower recipe.optimizer.lr, lengthen recipe.warmup_epochs, set trainer.gradient_clip_val, or skip "
+                    "such steps with recipe.skip_nonfinite=true."
+                )
+            self.skipped += 1
+            log.warning(
+                "Skipped step %d: the gradient norm is %s at learning rate %.4g.",
+                bad.step,
+                bad.value.item(),
+                bad.learning_rate,
+            )
 
     def state_dict(self) -> dict[str, Any]:
+        self.check()
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

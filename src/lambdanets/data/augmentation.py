@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lambdanets.data.batch_transforms import BatchRandAugment, erase_rectangles, mix_images
+from lambdanets.data.batch_transforms import AsynchronousConstants, BatchRandAugment, erase_rectangles, mix_images
 from lambdanets.data.random_crop import RandomCrop
 
 
@@ -49,7 +49,8 @@ class Augmentation:
         if self.crop_padding and not cropped:
             images = pad_and_crop(images, self.crop_padding)
         if self.rand_augment:
-            images = BatchRandAugment(**self.rand_augment)(images)
+            with AsynchronousConstants():
+                images = BatchRandAugment(**self.rand_augment)(images)
         return images
 
     def augment_normalized(self, images: Tensor, labels: Tensor, *, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,26 @@
 """RandAugment, random erasing, MixUp and CutMix of whole batches, on the device of the batch."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torchvision.transforms import v2
+
+
+class AsynchronousConstants(TorchFunctionMode):
+    """Context in which tensors made of Python numbers reach a GPU without waiting for it.
+
+    torchvision's transforms make their constants with `torch.tensor(numbers, device=…)`, and each one would wait until
+    the GPU has finished all of its work.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        device = kwargs.get("device")
+        if function in (torch.tensor, torch.as_tensor) and device is not None and not isinstance(args[0], Tensor):
+            return function(*args, **{**kwargs, "device": "cpu"}).to(device, non_blocking=True)
+        return function(*args, **kwargs)
 
 
 class BatchRandAugment(v2.RandAugment):
@@ -74,7 +92,7 @@ def mix_images(
     """
     transforms: list[v2.Transform] = []
     if mixup:
-        transforms.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+        transforms.append(v2.MixUp(alpha=float(mixup), num_classes=num_classes))
     if cutmix:
-        transforms.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+        transforms.append(v2.CutMix(alpha=float(cutmix), num_classes=num_classes))
     return v2.RandomChoice(transforms)(images, labels)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from lambdanets.data.augmentation import Augmentation
+from lambdanets.data.batch_transforms import AsynchronousConstants
 from lambdanets.data.batches import (
     LazyDataLoader,
     ResumableBatchSampler,
@@ -81,7 +82,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         # The conversion to float makes a copy, so that the normalization may work in place.
         to_float = v2.ToDtype(torch.float32, scale=True)
-        self.normalize = v2.Compose([to_float, v2.Normalize(list(mean), list(std), inplace=True)])
+        self.to_normalized = v2.Compose([to_float, v2.Normalize(list(mean), list(std), inplace=True)])
         self.classes: list[str] = []
         self.train_set: Dataset[Any] | None = None
         self.val_set: Dataset[Any] | None = None
@@ -122,6 +123,11 @@ class ImageData(pl.LightningDataModule, ABC):
             steps.append(v2.Grayscale())
         return v2.Compose(steps)(image)
 
+    def normalize(self, images: Tensor) -> Tensor:
+        """Scale pixels to [0, 1] and normalize them: (..., C, H, W) uint8 → float32."""
+        with AsynchronousConstants():
+            return self.to_normalized(images)
+
     def denormalize(self, image: Tensor) -> Tensor:
         """Turn a normalized image back into pixels: (C, H, W) float → uint8, on the CPU."""
         image = image.detach().float().cpu() * self.std[:, None, None] + self.mean[:, None, None]
@@ -157,7 +163,7 @@ class ImageData(pl.LightningDataModule, ABC):
             count_finished=self.count_finished_batches,
         )
         if isinstance(split, TensorDataset):
-            return LazyDataLoader(split, sampler=sampler, batch_size=None)
+            return LazyDataLoader(split, sampler=sampler, batch_size=None, pin_memory=torch.cuda.is_available())
         return LazyDataLoader(
             split,
             batch_sampler=SeededBatches(sampler) if train else sampler,

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from lambdanets.callbacks import CheckpointWriter, HParams, NonFiniteGuard, StopOnSignal
+from lambdanets.callbacks import CheckpointWriter, HParams, MovingAverage, NonFiniteGuard, ProgressBar, StopOnSignal
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.config.keys import COMMAND_KEYS
 from lambdanets.console import print_metrics, print_next_steps, program_name, silence_lightning
@@ -129,7 +128,14 @@ def build_training(config: DictConfig, folder: Path) -> Training:
     stop = StopOnSignal()
     checkpoints = CheckpointWriter(folder / CHECKPOINTS, task.MONITOR, **config.checkpoint)
     # The averaging callback comes last: at the end it replaces the weights that were trained.
-    callbacks = [*build_callbacks(config, folder, data, task), stop, checkpoints, *build_averaging(config)]
+    progress_bar = [ProgressBar()] if config.trainer.enable_progress_bar else []
+    callbacks = [
+        *build_callbacks(config, folder, data, task),
+        *progress_bar,
+        stop,
+        checkpoints,
+        *build_averaging(config),
+    ]
     trainer = build_trainer(
         config,
         plugins=[AtomicCheckpointIO()],
@@ -224,4 +230,4 @@ def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Tas
 def build_averaging(config: DictConfig) -> list[pl.Callback]:
     """Return the callback that averages the weights, if the recipe asks for it."""
     decay = config.recipe.ema_decay
-    return [] if decay is None else [EMAWeightAveraging(decay=decay)]
+    return [] if decay is None else [MovingAverage(decay)]

@@ -66,8 +66,8 @@ class Classification(Task):
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
-        self.train_top1(logits, labels.argmax(-1) if labels.ndim > 1 else labels)
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.train_top1.update(logits, labels.argmax(-1) if labels.ndim > 1 else labels)
+        self.log("train/loss", loss, sync_dist=True)
         self.log("train/top1", self.train_top1, on_step=False, on_epoch=True)
         return loss
 

@@ -120,7 +120,7 @@ class Detection(Task):
         losses = self.model(images, targets)
         loss = torch.stack(list(losses.values())).sum()
         options: dict[str, Any] = {"sync_dist": True, "batch_size": len(images)}
-        self.log("train/loss", loss, prog_bar=True, **options)
+        self.log("train/loss", loss, **options)
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, **options)
         return loss
 

@@ -1,10 +1,13 @@
 """Parameter groups, and optimizers that torch does not have."""
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.distributed.tensor import DTensor
+from torch.optim import SGD, Optimizer
 
 from lambdanets.bolts import import_bolts
 
@@ -22,6 +25,52 @@ def parameter_groups(model: nn.Module, *, decay_norm_and_bias: bool = False) -> 
     weights = [parameter for parameter in parameters if parameter.ndim > 1]
     others = [parameter for parameter in parameters if parameter.ndim <= 1]
     return [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+
+
+def create_optimizer(factory: Callable[..., Optimizer], groups: list[dict[str, Any]]) -> Optimizer:
+    """Create an optimizer; on a GPU with one kernel for all parameters (`fused=True`), if it has such an option.
+
+    A factory that sets `fused` or `foreach` itself keeps its choice, and so does an optimizer of sharded parameters.
+
+    Args:
+        factory: from parameter groups to an optimizer.
+        groups: parameter groups.
+    """
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    options = inspect.signature(factory).parameters
+    undecided = all(name in options and options[name].default is None for name in ("fused", "foreach"))
+    if not undecided or not all(p.device.type == "cuda" and not isinstance(p, DTensor) for p in parameters):
+        return factory(groups)
+    return prepare_fused(factory(groups, fused=True))
+
+
+def prepare_fused(optimizer: Optimizer) -> Optimizer:
+    """Make a fused optimizer skip its first step correctly, and load the states of any other run.
+
+    A skipped first step would leave SGD's momentum uninitialized. A run on another device may have another choice of
+    kernels, and states in another memory format, in which fused kernels refuse them.
+    """
+    for group in optimizer.param_groups if isinstance(optimizer, SGD) else ():
+        for parameter in group["params"] if group["momentum"] and not group["dampening"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    optimizer.register_load_state_dict_pre_hook(keep_fused)
+    optimizer.register_load_state_dict_post_hook(match_layouts)
+    return optimizer
+
+
+def keep_fused(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's saved state with its present choice of kernels."""
+    groups = zip(state_dict["param_groups"], optimizer.param_groups, strict=True)
+    kept = ("fused", "foreach")
+    return {**state_dict, "param_groups": [saved | {name: group[name] for name in kept} for saved, group in groups]}
+
+
+def match_layouts(optimizer: Optimizer) -> None:
+    """Store an optimizer's states in the memory format of their parameters."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def lars(params: Iterable[Any], **options: Any) -> Optimizer:

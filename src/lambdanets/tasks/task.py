@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from lambdanets.models.resnet import Bottleneck
 from lambdanets.tasks.class_predictions import likeliest_classes, write_class_predictions
-from lambdanets.tasks.optimizers import parameter_groups
+from lambdanets.tasks.optimizers import create_optimizer, parameter_groups
 from lambdanets.tasks.schedule import warmup_cosine
 
 
@@ -130,7 +130,11 @@ class Task(pl.LightningModule):
             fully_shard(self.model, mesh=mesh)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        optimizer = self.optimizer(parameter_groups(self.model, decay_norm_and_bias=self.decay_norm_and_bias))
+        groups = parameter_groups(self.model, decay_norm_and_bias=self.decay_norm_and_bias)
+        optimizer = create_optimizer(self.optimizer, groups)
+        if self.trainer.gradient_clip_val:
+            # Lightning refuses to clip gradients that a fused optimizer would unscale after it; now the scaler does.
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if self.lr_batch is not None:
             global_batch = self.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
             for group in optimizer.param_groups:
