@@ -77,3 +77,8 @@ def format_cell(value: Cell) -> str:
         digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
         return f"{value:,.{digits}f}"
     return str(value)
+
+
+def format_percentage(part: float) -> str | None:
+    """Return a part of 1 in percent, None of nan."""
+    return None if math.isnan(part) else f"{100 * part:.0f} %"

@@ -44,7 +44,7 @@ def test_peak_is_the_memory_that_a_step_adds():
 
 def test_threads_are_restored():
     before = torch.get_num_threads()
-    with Setting(device="cpu", threads=before + 1).limit_threads():
+    with Setting(device="cpu", threads=before + 1).apply():
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 

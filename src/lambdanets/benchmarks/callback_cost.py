@@ -20,7 +20,7 @@ def measure_callback_cost(setting: Setting, *, trainings: Mapping[str, TimedTrai
     """
     columns = ["config", "default, s", "visualizations, s", "visualizations %", "slower than scalars %", "range %"]
     result = Result("Cost of the TensorBoard visualizations", columns, setting=setting)
-    with setting.limit_threads():
+    with setting.apply():
         for name, training in progress_bar(trainings.items(), "configs"):
             training.training_seconds("default")  # warm up caches and allocators
             pairs = [

@@ -79,7 +79,7 @@ def compare_experiments(
     }
     costs = {name: sum_costs(parts) for name, parts in part_costs.items()}
     batches = {name: largest_batch(cost, batch, setting.memory_gib) for name, cost in costs.items()}
-    with setting.limit_threads():
+    with setting.apply():
         train, infer, peak, notes = measure_networks(setting, networks, batches)
     needs = {name: MemoryNeed.of(costs[name], peak[name], batches[name]) for name in networks}
     for name, network in networks.items():
@@ -173,8 +173,8 @@ def measure_networks(
     inference: dict[str, Step] = {}
     notes: list[str] = []
     for name, network in networks.items():
-        model = network.make().to(setting.torch_device)
-        x = torch.randn(batches[name], network.channels, *network.size, device=setting.torch_device)
+        model = setting.place(network.make())
+        x = setting.make_images(batches[name], network.channels, network.size)
         if isinstance(model, CompositeNetwork):
             model.saturate()
             notes.append(model.benchmark_note)

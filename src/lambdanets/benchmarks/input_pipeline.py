@@ -75,7 +75,7 @@ def measure_input_pipeline(
     columns = ["augmentation", "input", "worker img/s", "ratio", "device img/s", "one core img/s", "one core ratio"]
     result = Result(f"Input: {len(samples)} images to {image_size}²", columns, setting=setting)
     worker_rates = {}
-    with setting.limit_threads():
+    with setting.apply():
         for augmentation, options in progress_bar(AUGMENTATIONS.items(), "augmentations"):
             augment = Augmentation(**options)
             crop = augment.make_crop((image_size, image_size))

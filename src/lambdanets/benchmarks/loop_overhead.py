@@ -20,7 +20,7 @@ def measure_loop_overhead(setting: Setting, *, trainings: Mapping[str, TimedTrai
     """
     columns = ["config", "steps", "bare ms/step", "job=fit ms/step", "overhead %"]
     result = Result("The training loop beside a bare one", columns, setting=setting)
-    with setting.limit_threads():
+    with setting.apply():
         for name, training in progress_bar(trainings.items(), "configs"):
             training.bare_loop_epoch_seconds(), training.epoch_seconds()  # warm up caches and allocators
             pairs = [(training.bare_loop_epoch_seconds(), training.epoch_seconds()) for _ in range(setting.repeats)]

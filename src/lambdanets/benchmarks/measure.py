@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import os
 import statistics
 import time
@@ -16,6 +17,8 @@ from lambdanets.errors import UserError
 from lambdanets.mixers.lambda_layer import Scope
 
 Step = Callable[[], object]
+CACHE_BYTES = 2**28  # more than the cache of any GPU
+LAUNCH_CYCLES = 8_000_000  # some 4 ms, more than the CPU needs to launch a layer's training step
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Setting:
         repeats: measurements of each candidate; results are medians.
         seconds: a candidate whose first step takes longer is measured fewer times, at least twice.
         memory_gib: limit of the memory; candidates that are known to need more are not run, or with a smaller batch.
+        channels_last: lay out the weights and inputs of whole modules with the channels innermost.
+        hide_launches: on a GPU, let it wait until the CPU has launched a step, to measure the time of the GPU alone.
     """
 
     device: str = "auto"
@@ -37,6 +42,8 @@ class Setting:
     repeats: int = 9
     seconds: float = 4.0
     memory_gib: float = 8.0
+    channels_last: bool = False
+    hide_launches: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
@@ -49,15 +56,40 @@ class Setting:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(auto if self.device == "auto" else self.device)
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def time_unit(self) -> tuple[str, float]:
+        """Unit of the time of a layer in tables, and its number per second."""
+        return ("µs", 1e6) if self.torch_device.type == "cuda" else ("ms", 1e3)
+
     @contextlib.contextmanager
-    def limit_threads(self) -> Iterator[None]:
-        """Set the number of CPU threads, and restore it on exit."""
+    def apply(self) -> Iterator[None]:
+        """Set the number of CPU threads, and the fastest exact convolutions of cuDNN; restore both on exit."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            yield
+            # PyTorch's default lets convolutions alone compute in TF32, which would favor them in float32.
+            with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+                yield
         finally:
             torch.set_num_threads(before)
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the device, in the memory format."""
+        return module.to(self.torch_device).to(memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def make_images(self, batch: int, channels: int, size: tuple[int, int]) -> Tensor:
+        """Return random float32 images (batch, channels, *size) on the device, in the memory format."""
+        images = torch.randn(batch, channels, *size, device=self.torch_device)
+        return images.contiguous(memory_format=self.memory_format)
+
+    def make_features(self, batch: int, channels: int, side: int) -> Tensor:
+        """Return a random map within a network, which autocast has already cast, with a gradient."""
+        features = self.make_images(batch, channels, (side, side))
+        return (features.bfloat16() if self.precision == "bfloat16" else features).requires_grad_()
 
     def make_training_step(self, module: nn.Module, x: Tensor) -> Step:
         """Return a step of forward and backward pass, which includes the gradient of the input x."""
@@ -108,14 +140,22 @@ class Setting:
         return self.measure_times(training), self.measure_times(inference), self.measure_peaks(training)
 
     def measure_times(self, steps: Mapping[str, Step]) -> dict[str, float]:
-        """Return the median seconds of each step, measured in turn so that slow phases of the machine affect all."""
-        return {name: statistics.median(seconds) for name, seconds in self.measure_all_times(steps).items()}
+        """Return the median seconds of each step, measured in turn so that slow phases of the machine affect all.
+
+        A step that runs out of the GPU's memory has nan.
+        """
+        times = self.measure_all_times(steps)
+        return {name: statistics.median(seconds) if seconds else math.nan for name, seconds in times.items()}
 
     def measure_all_times(self, steps: Mapping[str, Step]) -> dict[str, list[float]]:
-        """Return the seconds of each measurement of each step, measured in turn."""
+        """Return the seconds of each measurement of each step, measured in turn; none without enough memory."""
         rounds = {}
         for name, step in steps.items():
-            step()
+            try:
+                step()
+            except torch.OutOfMemoryError:
+                rounds[name] = 0
+                continue
             first = self.time_step(step)
             rounds[name] = max(2, min(self.repeats, round(self.repeats * self.seconds / max(first, 1e-9))))
         times: dict[str, list[float]] = {name: [] for name in steps}
@@ -126,13 +166,25 @@ class Setting:
         return times
 
     def time_step(self, step: Step) -> float:
+        """Return the seconds of a step: on a GPU by its own clock, with a cold cache."""
         if self.torch_device.type == "cuda":
-            torch.cuda.synchronize()
+            return self.time_gpu_step(step)
         start = time.perf_counter()
         step()
-        if self.torch_device.type == "cuda":
-            torch.cuda.synchronize()
         return time.perf_counter() - start
+
+    def time_gpu_step(self, step: Step) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        cache = torch.empty(CACHE_BYTES, dtype=torch.uint8, device=self.torch_device)
+        torch.cuda.synchronize()
+        if self.hide_launches:
+            torch.cuda._sleep(LAUNCH_CYCLES)  # type: ignore[no-untyped-call]
+        cache.random_()  # evicts what earlier steps have left in the GPU's cache
+        start.record()
+        step()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
 
     def measure_peaks(self, steps: Mapping[str, Step]) -> dict[str, float]:
         """Return the peak memory of each step in MiB, beyond the memory in use before it."""
@@ -144,7 +196,10 @@ class Setting:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            step()
+            try:
+                step()
+            except torch.OutOfMemoryError:
+                return math.nan
             torch.cuda.synchronize()
             return (torch.cuda.max_memory_allocated() - before) / 2**20
         return measure_cpu_peak(step)
@@ -191,3 +246,11 @@ def measure_matrix_rate(setting: Setting) -> float:
     dtype = torch.bfloat16 if setting.precision == "bfloat16" and setting.torch_device.type == "cuda" else torch.float32
     a = torch.randn(size, size, device=setting.torch_device, dtype=dtype)
     return size**3 / setting.measure_times({"product": lambda: a @ a})["product"]
+
+
+def measure_bandwidth(setting: Setting) -> float:
+    """Return the bytes per second of a large copy: those read and those written."""
+    size = 2**30 if setting.torch_device.type == "cuda" else 2**27
+    source = torch.randint(256, (size,), device=setting.torch_device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return 2 * size / setting.measure_times({"copy": lambda: target.copy_(source)})["copy"]

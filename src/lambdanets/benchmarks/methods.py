@@ -38,7 +38,7 @@ def compare_methods(
     columns += ["train: measured ms", "G multiply-adds", "of the matrix rate", "chosen"]
     result = Result("Exact methods", columns, setting=setting)
     dtype = torch.bfloat16 if setting.precision == "bfloat16" else torch.float32
-    with setting.limit_threads():
+    with setting.apply():
         rate = measure_matrix_rate(setting)
         for batch, side, channels, scope in progress_bar(shapes, "shapes"):
             table_side = 2 * side - 1 if scope == "global" else int(scope)  # type: ignore[arg-type]

@@ -4,16 +4,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from lambdanets.benchmarks.candidates import LambdaNetworksMixer, import_peer
-from lambdanets.benchmarks.measure import Setting
+from lambdanets.benchmarks.measure import Setting, measure_matrix_rate
 from lambdanets.benchmarks.result import Result
+from lambdanets.benchmarks.roofline import count_multiply_adds
 from lambdanets.mixers import Attention, Conv, LambdaLayer
 from lambdanets.models import ResNet
 from lambdanets.peers import timm_network
 from lambdanets.progress import progress_bar
+from lambdanets.table import format_percentage
 
 
 def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Result:
@@ -28,17 +29,19 @@ def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Res
         One row per network; ratios are to the first network of its group.
     """
     columns = ["group", "network", "image", "M parameters", "train img/s", "infer img/s", "peak MiB"]
-    columns += ["train ratio", "infer ratio"]
+    columns += ["train ratio", "infer ratio", "train of the rate", "infer of the rate"]
     plot = {"kind": "bars", "x": "group", "y": "train img/s", "line": "network"}
     result = Result("Whole networks", columns, setting=setting, plot=plot)
-    with setting.limit_threads():
+    with setting.apply():
+        rate = measure_matrix_rate(setting)
         for group in progress_bar(compare, "groups"):
             side, network_factories = GROUPS[group]
-            x = torch.randn(batch, 3, side, side, device=setting.torch_device)
-            models = {name: make().to(setting.torch_device) for name, make in network_factories(side).items()}
+            x = setting.make_images(batch, 3, (side, side))
+            models = {name: setting.place(make()) for name, make in network_factories(side).items()}
             train, infer, peak = setting.measure_modules(models, x)
             first = next(iter(models))
             for name, model in models.items():
+                multiply_adds = batch * count_multiply_adds(model.eval(), x[:1])
                 result.rows.append(
                     {
                         "group": group,
@@ -50,9 +53,15 @@ def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Res
                         "peak MiB": peak[name],
                         "train ratio": train[first] / train[name],
                         "infer ratio": infer[first] / infer[name],
+                        "train of the rate": format_percentage(3 * multiply_adds / train[name] / rate),
+                        "infer of the rate": format_percentage(multiply_adds / infer[name] / rate),
                     }
                 )
     result.notes.append("Ratios: images/s of a network over those of the first network of its group.")
+    result.notes.append(
+        f"Of the rate: the multiply-adds that the operators of one image's forward pass count, three times as many in "
+        f"training, as part of the {2e-12 * rate:,.3g} TFLOP/s of a large matrix product."
+    )
     return result
 
 

@@ -46,7 +46,7 @@ def compare_runtimes(
     result = Result(title, columns, setting=setting)
     steps: dict[str, Step] = {}
     differences: dict[str, float] = {}
-    with setting.limit_threads(), tempfile.TemporaryDirectory() as folder:
+    with setting.apply(), tempfile.TemporaryDirectory() as folder:
         for name, network in progress_bar(networks.items(), "networks"):
             images = torch.randn(max(batch, 2), network.channels, *network.size)
             model = network.make()

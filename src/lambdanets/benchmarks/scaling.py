@@ -4,13 +4,12 @@ import math
 import statistics
 from collections.abc import Sequence
 
-import torch
-
 from lambdanets.benchmarks import candidates
 from lambdanets.benchmarks.measure import Setting, format_scope
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.progress import progress_bar
+from lambdanets.table import Cell
 
 BASELINES = (candidates.CONV, candidates.ATTENTION)
 
@@ -37,12 +36,13 @@ def measure_scaling(
     Returns:
         One row per layer and side, and the exponents as notes.
     """
-    columns = ["layer", "side", "n", "train ms", "infer ms", "peak MiB"]
-    plot = {"kind": "lines", "x": "n", "y": "train ms", "line": "layer"}
+    unit, scale = setting.time_unit
+    columns = ["layer", "side", "n", f"train {unit}", f"infer {unit}", "peak MiB"]
+    plot = {"kind": "lines", "x": "n", "y": f"train {unit}", "line": "layer"}
     result = Result(f"Scaling, {channels} channels, batch {batch}", columns, setting=setting, plot=plot)
-    with setting.limit_threads():
+    with setting.apply():
         for side in progress_bar(sides, "sides"):
-            x = torch.randn(batch, channels, side, side, device=setting.torch_device, requires_grad=True)
+            x = setting.make_features(batch, channels, side)
             modules = {}
             for scope in scopes:
                 factories = candidates.layer_factories(channels, side, scope, batch, setting.memory_gib)
@@ -51,7 +51,7 @@ def measure_scaling(
                     modules |= {
                         name if name in BASELINES else f"{name}, global": make() for name, make in factories.items()
                     }
-            modules = {name: module.to(setting.torch_device) for name, module in modules.items()}
+            modules = {name: setting.place(module) for name, module in modules.items()}
             train, infer, peak = setting.measure_modules(modules, x)
             for name in modules:
                 result.rows.append(
@@ -59,17 +59,31 @@ def measure_scaling(
                         "layer": name,
                         "side": side,
                         "n": side * side,
-                        "train ms": 1e3 * train[name],
-                        "infer ms": 1e3 * infer[name],
+                        f"train {unit}": scale * train[name],
+                        f"infer {unit}": scale * infer[name],
                         "peak MiB": peak[name],
                     }
                 )
-    for name in dict.fromkeys(str(row["layer"]) for row in result.rows):
-        points = [row for row in result.rows if row["layer"] == name and fit[0] <= row["side"] <= fit[1]]  # type: ignore[operator]
-        if len(points) > 1:
-            e = fit_exponent([(row["n"], row["train ms"]) for row in points])  # type: ignore[misc]
-            result.notes.append(f"{name}: training time grows as n^{e:.2f} from {fit[0]}² to {points[-1]['side']}².")
+    result.notes += describe_exponents(result, fit)
     return result
+
+
+def describe_exponents(result: Result, fit: tuple[int, int]) -> list[str]:
+    """Return a sentence per layer with the exponent of its training time, from the sides of the fit."""
+    time = f"train {result.setting.time_unit[0]}"
+    notes = []
+    for name in dict.fromkeys(str(row["layer"]) for row in result.rows):
+        rows = [row for row in result.rows if row["layer"] == name and not math.isnan(number(row[time]))]
+        sides = {number(row["side"]): row for row in rows if fit[0] <= number(row["side"]) <= fit[1]}
+        if len(sides) > 1:
+            exponent = fit_exponent([(number(row["n"]), number(row[time])) for row in sides.values()])
+            notes.append(f"{name}: training time grows as n^{exponent:.2f} from {min(sides)}² to {max(sides)}².")
+    return notes
+
+
+def number(cell: Cell) -> float:
+    assert isinstance(cell, int | float)
+    return cell
 
 
 def fit_exponent(points: Sequence[tuple[float, float]]) -> float:
