@@ -4,7 +4,10 @@ BIN := .venv/bin
 EXTRAS := bolts,bench,coco,launchers,export,hub,notebooks,docs,dev
 ARGS ?=
 
-.PHONY: setup run test test-lowest test-cluster lint types docs deviations notebooks tensorboard lock clean
+PARTS := tests layers networks scaling methods loop input reproduction
+PART ?= $(PARTS)
+
+.PHONY: setup run test test-lowest test-cluster gpu lint types docs deviations notebooks tensorboard lock clean
 
 setup: .venv/.ready
 
@@ -37,6 +40,15 @@ test-lowest: setup
 test-cluster: setup
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --editable ".[ray]"
 	$(BIN)/python -m pytest tests/cluster -o addopts= -rs -s $(ARGS)
+
+# Tests and measurements on a GPU, in results/gpu: all parts, or one, as PART=layers; each takes at most eight minutes.
+# It sets nothing up: without .venv, the packages are those of $(PYTHON).
+GPU_PYTHON = PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+NEEDED := torch torchvision pytorch_lightning torchmetrics hydra scipy sklearn matplotlib tensorboard rich filelock pytest
+gpu:
+	@$(GPU_PYTHON) -c 'import sys; from importlib.util import find_spec; missing = [m for m in sys.argv[1:] if not find_spec(m)]; \
+		sys.exit(f"error: {sys.executable} lacks {missing}: install them, or name another one, as PYTHON=python3.12" if missing else 0)' $(NEEDED)
+	@for part in $(PART); do $(GPU_PYTHON) run.py job=gpu job.part=$$part $(ARGS) || exit 2; done
 
 lint: setup
 	$(BIN)/ruff check $(ARGS) .

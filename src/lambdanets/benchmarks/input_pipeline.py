@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, default_collate
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import make_dataset
+from torchvision.io import write_jpeg
 
 from lambdanets.benchmarks.experiment_networks import NetworkSpec
 from lambdanets.benchmarks.measure import Setting
@@ -173,3 +174,27 @@ def torchvision_transforms(image_size: int, augment: Augmentation) -> Callable[[
     if augment.erasing:
         steps.append(transforms.RandomErasing(augment.erasing))
     return transforms.Compose(steps)
+
+
+def write_photographs(root: Path, count: int) -> Path:
+    """Write smooth random images of a photograph's usual size, 500×375, as JPEG files in two class folders.
+
+    Args:
+        root: folder of the class folders; one that exists stays as it is.
+        count: number of images.
+
+    Returns:
+        The folder.
+    """
+    for index in range(0 if root.is_dir() else count):
+        generator = torch.Generator().manual_seed(index)
+        # Noise at several scales compresses about as well as a photograph.
+        pixels = torch.zeros(3, 375, 500)
+        for scale in (1, 4, 16, 64):
+            noise = torch.rand(3, 375 // scale + 1, 500 // scale + 1, generator=generator)
+            pixels += transforms.v2.functional.resize(noise, [375, 500], antialias=True) * scale**0.5
+        image = (255 * pixels / pixels.max()).to(torch.uint8)
+        folder = root / f"class-{index % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_jpeg(image, str(folder / f"{index}.jpg"), quality=90)
+    return root

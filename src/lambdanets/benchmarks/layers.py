@@ -68,9 +68,9 @@ def compare_layers(
                 if others:
                     seconds, other = min(others)
                     result.notes.append(
-                        f"{size}, {context}: {seconds / train[candidates.OURS]:.2f} times as fast as {other}, the "
-                        f"fastest other lambda layer, which needs {peak[other] / peak[candidates.OURS]:.2f} times the "
-                        f"memory."
+                        f"{setting.precision}, {size}, {context}: {seconds / train[candidates.OURS]:.2f} times as fast "
+                        f"as {other}, the fastest other lambda layer, which needs "
+                        f"{peak[other] / peak[candidates.OURS]:.2f} times the memory."
                     )
     result.notes.append(
         f"At the floor: part of the time that is left at {2e-12 * roofline.matrix_rate:,.3g} TFLOP/s and "

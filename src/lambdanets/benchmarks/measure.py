@@ -78,8 +78,11 @@ class Setting:
             torch.set_num_threads(before)
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device, in the memory format."""
-        return module.to(self.torch_device).to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        """Move a module to the device, and lay out the weights of its convolutions in the memory format."""
+        for layer in module.to(self.torch_device).modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.to(memory_format=self.memory_format)
+        return module
 
     def make_images(self, batch: int, channels: int, size: tuple[int, int]) -> Tensor:
         """Return random float32 images (batch, channels, *size) on the device, in the memory format."""
@@ -178,7 +181,7 @@ class Setting:
         cache = torch.empty(CACHE_BYTES, dtype=torch.uint8, device=self.torch_device)
         torch.cuda.synchronize()
         if self.hide_launches:
-            torch.cuda._sleep(LAUNCH_CYCLES)  # type: ignore[no-untyped-call]
+            torch.cuda._sleep(LAUNCH_CYCLES)
         cache.random_()  # evicts what earlier steps have left in the GPU's cache
         start.record()
         step()

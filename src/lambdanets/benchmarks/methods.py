@@ -1,15 +1,22 @@
 """benchmark=methods: predicted and measured cost of the exact methods of the lambda layer."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict, fields
+from statistics import median
+from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 
 from lambdanets.benchmarks.measure import Setting, Step, format_scope, measure_matrix_rate
 from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.ops import METHODS
-from lambdanets.ops.cost import Shape, predict_costs
+from lambdanets.ops.cost import OpCounts, Shape, predict_costs
 from lambdanets.progress import progress_bar
+from lambdanets.table import TableRow, format_percentage
 
 
 def compare_methods(
@@ -73,8 +80,10 @@ def compare_methods(
                         "train: predicted ms": 1e3 * cost.seconds,
                         "train: measured ms": 1e3 * measured if measured else None,
                         "G multiply-adds": multiply_adds / 1e9,
-                        "of the matrix rate": f"{multiply_adds / measured / rate:.0%}" if measured else "–",
+                        "of the matrix rate": format_percentage(multiply_adds / measured / rate) if measured else "–",
                         "chosen": ", ".join(mode for mode, choice in choices.items() if choice == name),
+                        **{f"train: {kind}": count for kind, count in asdict(cost.ops).items()},
+                        **{f"infer: {kind}": count for kind, count in asdict(inference[name].ops).items()},
                     }
                 )
     result.notes.append(
@@ -83,6 +92,68 @@ def compare_methods(
         f"than {slowest:g} times that of the best one."
     )
     return result
+
+
+def summarize_rates(result: Result) -> dict[str, Any]:
+    """Fit the seconds per operation to the rows of each precision, and note how well they and the choices do.
+
+    Args:
+        result: of `compare_methods`, with the precision in its rows.
+
+    Returns:
+        The seconds per operation by precision, as `lambdanets.ops.cost.SECONDS_PER_OP` needs them.
+    """
+    rates = {}
+    for precision in dict.fromkeys(str(row["precision"]) for row in result.rows):
+        rows = [row for row in result.rows if row["precision"] == precision]
+        rates[precision], errors = fit_rates(rows)
+        result.notes.append(
+            f"Fitted seconds per operation, {precision}: "
+            + ", ".join(f"{kind} {seconds:.2g}" for kind, seconds in rates[precision].items())
+            + f". Predicted over measured time: {min(errors):.2f} to {max(errors):.2f}, median {median(errors):.2f}."
+        )
+        for mode in ("train", "infer"):
+            result.notes += describe_wrong_choices(rows, mode)
+    return {"rates": rates}
+
+
+def fit_rates(rows: Sequence[TableRow]) -> tuple[dict[str, float], list[float]]:
+    """Fit non-negative seconds per operation, by the least squares of the relative errors of the predicted times.
+
+    Args:
+        rows: of `compare_methods`, of one device and precision.
+
+    Returns:
+        The seconds by the fields of `OpCounts`, and the ratios of fitted to measured times.
+    """
+    kinds = [field.name for field in fields(OpCounts)]
+    samples = [
+        [float(row[f"{mode}: {kind}"] or 0) / seconds for kind in kinds]
+        for row in rows
+        for mode in ("train", "infer")
+        if (seconds := float(row[f"{mode}: measured ms"] or math.nan) / 1e3) > 0
+    ]
+    matrix = np.array(samples)
+    scale = np.maximum(matrix.max(0), 1e-30)
+    solution, _ = nnls(matrix / scale, np.ones(len(matrix)))
+    return dict(zip(kinds, (solution / scale).tolist(), strict=True)), (matrix / scale @ solution).tolist()
+
+
+def describe_wrong_choices(rows: Sequence[TableRow], mode: str) -> list[str]:
+    """Return a sentence for each case whose chosen method was measured to be slower than another one."""
+    notes = []
+    for case in dict.fromkeys((row["map"], row["context"]) for row in rows):
+        times = {
+            str(row["method"]): (float(row[f"{mode}: measured ms"] or math.nan), mode in str(row["chosen"]))
+            for row in rows
+            if (row["map"], row["context"]) == case and float(row[f"{mode}: measured ms"] or math.nan) > 0
+        }
+        chosen = [name for name, (_, is_chosen) in times.items() if is_chosen]
+        best = min(times, key=lambda name: times[name][0], default=None)
+        if chosen and best and best != chosen[0]:
+            ratio = times[chosen[0]][0] / times[best][0]
+            notes.append(f"{case[0]}, {case[1]}, {mode}: {chosen[0]} was chosen, {best} is {ratio:.2f} times as fast.")
+    return notes
 
 
 def make_training_step(name: str, inputs: list[torch.Tensor], grad: torch.Tensor) -> Step:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lambdanets.atomic import atomic_write
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.errors import UserError
 from lambdanets.machine import processor_name
@@ -27,13 +28,14 @@ class Result(Table):
     setting: Setting = field(default_factory=Setting)
     plot: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: Path, name: str, origin: dict[str, Any]) -> None:
-        """Write <name>.json and <name>.md.
+    def save(self, folder: Path, name: str, origin: dict[str, Any], *, more: dict[str, Any] | None = None) -> None:
+        """Write <name>.json and <name>.md, each as a whole.
 
         Args:
             folder: folder of the files.
             name: name of the benchmark.
             origin: versions, date and command of the run, as in `provenance`.
+            more: further entries of the JSON.
         """
         document = {
             "title": self.title,
@@ -43,9 +45,10 @@ class Result(Table):
             "rows": self.rows,
             "notes": self.notes,
             "plot": self.plot,
+            **(more or {}),
         }
-        (folder / f"{name}.json").write_text(json.dumps(document, indent=1, allow_nan=True) + "\n")
-        (folder / f"{name}.md").write_text(self.to_page(name, origin))
+        atomic_write(folder / f"{name}.json", json.dumps(document, indent=1, allow_nan=True) + "\n")
+        atomic_write(folder / f"{name}.md", self.to_page(name, origin))
 
     @staticmethod
     def load(file: Path) -> "Result":
@@ -70,7 +73,13 @@ class Result(Table):
     def to_page(self, name: str, origin: dict[str, Any]) -> str:
         """Return a Markdown page with machine, versions, date, command, plot and table; arguments as for `save`."""
         packages = ", ".join(f"{package} {version}" for package, version in origin["packages"].items() if version)
-        lines = [f"# {self.title}", "", f"{describe_machine(self.setting)}. Python {origin['python']}, {packages}.", ""]
+        gpu = "".join(
+            f", {name} {value}" for name, value in (origin.get("gpu") or {}).items() if name != "name" and value
+        )
+        machine = describe_machine(self.setting)
+        if "precision" in self.columns:
+            machine = machine.removesuffix(f", {self.setting.precision}")
+        lines = [f"# {self.title}", "", f"{machine}{gpu}. Python {origin['python']}, {packages}.", ""]
         lines += [f"{origin['date'][:10]}, `{origin['command']}`", ""]
         lines += [f"![{self.title}]({name}.png)", ""] if self.plot else []
         return "\n".join([*lines, self.to_markdown()])

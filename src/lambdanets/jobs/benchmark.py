@@ -17,10 +17,11 @@ from lambdanets.config.build import build_model, image_spec
 from lambdanets.console import silence_lightning
 from lambdanets.errors import UserError
 from lambdanets.jobs.benchmark_training import TrainingTimer
+from lambdanets.machine import describe_gpu
 from lambdanets.runs import provenance
 
 log = logging.getLogger(__name__)
-OTHER_PACKAGES = ("timm", "lambda-networks", "onnxruntime")  # whose versions belong to a result
+OTHER_PACKAGES = ("triton", "timm", "lambda-networks", "onnxruntime")  # whose versions belong to a result
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -48,6 +49,19 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     settings = config.benchmark.copy()
     if config.job.redraw:
         return redraw(Path(config.job.redraw), settings, folder / f"{benchmark}.png")
+    result = measure(settings)
+    origin = describe_origin()
+    result.show()
+    result.save(folder, benchmark, origin)
+    if result.plot:
+        plots.save_plot(result, folder / f"{benchmark}.png")
+    log.info("Wrote %s", os.path.relpath(folder / f"{benchmark}.md"))
+    return {"rows": len(result.rows)}
+
+
+def measure(settings: DictConfig) -> Result:
+    """Run the benchmark of a config's group `benchmark`."""
+    settings = settings.copy()
     configs = {
         name: experiments.compose_experiment(name, experiments.row_overrides())
         for name in settings.pop("experiments", [])
@@ -59,16 +73,15 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         options["networks"] = {name: network_spec(network_config) for name, network_config in configs.items()}
     if trainings := settings.pop("trainings", []):
         options["trainings"] = {" ".join(overrides): TrainingTimer(list(overrides)) for overrides in trainings}
-    result: Result = instantiate(settings, _convert_="all", _partial_=True)(**options)
+    return instantiate(settings, _convert_="all", _partial_=True)(**options)
+
+
+def describe_origin() -> dict[str, Any]:
+    """Return the origin of a result: command, date, code, packages and GPU."""
     private = ("folder", "host", "process")
     origin = {key: value for key, value in provenance.describe_origin().items() if key not in private}
     origin["packages"] |= {package: provenance.package_version(package) for package in OTHER_PACKAGES}
-    result.show()
-    result.save(folder, benchmark, origin)
-    if result.plot:
-        plots.save_plot(result, folder / f"{benchmark}.png")
-    log.info("Wrote %s", os.path.relpath(folder / f"{benchmark}.md"))
-    return {"rows": len(result.rows)}
+    return origin | {"gpu": describe_gpu()}
 
 
 def redraw(file: Path, settings: DictConfig, path: Path) -> dict[str, float]:

@@ -1,0 +1,134 @@
+"""Measurements of many cases in a limited time, over several calls."""
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lambdanets.benchmarks.measure import Setting
+from lambdanets.benchmarks.result import Result
+from lambdanets.config.search_path import PACKAGE
+
+MEASURED, BEGUN = "measured", "begun"
+
+
+class ResumableResult:
+    """Result of several cases, written after each of them as <name>.json and .md.
+
+    A case that an earlier call has measured counts if the identity is the same; otherwise the result starts anew.
+    Cases that an earlier call has begun without an end come last, so that one that hangs does not stop the others.
+
+    Args:
+        folder: folder of the files.
+        name: name of the files.
+        identity: device, versions, code and options of the measurement, as values of JSON.
+        origin: origin of this call, for `Result.save`.
+        setting: the conditions that all cases share.
+        summarize: called with the result of all cases; it may add notes, and returns further entries of the JSON.
+        anew: ignore earlier calls.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        identity: dict[str, Any],
+        origin: dict[str, Any],
+        setting: Setting,
+        summarize: Callable[[Result], dict[str, Any]] = lambda result: {},
+        anew: bool = False,
+    ) -> None:
+        self.folder, self.name, self.identity, self.origin = folder, name, identity, origin
+        self.setting, self.summarize = setting, summarize
+        self.cases: dict[str, str] = {}
+        self.results: list[dict[str, Any]] = []
+        file = folder / f"{name}.json"
+        if file.is_file() and not anew:
+            document = json.loads(file.read_text())
+            if document.get("identity") == json.loads(json.dumps(identity)):
+                self.cases, self.results = document["cases"], document["results"]
+
+    def pending(self, cases: Sequence[str]) -> list[str]:
+        """Return the cases that are left to measure, and record all of them."""
+        self.cases = {case: self.cases.get(case, "") for case in cases}
+        left = [case for case in cases if self.cases[case] != MEASURED]
+        return sorted(left, key=lambda case: self.cases[case] != "")
+
+    def begin(self, case: str) -> None:
+        self.cases[case] = BEGUN
+        self.save()
+
+    def finish(self, case: str, result: Result) -> None:
+        self.cases[case] = MEASURED
+        self.results.append({key: getattr(result, key) for key in ("title", "columns", "rows", "notes")})
+        self.save()
+
+    def fail(self, case: str, error: Exception) -> None:
+        self.cases[case] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        self.save()
+
+    def save(self) -> Result:
+        """Write and return one result with the rows and notes of all measured cases, and the names of the others."""
+        result = Result(self.name, [], setting=self.setting)
+        notes: dict[str, str] = {}
+        for part in self.results:
+            result.title, result.columns = part["title"], part["columns"]
+            result.rows += part["rows"]
+            for note in part["notes"]:
+                label = note.partition(":")[0]
+                is_of_case = any(character.isdigit() for character in label)
+                notes[note if is_of_case else label] = note  # of remarks on all cases, the last one
+        result.notes = list(notes.values())
+        more = self.summarize(result) if self.results else {}
+        missing = {case: state for case, state in self.cases.items() if state != MEASURED}
+        result.notes += [f"Not measured: {case}{state and f' ({state})'}." for case, state in missing.items()]
+        more |= {"identity": self.identity, "cases": self.cases, "results": self.results}
+        result.save(self.folder, self.name, self.origin, more=more)
+        return result
+
+
+@contextmanager
+def time_limit(seconds: float, message: str) -> Iterator[Callable[[], bool]]:
+    """End the process when the limit is over, even within a call of the GPU's driver that doesn't return.
+
+    Args:
+        seconds: the limit.
+        message: printed before the process ends with exit code 124.
+
+    Yields:
+        A function that returns whether another case fits: one that takes as long as the longest so far.
+    """
+    start = last = time.monotonic()
+    longest = 0.0
+
+    def fits() -> bool:
+        nonlocal last, longest
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+        return now - start + 1.5 * longest < seconds
+
+    def end() -> None:
+        print(f"error: {message}", flush=True)
+        os._exit(124)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield fits
+    finally:
+        timer.cancel()
+
+
+def hash_code() -> str:
+    """Return a checksum of the package's Python files."""
+    checksum = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        checksum.update(file.read_bytes())
+    return checksum.hexdigest()[:12]
