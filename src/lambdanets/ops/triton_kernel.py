@@ -184,7 +184,7 @@ class Product:
         self.run(Launch(program, grid, arguments, taken, warps=8 if large else 4, stages=stages))
 
     def constants(self) -> dict[str, Any]:
-        tf32 = self.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+        tf32 = self.dtype == torch.float32 and allows_tf32()
         return {
             "HEADS": self.heads,
             "K": self.key_depth,
@@ -303,6 +303,13 @@ def list_launches(
     return launches
 
 
+def allows_tf32() -> bool:
+    """Return whether PyTorch's own matrix products of float32 may be in TF32."""
+    matmul = torch.backends.cuda.matmul
+    # Newer versions of PyTorch refuse to read the old attribute once the new one was set.
+    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+
+
 def count_processors(device: torch.device) -> int:
     """Count a GPU's multiprocessors; one for the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
@@ -312,7 +319,8 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, saved
     if not is_available(query):
         return scores.forward(query, values, table, content, saved)
     values, table, content = (tensor.to(query.dtype) for tensor in (values, table, content))
-    return Product.on_gpu(query, values, table).apply_lambdas(query, values, table, content)
+    with torch.cuda.device_of(query):  # Triton launches on the current GPU
+        return Product.on_gpu(query, values, table).apply_lambdas(query, values, table, content)
 
 
 def backward(
@@ -321,7 +329,8 @@ def backward(
     if not is_available(query):
         return scores.backward(grad, query, values, table, content, saved)
     grad, values, table, content = (tensor.to(query.dtype) for tensor in (grad, values, table, content))
-    return Product.on_gpu(query, values, table).differentiate(grad, query, values, table, content)
+    with torch.cuda.device_of(query):
+        return Product.on_gpu(query, values, table).differentiate(grad, query, values, table, content)
 
 
 triton_lambdas = define_op("triton_lambdas", forward, backward)

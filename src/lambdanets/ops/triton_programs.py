@@ -258,7 +258,7 @@ def differentiate_queries(
     column = x + row // KEYS
     key = row % KEYS
     inside_query = (image < batch)[None, :] & ((column < width) & (key < K))[:, None]
-    image = (block % depth_blocks) * batch.to(tl.int64) + image
+    image += block % depth_blocks * batch
     for head in range(HEADS):
         place, inside = locate_outputs(head, y, x, block, batch, height, width, HEADS, V, QUERIES, IMAGES, DEPTH)
         grad = tl.load(grad_ptr + place, mask=inside, other=0.0).to(tl.float32)
