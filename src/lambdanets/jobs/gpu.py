@@ -83,8 +83,8 @@ def check_device(device: str) -> None:
         raise UserError(f"job.device={device} is not known: choose cuda, or cpu for a rehearsal.")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            "There is no GPU here that torch can use: call make gpu on a machine with one, or rehearse it on the CPU "
-            'with make gpu ARGS="job.device=cpu".'
+            "There is no GPU here that torch can use: run it on a machine with one, or rehearse it on the CPU with "
+            "job.device=cpu."
         )
 
 
