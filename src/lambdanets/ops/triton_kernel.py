@@ -67,6 +67,7 @@ def round_up(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
+@cache
 def choose_patch(rows: int, columns: int, size: int) -> tuple[int, int]:
     """Choose the sides of patches, powers of two, that cover an area with least waste; at a tie the widest."""
     sides = [(size >> power, 1 << power) for power in range(size.bit_length())]
@@ -98,6 +99,12 @@ def load_programs() -> ModuleType:
     from lambdanets.ops import triton_programs
 
     return triton_programs
+
+
+@cache
+def constant_names(program: str) -> tuple[str, ...]:
+    """List the arguments of a program that are compiled into it; they have upper-case names."""
+    return tuple(name for name in getattr(load_programs(), program).arg_names if name.isupper())
 
 
 def is_interpreted() -> bool:
@@ -166,6 +173,19 @@ class Product:
         self.tiles = self.height * ceil(self.width / self.tiling.queries)
         self.depth_blocks = ceil(self.value_depth / self.tiling.depth)
         self.sizes = self.height, self.width, self.context_height, self.context_width
+        self.constants = {
+            "HEADS": self.heads,
+            "K": self.key_depth,
+            "U": self.intra_depth,
+            "V": self.value_depth,
+            "R": self.scope[0],
+            "C": self.scope[1],
+            "QUERIES": self.tiling.queries,
+            "KEYS": self.tiling.keys,
+            "IMAGES": self.tiling.images,
+            "DEPTH": self.tiling.depth,
+            "PRECISION": "tf32" if self.dtype == torch.float32 and allows_tf32() else "ieee",
+        }
 
     @staticmethod
     def on_gpu(query: Tensor, values: Tensor, table: Tensor) -> "Product":
@@ -177,27 +197,11 @@ class Product:
 
     def launch(self, program: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
         """Launch a program with those constants that it takes, of the given ones and of the product."""
-        known = {**self.constants(), **constants}
-        taken = {name: known[name] for name in load_programs().constant_names(program)}
+        known = {**self.constants, **constants}
+        taken = {name: known[name] for name in constant_names(program)}
         large = self.tiling.rows * self.tiling.columns > TILE * TILE // 4
         stages = 2 if self.dtype == torch.float32 else 3
         self.run(Launch(program, grid, arguments, taken, warps=8 if large else 4, stages=stages))
-
-    def constants(self) -> dict[str, Any]:
-        tf32 = self.dtype == torch.float32 and allows_tf32()
-        return {
-            "HEADS": self.heads,
-            "K": self.key_depth,
-            "U": self.intra_depth,
-            "V": self.value_depth,
-            "R": self.scope[0],
-            "C": self.scope[1],
-            "QUERIES": self.tiling.queries,
-            "KEYS": self.tiling.keys,
-            "IMAGES": self.tiling.images,
-            "DEPTH": self.tiling.depth,
-            "PRECISION": "tf32" if tf32 else "ieee",
-        }
 
     def expand_table(self, table: Tensor) -> Tensor:
         """Return the windows of a table: (k, u, R, C) → (R, u, C + queries − 1, rows)."""

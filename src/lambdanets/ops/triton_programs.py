@@ -10,11 +10,6 @@ import triton
 import triton.language as tl
 
 
-def constant_names(program: str) -> list[str]:
-    """List the arguments of a program that are compiled into it; they have upper-case names."""
-    return [name for name in globals()[program].arg_names if name.isupper()]
-
-
 @triton.jit
 def expand_table(
     table_ptr,
