@@ -8,7 +8,7 @@ import torch
 from lambdanets.costs.count import count_costs, sum_costs
 from lambdanets.jobs import doctor
 from lambdanets.models import ResNet
-from lambdanets.ops import kernel_error
+from lambdanets.ops import kernel_error, triton_error
 from tests.command import run
 
 
@@ -17,6 +17,7 @@ def test_features_and_largest_batches(tmp_path):
     tables = json.loads((tmp_path / "out" / "doctor.json").read_text())
     checks = {row["check"]: row for row in tables["Checks"]}
     assert checks["the lambda layer's kernel"]["available"] == ("no" if kernel_error() else "yes")
+    assert checks["the lambda layer's programs for a GPU"]["available"] == ("no" if triton_error() else "yes")
     assert checks["trainer.precision=16-mixed"]["available"] == "no"
     assert checks["trainer.precision=16-mixed"]["advice"] == "no GPU; use bf16-mixed, or a GPU"
     assert checks["decoding JPEG and PNG"]["available"] == "yes"

@@ -22,7 +22,7 @@ from lambdanets.console import silence_lightning
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.errors import UserError
 from lambdanets.machine import available_memory, processor_name
-from lambdanets.ops import kernel_error
+from lambdanets.ops import kernel_error, triton_error
 from lambdanets.progress import progress_bar
 from lambdanets.reports.published import row_label
 from lambdanets.runs import provenance
@@ -90,6 +90,7 @@ def run_checks() -> Table:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checks: dict[str, tuple[Callable[[], str | None], str]] = {
         "the lambda layer's kernel": (kernel_error, "install a C compiler (apt-get install gcc), or use other methods"),
+        "the lambda layer's programs for a GPU": (triton_error, "other methods are used"),
         f"trainer.precision=bf16-mixed on {device}": (
             lambda: check_precision(device, torch.bfloat16),
             "use trainer.precision=32-true",

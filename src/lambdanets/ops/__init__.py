@@ -7,6 +7,7 @@ from lambdanets.ops.kernel import kernel_error
 from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose_method, lambda_map
 from lambdanets.ops.masked import causal_mask, masked_lambda_map
 from lambdanets.ops.table import hide_later_positions, resize_table, scope_to_offsets
+from lambdanets.ops.triton_kernel import triton_error
 
 __all__ = [
     "CHANNELS_FIRST",
@@ -26,4 +27,5 @@ __all__ = [
     "predict_costs",
     "resize_table",
     "scope_to_offsets",
+    "triton_error",
 ]

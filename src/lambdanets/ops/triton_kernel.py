@@ -255,7 +255,7 @@ class Product:
         """Return the gradient of the windows (R, u, C + queries − 1, rows), summed over some images, in float32."""
         blocks = self.blocks(len(values))
         rows = self.scope[0] * self.intra_depth
-        patch = choose_patch(rows, self.windows, TILE)
+        patch = choose_patch(rows, self.windows, TILE // 2 if self.dtype == torch.float32 else TILE)
         patches = ceil(rows / patch[0]) * ceil(self.windows / patch[1])
         # A small table has few patches: each is summed in parts, by several instances.
         parts = ceil(INSTANCES * self.processors / patches)
