@@ -69,10 +69,13 @@ def sum_lambdas(
     STEP_ROWS: tl.constexpr,
     STEP_COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
+    TURNED: tl.constexpr,
 ):
     """Return the lambdas λ_n of the tile at (y, x): (QUERIES, KEYS, COLUMNS).
 
-    A step of the sum covers STEP_ROWS × STEP_COLUMNS positions of the context, whose u values count as rows.
+    A step of the sum covers STEP_ROWS × STEP_COLUMNS positions of the context, whose u values count as rows. TURNED sums
+    up the transposed product: a thread then holds more of a query's keys and fewer of its values, so that a sum over the
+    keys needs fewer exchanges between threads.
     """
     image, depth, column_inside = find_columns(block, batch, V, IMAGES, DEPTH)
     row = tl.arange(0, QUERIES * KEYS)
@@ -82,7 +85,10 @@ def sum_lambdas(
     rows = tl.maximum(tl.minimum(y + R // 2 + 1, context_height) - first_row, 0) * U
     columns = tl.maximum(tl.minimum(x + QUERIES + C // 2, context_width) - first_column, 0)
     steps_per_row = tl.cdiv(columns, STEP_COLUMNS)
-    lambdas = tl.zeros((QUERIES * KEYS, IMAGES * DEPTH), dtype=tl.float32)
+    if TURNED:
+        lambdas = tl.zeros((IMAGES * DEPTH, QUERIES * KEYS), dtype=tl.float32)
+    else:
+        lambdas = tl.zeros((QUERIES * KEYS, IMAGES * DEPTH), dtype=tl.float32)
     image_ptr = values_ptr + image * context_height * context_width * (U * V) + depth
     for step in range(tl.cdiv(rows, STEP_ROWS) * steps_per_row):
         step_row = step // steps_per_row
@@ -100,7 +106,12 @@ def sum_lambdas(
         values = tl.load(
             image_ptr[None, :] + position[:, None], mask=inside[:, None] & column_inside[None, :], other=0.0
         )
-        lambdas = tl.dot(tl.trans(embeddings), values, lambdas, input_precision=PRECISION)
+        if TURNED:
+            lambdas = tl.dot(tl.trans(values), embeddings, lambdas, input_precision=PRECISION)
+        else:
+            lambdas = tl.dot(tl.trans(embeddings), values, lambdas, input_precision=PRECISION)
+    if TURNED:
+        lambdas = tl.trans(lambdas)
     key = tl.arange(0, KEYS)
     content = tl.load(
         content_ptr + (image[None, :] * K + key[:, None]) * V + depth[None, :],
@@ -201,7 +212,7 @@ def apply_lambdas(
     block = tl.program_id(1)
     lambdas = sum_lambdas(
         values_ptr, windows_ptr, content_ptr, y, x, block, batch, context_height, context_width,
-        K, U, V, R, C, QUERIES, KEYS, IMAGES, DEPTH, STEP_ROWS, STEP_COLUMNS, PRECISION,
+        K, U, V, R, C, QUERIES, KEYS, IMAGES, DEPTH, STEP_ROWS, STEP_COLUMNS, PRECISION, True,
     )  # fmt: skip
     for head in range(HEADS):
         query = load_queries(
@@ -246,7 +257,7 @@ def differentiate_queries(
     depth_blocks: tl.constexpr = (V + DEPTH - 1) // DEPTH
     lambdas = sum_lambdas(
         values_ptr, windows_ptr, content_ptr, y, x, block, batch, context_height, context_width,
-        K, U, V, R, C, QUERIES, KEYS, IMAGES, DEPTH, STEP_ROWS, STEP_COLUMNS, PRECISION,
+        K, U, V, R, C, QUERIES, KEYS, IMAGES, DEPTH, STEP_ROWS, STEP_COLUMNS, PRECISION, False,
     )  # fmt: skip
     image = (block // depth_blocks * IMAGES + tl.arange(0, IMAGES)).to(tl.int64)
     row = tl.arange(0, QUERIES * KEYS)
