@@ -73,9 +73,9 @@ def sum_lambdas(
 ):
     """Return the lambdas λ_n of the tile at (y, x): (QUERIES, KEYS, COLUMNS).
 
-    A step of the sum covers STEP_ROWS × STEP_COLUMNS positions of the context, whose u values count as rows. TURNED sums
-    up the transposed product: a thread then holds more of a query's keys and fewer of its values, so that a sum over the
-    keys needs fewer exchanges between threads.
+    A step of the sum covers STEP_ROWS × STEP_COLUMNS positions of the context, whose u values count as rows. TURNED
+    sums up the transposed product: a thread then holds more of a query's keys and fewer of its values, so that a sum
+    over the keys needs fewer exchanges between threads.
     """
     image, depth, column_inside = find_columns(block, batch, V, IMAGES, DEPTH)
     row = tl.arange(0, QUERIES * KEYS)
