@@ -285,7 +285,9 @@ class ResNet(nn.Module):
         return outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.dropout(self.features(x)[-1].mean((2, 3))))
+        # Over the last axes, the mean would have a gradient that is not channels_last, and with it the last blocks.
+        pooled = self.features(x)[-1].permute(0, 2, 3, 1).mean((1, 2))
+        return self.classifier(self.dropout(pooled))
 
 
 def init_conv(layer: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
 
+from lambdanets.models.memory_format import lay_out_convolutions
 from lambdanets.models.resnet import Bottleneck
 from lambdanets.tasks.class_predictions import likeliest_classes, write_class_predictions
 from lambdanets.tasks.optimizers import create_optimizer, parameter_groups
@@ -121,7 +122,9 @@ class Task(pl.LightningModule):
         return {"images": len(files)}
 
     def configure_model(self) -> None:
-        """Shard the model's blocks, then the rest of it, over the processes under trainer=fsdp (FSDP2)."""
+        """Shard the model's blocks, then the rest of it, under trainer=fsdp (FSDP2); else lay it out for a GPU."""
+        if self.device_mesh is None and self.trainer.strategy.root_device.type == "cuda":
+            lay_out_convolutions(self.model)
         if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
             mesh = self.device_mesh["data_parallel"]
             for block in self.model.modules():
