@@ -14,6 +14,9 @@ from lambdanets.distributed.devices import check_devices
 from lambdanets.errors import UserError
 from lambdanets.tasks import Task
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # of torch.compile
+GRAPH_MODES = ("reduce-overhead", "max-autotune")  # with CUDA graphs
+
 
 class ImageSpec(NamedTuple):
     """The facts of the data that a model is built for.
@@ -69,7 +72,7 @@ def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> Task:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     model = build_model(config, ImageSpec(data.channels, data.image_size, len(classes)))
     if config.compile:
-        model.compile()
+        compile_model(config, model)
     task: Task = instantiate(config.task)(model, num_classes=len(classes))
     if task.DATA_TASK != data.TASK:
         raise UserError(
@@ -77,6 +80,25 @@ def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> Task:
             "another data=… or task=…."
         )
     return task
+
+
+def compile_model(config: DictConfig, model: nn.Module) -> None:
+    """Compile a model in the mode config.compile, when it is first called.
+
+    Raises:
+        UserError: the mode is unknown, or it captures CUDA graphs and the training can't be captured.
+    """
+    mode = "default" if config.compile is True else config.compile
+    if mode not in COMPILE_MODES:
+        raise UserError(f"compile={mode} is not known: choose true, false or one of {', '.join(COMPILE_MODES)}.")
+    if mode in GRAPH_MODES and not task_class(config).STATIC_SHAPES:
+        raise UserError(f"compile={mode} captures CUDA graphs, for which images differ in size here: set compile=true.")
+    if mode in GRAPH_MODES and config.trainer.accumulate_grad_batches > 1:
+        raise UserError(
+            f"compile={mode} captures CUDA graphs, whose gradients each batch overwrites: set "
+            "trainer.accumulate_grad_batches=1, or compile=true."
+        )
+    model.compile(mode=mode)
 
 
 def build_trainer(config: DictConfig, *, plugins: Sequence[Any] = (), **options: Any) -> pl.Trainer:
@@ -91,7 +113,10 @@ def build_trainer(config: DictConfig, *, plugins: Sequence[Any] = (), **options:
         UserError: the machine lacks the devices that are asked for.
     """
     check_devices(config.trainer)
+    # Let cuDNN try its algorithms: it pays if all batches have one shape, and may give other last digits in each run.
+    benchmark = task_class(config).STATIC_SHAPES and not config.trainer.deterministic
     return instantiate(config.trainer)(
+        benchmark=benchmark,
         **trainer_strategy_options(config, plugins),
         enable_checkpointing=False,  # job=fit has its own callback
         use_distributed_sampler=False,  # data modules shard their own splits

@@ -21,6 +21,7 @@ LABEL_KEYS = ("name", "sweep")
 MACHINE_KEYS = (
     "data.root",
     "data.num_workers",
+    "data.decoder",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.enable_progress_bar",

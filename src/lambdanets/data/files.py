@@ -42,6 +42,11 @@ class Photo:
         width, height = self.image.size
         self.size = height, width
 
+    @property
+    def is_jpeg(self) -> bool:
+        """True for a JPEG in color or gray, which torchvision decodes."""
+        return self.image.format == "JPEG" and self.image.mode in ("RGB", "L")
+
     def decode(self, min_size: tuple[int, int] | None = None) -> Tensor:
         """Decode the image as RGB: (3, H, W) uint8.
 
@@ -53,7 +58,7 @@ class Photo:
             UserError: the image is damaged.
         """
         try:
-            if self.image.format == "JPEG" and self.image.mode in ("RGB", "L"):
+            if self.is_jpeg:
                 if min_size is None or math.floor(min(s / m for s, m in zip(self.size, min_size, strict=True))) < 2:
                     # torchvision decodes straight into a tensor, which is faster than by way of a PIL image.
                     return decode_jpeg(torch.frombuffer(bytearray(self.raw), dtype=torch.uint8), ImageReadMode.RGB)
@@ -100,13 +105,13 @@ class ImageFiles(Dataset[Any]):
 
     Args:
         samples: (path, label) pairs.
-        transform: function of a photo that returns (3, H, W) uint8.
+        transform: function of a photo, as a rule to (3, H, W) uint8.
         corrupt: list of the images that can't be decoded. In training, the next image takes the place of such an
             image; otherwise its item is None. Without a list, the first one raises an error.
     """
 
     def __init__(
-        self, samples: list[Sample], transform: Callable[[Photo], Tensor], corrupt: CorruptImages | None = None
+        self, samples: list[Sample], transform: Callable[[Photo], Any], corrupt: CorruptImages | None = None
     ) -> None:
         self.samples = samples
         self.transform = transform

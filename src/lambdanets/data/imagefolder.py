@@ -4,13 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import make_dataset
 from torchvision.transforms import v2
 
 from lambdanets.data.files import EXTENSIONS, DecodeThen, ImageFiles, Photo, Sample, load_into_memory
+from lambdanets.data.gpu_decoder import Encode, EncodedBatch, check_decoder, decode_batch
 from lambdanets.data.module import ImageData
+from lambdanets.data.random_crop import RandomCrop
 from lambdanets.data.split import split_indices
 from lambdanets.errors import UserError
 
@@ -28,6 +31,7 @@ class ImageFolder(ImageData):
         val_size: size of the validation split if there is no `val/`, as a fraction of the training images (below 1) or
             as a number of images.
         memory_gib: size of a decoded split, in GiB, up to which it is held in memory; 0 always streams.
+        decoder: "cpu", by the worker processes; or "cuda", streamed JPEGs by the GPU of the training, in batches.
         **options: options of `ImageData`.
     """
 
@@ -46,6 +50,7 @@ class ImageFolder(ImageData):
         crop_ratio: float = 1.0,
         val_size: float | int = 0.1,
         memory_gib: float = 1.0,
+        decoder: str = "cpu",
         **options: Any,
     ) -> None:
         super().__init__(channels=3, image_size=(image_size, image_size), mean=self.MEAN, std=self.STD, **options)
@@ -53,6 +58,8 @@ class ImageFolder(ImageData):
         self.crop_ratio = crop_ratio
         self.val_size = val_size
         self.memory_gib = memory_gib
+        self.decoder = decoder
+        check_decoder(decoder, self.corrupt.max_fraction)
 
     @property
     def has_test(self) -> bool:
@@ -111,11 +118,35 @@ class ImageFolder(ImageData):
         height, width = self.image_size
         return len(samples) * self.channels * height * width <= self.memory_gib * 2**30
 
-    def load_split(self, samples: list[Sample], transform: Callable[[Photo], Tensor]) -> Dataset[Any]:
-        files = self.make_files(samples, transform)
-        return load_into_memory(files, num_workers=self.num_workers) if self.fits_in_memory(samples) else files
+    def load_split(self, samples: list[Sample], transform: Callable[[Photo], Any]) -> Dataset[Any]:
+        if self.fits_in_memory(samples):
+            return load_into_memory(self.make_files(samples, transform), num_workers=self.num_workers)
+        if self.decoder == "cuda":
+            transform = Encode(transform if isinstance(transform, RandomCrop) else None)
+        return self.make_files(samples, transform)
 
-    def make_files(self, samples: list[Sample], transform: Callable[[Photo], Tensor]) -> ImageFiles:
+    def collate(self, items: list[Any]) -> Any:
+        if self.decoder == "cpu":
+            return super().collate(items)
+        photos, labels = zip(*items, strict=True)
+        return EncodedBatch.of(photos), torch.tensor(labels)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch to the device, and decode it there with decoder="cuda".
+
+        Raises:
+            UserError: the device is no GPU, or a photo is damaged.
+        """
+        images, labels = batch
+        if isinstance(images, EncodedBatch):
+            if device.type != "cuda":
+                raise UserError(
+                    f"data.decoder=cuda needs a GPU, but the training runs on {device}: set data.decoder=cpu."
+                )
+            images = decode_batch(images, device, self.augment.make_crop(self.image_size), self.preprocess)
+        return super().transfer_batch_to_device((images, labels), device, dataloader_idx)
+
+    def make_files(self, samples: list[Sample], transform: Callable[[Photo], Any]) -> ImageFiles:
         return ImageFiles(samples, transform, self.corrupt)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lambdanets.data.corrupt import CorruptImages
 from lambdanets.data.files import ImageFiles, Photo
 from lambdanets.data.imagefolder import ImageFolder
@@ -46,7 +44,7 @@ class Packed(ImageFolder):
     def has_split(self, split: str) -> bool:
         return any(self.root.glob(f"{split}-*.json"))
 
-    def make_files(self, samples: list[Any], transform: Callable[[Photo], Tensor]) -> ImageFiles:
+    def make_files(self, samples: list[Any], transform: Callable[[Photo], Any]) -> ImageFiles:
         return PackedFiles(self.root, samples, transform, self.corrupt)
 
 
@@ -57,7 +55,7 @@ class PackedFiles(ImageFiles):
         self,
         folder: Path,
         images: list[PackedImage],
-        transform: Callable[[Photo], Tensor],
+        transform: Callable[[Photo], Any],
         corrupt: CorruptImages | None = None,
     ) -> None:
         super().__init__([(image.name, image.label) for image in images], transform, corrupt)

@@ -1,6 +1,7 @@
 """The random resized crop of encoded photos."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +9,15 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from lambdanets.data.files import Photo
+
+
+class Box(NamedTuple):
+    """A part of a photo, in pixels."""
+
+    top: int
+    left: int
+    rows: int
+    columns: int
 
 
 class RandomCrop:
@@ -34,13 +44,25 @@ class RandomCrop:
 
     def __call__(self, photo: Photo) -> Tensor:
         height, width = photo.size
-        blank = torch.empty(1, height, width, device="meta")
-        top, left, rows, columns = RandomResizedCrop.get_params(blank, self.scale, self.ratio)
+        box = self.draw(photo.size)
         min_size = (
-            math.ceil(self.image_size[0] * height / rows),
-            math.ceil(self.image_size[1] * width / columns),
+            math.ceil(self.image_size[0] * height / box.rows),
+            math.ceil(self.image_size[1] * width / box.columns),
         )
         image = photo.decode(min_size)
         y, x = image.shape[1] / height, image.shape[2] / width
-        top, left, rows, columns = round(top * y), round(left * x), max(round(rows * y), 1), max(round(columns * x), 1)
-        return F.resized_crop(image, top, left, rows, columns, list(self.image_size), antialias=True)
+        top, left, rows, columns = (
+            round(box.top * y),
+            round(box.left * x),
+            max(round(box.rows * y), 1),
+            max(round(box.columns * x), 1),
+        )
+        return self.cut(image, Box(top, left, rows, columns))
+
+    def draw(self, size: tuple[int, int]) -> Box:
+        """Draw a part of a photo of that size, (H, W)."""
+        return Box(*RandomResizedCrop.get_params(torch.empty(1, *size, device="meta"), self.scale, self.ratio))
+
+    def cut(self, image: Tensor, box: Box) -> Tensor:
+        """Cut out a part and resize it: (3, h, w) uint8 → (3, H, W) uint8."""
+        return F.resized_crop(image, *box, list(self.image_size), antialias=True)

@@ -19,8 +19,9 @@ from lambdanets.config import experiments
 from lambdanets.config.build import build_data, build_task
 from lambdanets.data import ImageData
 from lambdanets.jobs.fit import build_training
+from lambdanets.models.memory_format import lay_out_convolutions
 from lambdanets.runs import provenance
-from lambdanets.tasks.optimizers import parameter_groups
+from lambdanets.tasks.optimizers import create_optimizer, parameter_groups
 from lambdanets.tasks.schedule import warmup_cosine
 
 
@@ -128,7 +129,9 @@ def train_bare_epoch(task: Any, data: ImageData, device: torch.device, *, epochs
         epochs: length of the learning-rate schedule.
     """
     model = task.model.to(device).train()
-    optimizer = task.optimizer(parameter_groups(model, decay_norm_and_bias=task.decay_norm_and_bias))
+    if device.type == "cuda":
+        lay_out_convolutions(model)
+    optimizer = create_optimizer(task.optimizer, parameter_groups(model, decay_norm_and_bias=task.decay_norm_and_bias))
     if task.lr_batch is not None:
         for group in optimizer.param_groups:
             group["lr"] *= task.batch_size / task.lr_batch

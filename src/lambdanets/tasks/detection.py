@@ -59,6 +59,7 @@ class Detection(Task):
     DATA_TASK = "detection"
     PUBLISHED_ON = "COCO"
     PIPELINE_TAG = "object-detection"
+    STATIC_SHAPES = False
     NO_GRAPH = "the work of a detector depends on the objects in the image"
 
     model: MaskRCNN

@@ -54,6 +54,8 @@ class Task(pl.LightningModule):
         DATA_TASK: the `TASK` of the data modules whose batches the task takes.
         PUBLISHED_ON: the data set that published scores of such a task are for.
         PIPELINE_TAG: the Hugging Face hub's name for such a task.
+        STATIC_SHAPES: whether all training batches have one shape, so that cuDNN may try its algorithms and CUDA graphs
+            may be captured.
         NO_GRAPH: why a graph format can't hold the model, or None if it can.
         confusion: the last validation's confusion matrix, (num_classes, num_classes), a row per true class; or None.
     """
@@ -65,6 +67,7 @@ class Task(pl.LightningModule):
     DATA_TASK: ClassVar[str] = "classification"
     PUBLISHED_ON: ClassVar[str] = "ImageNet"
     PIPELINE_TAG: ClassVar[str] = "image-classification"
+    STATIC_SHAPES: ClassVar[bool] = True
     NO_GRAPH: ClassVar[str | None] = None
     confusion: Tensor | None = None
 
