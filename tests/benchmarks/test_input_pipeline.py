@@ -6,7 +6,7 @@ from PIL import Image
 
 from lambdanets.benchmarks import measure_input_pipeline
 from lambdanets.benchmarks.experiment_networks import NetworkSpec
-from lambdanets.benchmarks.input_pipeline import FILES, IMAGE_FOLDER, PACKED
+from lambdanets.benchmarks.input_pipeline import FILES, IMAGE_FOLDER, PACKED, write_photographs
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.errors import UserError
 
@@ -25,7 +25,8 @@ def test_three_pipelines_read_the_same_images(tmp_path):
     assert [row["input"] for row in result.rows[:3]] == [IMAGE_FOLDER, FILES, PACKED]
     for row in result.rows:
         assert row["worker img/s"] > 0
-        assert (row["device img/s"] is None) == (row["input"] == IMAGE_FOLDER)
+        for column in ("device img/s", "loader img/s"):
+            assert (row[column] is None) == (row["input"] == IMAGE_FOLDER)
     for row in result.rows[1:3]:
         one_core = 1 / (1 / row["worker img/s"] + 1 / row["device img/s"])
         assert row["one core img/s"] == pytest.approx(one_core)
@@ -33,3 +34,12 @@ def test_three_pipelines_read_the_same_images(tmp_path):
     assert "is the limit" in result.notes[-1]
     with pytest.raises(UserError, match="has no class folders with images"):
         measure_input_pipeline(QUICK, root=str(tmp_path / "none"), shards="", image_size=16, batch=4, workers=2)
+
+
+def test_generated_photographs_have_two_classes_and_the_usual_size(tmp_path):
+    write_photographs(tmp_path / "images", 4)
+    files = sorted((tmp_path / "images").glob("*/*.jpg"))
+    assert [file.parent.name for file in files] == ["class-0", "class-0", "class-1", "class-1"]
+    for file in files:
+        assert Image.open(file).size == (500, 375)
+        assert 20_000 < file.stat().st_size < 150_000  # ImageNet's have some 110 kB

@@ -1,5 +1,7 @@
 """Measured times and memory against known ones."""
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -64,3 +66,69 @@ def test_invalid_settings():
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="device=cuda needs a GPU"):
             Setting(device="cuda")
+
+
+class FakeEvent:
+    """A CUDA event of a clock that the test sets."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.time = FakeEvent.now
+
+    def elapsed_time(self, end):
+        return end.time - self.time
+
+
+@pytest.mark.parametrize("hide_launches", [False, True])
+def test_steps_on_a_gpu_are_timed_by_its_clock_behind_a_cold_cache(hide_launches, monkeypatch):
+    calls = []
+    fakes = {
+        "Event": FakeEvent,
+        "is_available": lambda: True,
+        "synchronize": lambda: calls.append("wait"),
+        "_sleep": lambda cycles: calls.append("sleep"),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+
+    class Cache:
+        def random_(self):
+            FakeEvent.now += 100
+            calls.append("evict")
+
+    monkeypatch.setattr(torch, "empty", lambda size, dtype, device: Cache())
+
+    def step():
+        FakeEvent.now += 7  # milliseconds
+        calls.append("step")
+
+    setting = Setting(device="cuda", hide_launches=hide_launches)
+    assert setting.time_step(step) == pytest.approx(7e-3)
+    assert calls == ["wait", *(["sleep"] if hide_launches else []), "evict", "step", "wait"]
+
+
+def test_a_step_without_enough_memory_has_no_time():
+    def fail():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    times = QUICK.measure_times({"large": fail, "small": lambda: None})
+    assert math.isnan(times["large"])
+    assert times["small"] > 0
+
+
+def test_convolutions_alone_are_laid_out_channels_last():
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(4, 4, 3)
+            self.deep = torch.nn.Conv3d(4, 4, (1, 3, 3))
+            self.table = torch.nn.Parameter(torch.randn(4, 2, 3, 3))
+
+    block = replace(QUICK, channels_last=True).place(Block())
+    assert block.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert block.table.is_contiguous()
+    assert replace(QUICK, channels_last=True).make_images(2, 3, (4, 5)).stride() == (60, 1, 15, 3)

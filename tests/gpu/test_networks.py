@@ -80,8 +80,9 @@ def test_compiled_steps_are_those_of_eager_mode(mode, scope, device):
     compiled = torch.compile(network, mode=mode, fullgraph=True)
     for _ in range(3):  # graphs are recorded in the second call
         actual = step(compiled, images)
+    largest = max(gradient.abs().max().item() for gradient in expected[1:])  # some gradients are 0 but for rounding
     for one, other in zip(actual, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * other.abs().max().item())
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize("name", ["onnx", "torch_export"])

@@ -1,11 +1,14 @@
 """benchmark=input: throughput of the input pipeline, and whether it or the model limits a training."""
 
+import os
+import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import make_dataset
@@ -31,6 +34,7 @@ AUGMENTATIONS: Mapping[str, dict[str, Any]] = {
 }
 IMAGE_FOLDER = "ImageFolder, transforms per image"
 FILES, PACKED = "data=imagefolder", "data=packed"
+BATCHES_PER_WORKER, PREFETCH = 12, 4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -44,7 +48,7 @@ def measure_input_pipeline(
     workers: int,
     networks: Mapping[str, NetworkSpec] | None = None,
 ) -> Result:
-    """Measure how fast one core reads and augments a folder of images, in three ways.
+    """Measure how fast one core reads and augments a folder of images, in three ways, and a loader with its workers.
 
     Args:
         setting: the conditions of the measurement; one thread, since loader workers have one.
@@ -52,7 +56,7 @@ def measure_input_pipeline(
         shards: output folder of the packed images.
         image_size: side of the crops.
         batch: images.
-        workers: number of loader workers to compare the networks with.
+        workers: number of loader workers; at most one per core is started.
         networks: networks whose training may wait for images.
 
     Returns:
@@ -74,6 +78,8 @@ def measure_input_pipeline(
     members = read_index(Path(shards), "train")
 
     columns = ["augmentation", "input", "worker img/s", "ratio", "device img/s", "one core img/s", "one core ratio"]
+    columns += ["loader img/s"]
+    started_workers = min(workers, os.cpu_count() or 1)
     result = Result(f"Input: {len(samples)} images to {image_size}²", columns, setting=setting)
     worker_rates = {}
     with setting.apply():
@@ -86,7 +92,9 @@ def measure_input_pipeline(
                 PACKED: Pipeline(PackedFiles(Path(shards), members, crop), batch, collate, augment),
             }
             worker_seconds = setting.measure_times({name: p.run_worker for name, p in pipelines.items()})
-            device_seconds = setting.measure_times({name: p.run_device for name, p in pipelines.items() if p.augment})
+            device_seconds = setting.measure_times(
+                {name: partial(p.run_device, setting.torch_device) for name, p in pipelines.items() if p.augment}
+            )
             baseline = len(samples) / worker_seconds[IMAGE_FOLDER]
             for name, pipeline in pipelines.items():
                 worker = len(samples) / worker_seconds[name]
@@ -102,13 +110,14 @@ def measure_input_pipeline(
                         "device img/s": device,
                         "one core img/s": one_core,
                         "one core ratio": one_core / baseline,
+                        "loader img/s": pipeline.measure_loader(started_workers) if pipeline.augment else None,
                     }
                 )
         result.notes.append(
             "Worker: images/s of one loader worker, decoding and cropping included, and their ratio to ImageFolder's. "
             "Device: images/s of the work that is left for the training device: flips, RandAugment, normalization and "
-            "erasing of whole batches; in this benchmark a core too. One core: both on the same core, as in a training "
-            "on a CPU."
+            "erasing of whole batches. One core: both one after the other, as in a training on a CPU. Loader: images/s "
+            f"of {started_workers} workers that read at the same time, on {os.cpu_count()} cores."
         )
         slowest = min(rate for (_, name), rate in worker_rates.items() if name == FILES)
         for name, network in (networks or {}).items():
@@ -154,10 +163,28 @@ class Pipeline:
             batch = self.collate(items)
             self.first_batch = self.first_batch or batch
 
-    def run_device(self) -> None:
+    def measure_loader(self, workers: int) -> float:
+        """Return the images per second of a loader, after its workers have started."""
+        repeats = -(-BATCHES_PER_WORKER * workers // len(self.batches))
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[[(i, i) for i in batch] for batch in self.batches] * repeats,
+            num_workers=workers,
+            collate_fn=self.collate,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=PREFETCH,
+        )
+        batches = iter(loader)
+        for _ in range(PREFETCH * workers):  # those that were loaded ahead while the workers started
+            next(batches)
+        start = time.perf_counter()
+        images = sum(len(labels) for _, labels in batches)
+        return images / (time.perf_counter() - start)
+
+    def run_device(self, device: torch.device) -> None:
         """Do the work of the training device for one batch."""
         assert self.augment is not None
-        images, labels = self.first_batch
+        images, labels = (tensor.to(device) for tensor in self.first_batch)
         images = self.augment.augment_pixels(images, cropped=True)
         images = transforms.v2.functional.normalize(
             transforms.v2.functional.to_dtype(images, torch.float32, scale=True), list(MEAN), list(STD), inplace=True

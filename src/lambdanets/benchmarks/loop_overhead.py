@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping
 
+from lambdanets.benchmarks.gpu_use import GpuUse
 from lambdanets.benchmarks.measure import Setting, TimedTraining
 from lambdanets.benchmarks.result import Result
 from lambdanets.progress import progress_bar
@@ -19,11 +20,18 @@ def measure_loop_overhead(setting: Setting, *, trainings: Mapping[str, TimedTrai
         One row per training: milliseconds per step of both loops, and the overhead.
     """
     columns = ["config", "steps", "bare ms/step", "job=fit ms/step", "overhead %"]
+    columns += ["bare GPU %", "job=fit GPU %"] if setting.torch_device.type == "cuda" else []
     result = Result("The training loop beside a bare one", columns, setting=setting)
     with setting.apply():
         for name, training in progress_bar(trainings.items(), "configs"):
             training.bare_loop_epoch_seconds(), training.epoch_seconds()  # warm up caches and allocators
-            pairs = [(training.bare_loop_epoch_seconds(), training.epoch_seconds()) for _ in range(setting.repeats)]
+            bare_use, complete_use = GpuUse(), GpuUse()
+            pairs = []
+            for _ in range(setting.repeats):
+                with bare_use:
+                    bare_seconds = training.bare_loop_epoch_seconds()
+                with complete_use:
+                    pairs.append((bare_seconds, training.epoch_seconds()))
             bare, complete = (statistics.median(times) for times in zip(*pairs, strict=True))
             overhead = statistics.median(after / before for before, after in pairs) - 1
             result.rows.append(
@@ -33,10 +41,17 @@ def measure_loop_overhead(setting: Setting, *, trainings: Mapping[str, TimedTrai
                     "bare ms/step": 1e3 * bare / training.steps,
                     "job=fit ms/step": 1e3 * complete / training.steps,
                     "overhead %": 100 * overhead,
+                    "bare GPU %": bare_use.median,
+                    "job=fit GPU %": complete_use.median,
                 }
             )
     result.notes.append(
         "An epoch with validation, divided by its training steps. Bare: the same model, batches, augmentation, "
         "optimizer and schedule, without logs and checkpoints. Overhead: the median of the ratios, measured in turn."
     )
+    if setting.torch_device.type == "cuda":
+        result.notes.append(
+            "GPU %: part of the time in which the GPU computes, by nvidia-smi: the median of the samples that are "
+            "not 0, since the GPU idles while a training is prepared."
+        )
     return result

@@ -18,6 +18,7 @@ from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization
 from lambdanets.config import experiments
 from lambdanets.config.build import build_data, build_task
 from lambdanets.data import ImageData
+from lambdanets.errors import UserError
 from lambdanets.jobs.fit import build_training
 from lambdanets.models.memory_format import lay_out_convolutions
 from lambdanets.runs import provenance
@@ -63,7 +64,11 @@ class TrainingTimer:
         accelerated = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
         task = build_task(self.config, self.data, self.data.classes)
         device = torch.device("cuda" if accelerated else "cpu")
-        return train_bare_epoch(task, self.data, device, epochs=self.EPOCHS).seconds
+        precision = self.config.trainer.precision
+        if precision not in ("32-true", "bf16-mixed"):
+            raise UserError(f"trainer.precision={precision} can't be compared: set 32-true or bf16-mixed.")
+        autocast = precision == "bf16-mixed"
+        return train_bare_epoch(task, self.data, device, epochs=self.EPOCHS, autocast=autocast).seconds
 
     def training_seconds(self, callbacks: str) -> tuple[float, float]:
         """Time a whole training, with its validations and checkpoints.
@@ -116,7 +121,9 @@ class BareEpoch(NamedTuple):
     val_top1: float
 
 
-def train_bare_epoch(task: Any, data: ImageData, device: torch.device, *, epochs: int) -> BareEpoch:
+def train_bare_epoch(
+    task: Any, data: ImageData, device: torch.device, *, epochs: int, autocast: bool = False
+) -> BareEpoch:
     """Train a classifier for its first epoch without Lightning, and validate it.
 
     The loop does the work of the task: the same batches, augmentation, loss, optimizer and schedule. It logs and saves
@@ -127,6 +134,7 @@ def train_bare_epoch(task: Any, data: ImageData, device: torch.device, *, epochs
         data: set up, with its splits in memory.
         device: where the model is trained.
         epochs: length of the learning-rate schedule.
+        autocast: compute in bfloat16 by autocast.
     """
     model = task.model.to(device).train()
     if device.type == "cuda":
@@ -145,7 +153,8 @@ def train_bare_epoch(task: Any, data: ImageData, device: torch.device, *, epochs
         images, labels = data.augment.augment_normalized(
             data.normalize(data.augment.augment_pixels(images)), labels, num_classes=len(data.classes)
         )
-        loss = F.cross_entropy(model(images), labels, label_smoothing=task.label_smoothing)
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            loss = F.cross_entropy(model(images), labels, label_smoothing=task.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -156,7 +165,8 @@ def train_bare_epoch(task: Any, data: ImageData, device: torch.device, *, epochs
     count = 0
     with torch.no_grad():
         for images, labels in data.val_dataloader():
-            logits = model(data.normalize(images.to(device, non_blocking=True)))
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                logits = model(data.normalize(images.to(device, non_blocking=True)))
             correct += (logits.argmax(-1) == labels.to(device)).sum()
             count += len(labels)
     val_top1 = correct.item() / count  # waits for the device

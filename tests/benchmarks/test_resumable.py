@@ -1,0 +1,91 @@
+"""Results of many cases, over several calls."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lambdanets.benchmarks.measure import Setting
+from lambdanets.benchmarks.result import Result
+from lambdanets.benchmarks.resumable import ResumableResult, time_limit
+from tests.command import environment
+
+ORIGIN = {"packages": {"torch": "2.0"}, "python": "3.12", "date": "2026-01-01", "command": "make gpu"}
+SETTING = Setting(device="cpu")
+
+
+def open_result(folder, *, code="a", **options):
+    return ResumableResult(folder, "layers", identity={"code": code}, origin=ORIGIN, setting=SETTING, **options)
+
+
+def part(case, seconds):
+    return Result("Layers", ["case", "s"], [{"case": case, "s": seconds}], [f"Rate: {seconds}.", f"{case}1: fast."])
+
+
+def test_another_call_measures_the_cases_that_are_left(tmp_path):
+    first = open_result(tmp_path)
+    assert first.pending(["a", "b", "c", "d"]) == ["a", "b", "c", "d"]
+    first.begin("a")
+    first.finish("a", part("a", 1.0))
+    first.begin("b")
+    first.fail("b", RuntimeError("no\nmemory"))
+    first.begin("c")  # hangs, and the process is killed
+    second = open_result(tmp_path)
+    assert second.pending(["a", "b", "c", "d"]) == ["d", "b", "c"]
+    second.begin("d")
+    second.finish("d", part("d", 2.0))
+    document = json.loads((tmp_path / "layers.json").read_text())
+    assert document["rows"] == [{"case": "a", "s": 1.0}, {"case": "d", "s": 2.0}]
+    page = (tmp_path / "layers.md").read_text()
+    assert "Not measured: b (failed: RuntimeError: no memory)." in page
+    assert "Not measured: c (begun)." in page
+    # Remarks on all cases are those of the last one; each case has its own.
+    assert "Rate: 2.0." in page
+    assert "Rate: 1.0." not in page
+    assert "a1: fast." in page
+
+
+@pytest.mark.parametrize("options", [{"code": "b"}, {"anew": True}], ids=str)
+def test_other_code_and_anew_start_from_nothing(options, tmp_path):
+    first = open_result(tmp_path)
+    first.pending(["a"])
+    first.finish("a", part("a", 1.0))
+    assert open_result(tmp_path).pending(["a"]) == []
+    assert open_result(tmp_path, **options).pending(["a"]) == ["a"]
+
+
+def test_a_summary_reads_all_rows_and_adds_to_the_document(tmp_path):
+    def summarize(result):
+        result.notes.append(f"{len(result.rows)} rows.")
+        return {"rates": sum(row["s"] for row in result.rows)}
+
+    result = open_result(tmp_path, summarize=summarize)
+    result.pending(["a", "b"])
+    for case, seconds in (("a", 1.0), ("b", 2.0)):
+        result.finish(case, part(case, seconds))
+    assert json.loads((tmp_path / "layers.json").read_text())["rates"] == 3
+    assert "2 rows." in (tmp_path / "layers.md").read_text()
+
+
+def test_the_limit_ends_a_process_that_hangs():
+    code = (
+        "import time; from lambdanets.benchmarks.resumable import time_limit\n"
+        "with time_limit(0.1, 'too late'): time.sleep(60)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, env=environment(), check=False
+    )
+    assert done.returncode == 124
+    assert done.stdout == "error: too late\n"
+
+
+def test_a_case_fits_if_the_longest_one_would(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("lambdanets.benchmarks.resumable.time.monotonic", lambda: now[0])
+    with time_limit(100, "") as fits:
+        assert fits()
+        now[0] = 30
+        assert fits()  # 30 + 45 < 100
+        now[0] = 56
+        assert not fits()
