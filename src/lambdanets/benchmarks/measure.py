@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lambdanets.errors import UserError
 from lambdanets.mixers.lambda_layer import Scope
+from lambdanets.models.memory_format import lay_out_convolutions
 
 Step = Callable[[], object]
 CACHE_BYTES = 2**28  # more than the cache of any GPU
@@ -78,10 +79,10 @@ class Setting:
             torch.set_num_threads(before)
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device, and lay out the weights of its convolutions in the memory format."""
-        for layer in module.to(self.torch_device).modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.to(memory_format=self.memory_format)
+        """Move a module to the device, and with channels_last lay out the weights of its convolutions."""
+        module = module.to(self.torch_device)
+        if self.channels_last:
+            lay_out_convolutions(module)
         return module
 
     def make_images(self, batch: int, channels: int, size: tuple[int, int]) -> Tensor:
