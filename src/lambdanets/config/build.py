@@ -113,10 +113,10 @@ def build_trainer(config: DictConfig, *, plugins: Sequence[Any] = (), **options:
         UserError: the machine lacks the devices that are asked for.
     """
     check_devices(config.trainer)
-    # Let cuDNN try its algorithms: it pays if all batches have one shape, and may give other last digits in each run.
+    # cuDNN tries its algorithms, which pays if all batches have one shape; each run may choose others.
     benchmark = task_class(config).STATIC_SHAPES and not config.trainer.deterministic
     return instantiate(config.trainer)(
-        benchmark=benchmark,
+        benchmark=config.trainer.get("benchmark", benchmark),
         **trainer_strategy_options(config, plugins),
         enable_checkpointing=False,  # job=fit has its own callback
         use_distributed_sampler=False,  # data modules shard their own splits
