@@ -7,9 +7,9 @@ import torch
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaLayer
-from lambdanets.ops import METHODS, lambda_map, triton_kernel
+from lambdanets.ops import METHODS, lambda_map, triton_kernel, triton_partition
 from lambdanets.ops.cost import Shape, predict_costs
-from lambdanets.ops.triton_kernel import Tiling, choose_patch, list_launches, triton_lambdas
+from lambdanets.ops.triton_kernel import list_launches, triton_lambdas
 from tests.methods import needs_triton
 from tests.ops.test_lambda_map import CASES, inputs, output_and_gradients, relative_errors
 from tests.reference.lambda_map import lambda_map as by_definition
@@ -83,7 +83,7 @@ def test_dilation(dilation, monkeypatch):
 
 @pytest.mark.parametrize("processors", [1, 5])
 def test_parts_and_chunks_only_change_the_order_of_sums(processors, monkeypatch):
-    monkeypatch.setattr(triton_kernel, "CHUNK", 1)
+    monkeypatch.setattr(triton_partition, "CHUNK", 1)
     monkeypatch.setattr(triton_kernel, "count_processors", lambda device: processors)
     single = inputs((4, 9), (5, 3), 2, 2, batch=5, value_depth=64, dtype=torch.float32)
     actual = output_and_gradients(triton_lambdas, single)
@@ -139,30 +139,8 @@ def test_the_launches_of_resnet50_hold_no_expanded_embeddings():
     tensors = [torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in shapes]
     launches = list_launches(*tensors, training=True, processors=132)
     largest = max(t.numel() for launch in launches for t in launch.arguments if isinstance(t, torch.Tensor))
-    assert largest <= max(triton_kernel.CHUNK, *(tensor.numel() for tensor in tensors))
+    assert largest <= max(triton_partition.CHUNK, *(tensor.numel() for tensor in tensors))
     assert max(side for launch in launches for side in launch.grid[1:]) < 2**16  # CUDA's limit
-
-
-@pytest.mark.parametrize(
-    ("area", "size", "patch"),
-    [
-        ((23, 30), 64, (2, 32)),
-        ((56, 56), 64, (8, 8)),
-        ((14, 14), 64, (4, 16)),
-        ((1, 100), 64, (1, 64)),
-        ((9, 1), 16, (16, 1)),
-    ],
-)
-def test_patches_cover_an_area_with_least_waste(area, size, patch):
-    assert choose_patch(*area, size) == patch
-
-
-@pytest.mark.parametrize("dtype", triton_kernel.DTYPES, ids=str)
-@pytest.mark.parametrize("sizes", [(128, 56, 16, 16), (1, 7, 16, 128), (4, 1, 1, 1), (3, 100, 128, 300), (2, 5, 3, 7)])
-def test_tiles_fit_tensor_cores(dtype, sizes):
-    tiling = Tiling.of(*sizes, dtype)
-    assert 16 <= tiling.rows <= triton_kernel.TILE
-    assert 16 <= tiling.columns <= triton_kernel.TILE
 
 
 def test_without_a_gpu_it_is_no_choice(monkeypatch):

@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from lambdanets.ops import fourier, kernel, row_fft, scores, tiles, triton_kernel  # noqa: F401, each defines its operator
+from lambdanets.ops.triton_partition import Tiling
 
 Sizes = Sequence[int]
 Formula = Callable[[Sizes, Sizes, Sizes, bool], float]
@@ -96,7 +97,7 @@ def triton_lambdas_flops(query: Sizes, values: Sizes, table: Sizes, backward: bo
     batch, height, width, heads, key_depth = query
     _, context_height, context_width, intra_depth, value_depth = values
     rows = kernel.visible_pairs(height, context_height, table[2])
-    tile = triton_kernel.Tiling.of(batch, width, key_depth, value_depth, torch.bfloat16).queries
+    tile = Tiling.of(batch, width, key_depth, value_depth, torch.bfloat16).queries
     columns = sum(
         min(context_width, first + tile + table[3] // 2) - max(0, first - table[3] // 2)
         for first in range(0, width, tile)

@@ -26,52 +26,9 @@ from torch import Tensor
 
 from lambdanets.ops import scores
 from lambdanets.ops.custom_op import define_op
+from lambdanets.ops.triton_partition import TILE, Partition, round_up
 
-# Elements of the lambdas' gradient held at a time.
-CHUNK = 2**27
-# Rows and columns of a tile of the products: a compromise between reuse and registers.
-TILE = 128
-# Instances of a program per multiprocessor, at least, for the gradient of a table.
-INSTANCES = 4
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class Tiling(NamedTuple):
-    """How the products are cut, see `triton_programs.py`."""
-
-    queries: int
-    keys: int
-    images: int
-    depth: int
-
-    @staticmethod
-    def of(batch: int, width: int, key_depth: int, value_depth: int, dtype: torch.dtype) -> "Tiling":
-        keys = round_up(key_depth)
-        queries = max(min(TILE // keys, round_up(width)), ceil(16 / keys))
-        columns = TILE // 2 if dtype == torch.float32 else TILE  # those of float32 need more registers
-        depth = min(round_up(value_depth), columns)
-        images = max(min(columns // depth, round_up(batch)), ceil(16 / depth))
-        return Tiling(queries, keys, images, depth)
-
-    @property
-    def rows(self) -> int:
-        return self.queries * self.keys
-
-    @property
-    def columns(self) -> int:
-        return self.images * self.depth
-
-
-def round_up(size: int) -> int:
-    """Round up to a power of two."""
-    return 1 << (size - 1).bit_length()
-
-
-@cache
-def choose_patch(rows: int, columns: int, size: int) -> tuple[int, int]:
-    """Choose the sides of patches, powers of two, that cover an area with least waste; at a tie the widest."""
-    sides = [(size >> power, 1 << power) for power in range(size.bit_length())]
-    return min(sides, key=lambda side: (ceil(rows / side[0]) * ceil(columns / side[1]), side[0]))
 
 
 @torch.compiler.assume_constant_result
@@ -167,11 +124,17 @@ class Product:
         self.run = run
         self.processors = processors
         self.dtype = query.dtype
-        self.tiling = Tiling.of(self.batch, self.width, self.key_depth, self.value_depth, query.dtype)
-        self.step = 32 if self.dtype == torch.float32 else 64  # of the sums, in elements: 64 or 128 bytes
-        self.windows = self.scope[1] + self.tiling.queries - 1
-        self.tiles = self.height * ceil(self.width / self.tiling.queries)
-        self.depth_blocks = ceil(self.value_depth / self.tiling.depth)
+        self.partition = Partition(
+            self.batch,
+            (self.height, self.width),
+            (self.context_height, self.context_width),
+            key_depth=self.key_depth,
+            value_depth=self.value_depth,
+            intra_depth=self.intra_depth,
+            scope=self.scope,
+            dtype=query.dtype,
+        )
+        self.tiling = self.partition.tiling
         self.sizes = self.height, self.width, self.context_height, self.context_width
         self.constants = {
             "HEADS": self.heads,
@@ -191,10 +154,6 @@ class Product:
     def on_gpu(query: Tensor, values: Tensor, table: Tensor) -> "Product":
         return Product(query, values, table, Launch.run, count_processors(query.device))
 
-    def blocks(self, batch: int) -> int:
-        """Count the blocks of columns (b, v) of some images."""
-        return ceil(batch / self.tiling.images) * self.depth_blocks
-
     def launch(self, program: str, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
         """Launch a program with those constants that it takes, of the given ones and of the product."""
         known = {**self.constants, **constants}
@@ -205,66 +164,60 @@ class Product:
 
     def expand_table(self, table: Tensor) -> Tensor:
         """Return the windows of a table: (k, u, R, C) → (R, u, C + queries − 1, rows)."""
-        windows = table.new_empty(self.scope[0], self.intra_depth, self.windows, self.tiling.rows)
+        windows = table.new_empty(self.scope[0], self.intra_depth, self.partition.windows, self.tiling.rows)
         self.launch("expand_table", (ceil(windows.numel() / 1024),), table, windows, windows.numel(), BLOCK=1024)
         return windows
 
     def apply_lambdas(self, query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
         """Return the result (B, H, W, h, v)."""
         y = query.new_empty(*query.shape[:4], self.value_depth)
-        grid = self.tiles, self.blocks(self.batch)
+        grid = self.partition.tiles, self.partition.blocks(self.batch)
         inputs = query, values, self.expand_table(table), content
         self.launch("apply_lambdas", grid, *inputs, y, self.batch, *self.sizes, **self.sum_patch())
         return y
 
     def differentiate_queries(self, grad: Tensor, values: Tensor, windows: Tensor, content: Tensor) -> Tensor:
         """Return the gradient of the queries (B, H, W, h, k); the lambdas are computed once more."""
-        dtype = torch.float32 if self.depth_blocks > 1 else grad.dtype
-        d_query = grad.new_empty(self.depth_blocks, *grad.shape[:4], self.key_depth, dtype=dtype)
-        grid = self.tiles, self.blocks(self.batch)
+        dtype = torch.float32 if self.partition.depth_blocks > 1 else grad.dtype
+        d_query = grad.new_empty(self.partition.depth_blocks, *grad.shape[:4], self.key_depth, dtype=dtype)
+        grid = self.partition.tiles, self.partition.blocks(self.batch)
         inputs = grad, values, windows, content
         self.launch("differentiate_queries", grid, *inputs, d_query, self.batch, *self.sizes, **self.sum_patch())
-        return d_query.sum(0) if self.depth_blocks > 1 else d_query[0]
+        return d_query.sum(0) if self.partition.depth_blocks > 1 else d_query[0]
 
     def sum_patch(self) -> dict[str, int]:
-        """Choose the positions that a step of the sum over the context covers."""
-        rows = min(self.scope[0], self.context_height) * self.intra_depth
-        patch = choose_patch(rows, min(self.windows, self.context_width), self.step)
-        return {"STEP_ROWS": patch[0], "STEP_COLUMNS": patch[1]}
+        rows, columns = self.partition.lambdas_patch
+        return {"STEP_ROWS": rows, "STEP_COLUMNS": columns}
 
     def differentiate_lambdas(self, grad: Tensor, query: Tensor) -> Tensor:
         """Return the gradient of the lambdas of some images: (tiles, rows, columns of all blocks)."""
-        blocks = self.blocks(len(grad))
-        d_lambdas = grad.new_empty(self.tiles, self.tiling.rows, blocks * self.tiling.columns)
+        blocks = self.partition.blocks(len(grad))
+        d_lambdas = grad.new_empty(self.partition.tiles, self.tiling.rows, blocks * self.tiling.columns)
         sizes = len(grad), self.height, self.width
-        self.launch("differentiate_lambdas", (self.tiles, blocks), query, grad, d_lambdas, *sizes)
+        self.launch("differentiate_lambdas", (self.partition.tiles, blocks), query, grad, d_lambdas, *sizes)
         return d_lambdas
 
     def differentiate_values(self, d_lambdas: Tensor, windows: Tensor, d_values: Tensor) -> None:
         """Write the gradient of the values of some images (B, H', W', u, v)."""
-        blocks = self.blocks(len(d_values))
-        patch = choose_patch(self.context_height, self.context_width, TILE // 2)
+        blocks = self.partition.blocks(len(d_values))
+        patch = self.partition.values_patch
         patches = ceil(self.context_height / patch[0]) * ceil(self.context_width / patch[1])
         grid = patches * self.intra_depth, blocks
         sizes = len(d_values), *self.sizes, blocks
-        step = min(self.step, self.tiling.rows)
-        constants = {"PATCH_ROWS": patch[0], "PATCH_COLUMNS": patch[1], "STEP": step}
+        constants = {"PATCH_ROWS": patch[0], "PATCH_COLUMNS": patch[1], "STEP": self.partition.values_step}
         self.launch("differentiate_values", grid, d_lambdas, windows, d_values, *sizes, **constants)
 
     def differentiate_windows(self, d_lambdas: Tensor, values: Tensor) -> Tensor:
         """Return the gradient of the windows (R, u, C + queries − 1, rows), summed over some images, in float32."""
-        blocks = self.blocks(len(values))
-        rows = self.scope[0] * self.intra_depth
-        patch = choose_patch(rows, self.windows, TILE // 2 if self.dtype == torch.float32 else TILE)
-        patches = ceil(rows / patch[0]) * ceil(self.windows / patch[1])
-        # A small table has few patches: each is summed in parts, by several instances.
-        parts = ceil(INSTANCES * self.processors / patches)
-        shape = parts, self.scope[0], self.intra_depth, self.windows, self.tiling.rows
+        blocks = self.partition.blocks(len(values))
+        patch = self.partition.windows_patch
+        parts = self.partition.window_parts(self.processors)
+        shape = parts, self.scope[0], self.intra_depth, self.partition.windows, self.tiling.rows
         d_windows = values.new_empty(shape, dtype=torch.float32)
         sizes = len(values), *self.sizes, blocks
-        step = min(self.step, self.tiling.columns)
-        constants = {"PATCH_ROWS": patch[0], "PATCH_COLUMNS": patch[1], "STEP": step}
-        self.launch("differentiate_windows", (patches, parts), d_lambdas, values, d_windows, *sizes, **constants)
+        constants = {"PATCH_ROWS": patch[0], "PATCH_COLUMNS": patch[1], "STEP": self.partition.windows_step}
+        grid = self.partition.windows_patches, parts
+        self.launch("differentiate_windows", grid, d_lambdas, values, d_windows, *sizes, **constants)
         return d_windows.sum(0)
 
     def fold_windows(self, d_windows: Tensor) -> Tensor:
@@ -284,9 +237,7 @@ class Product:
         d_query = self.differentiate_queries(grad, values, windows, content)
         d_values = torch.empty_like(values)
         d_windows = torch.zeros_like(windows, dtype=torch.float32)
-        block_elements = self.tiles * self.tiling.rows * self.tiling.columns * self.depth_blocks
-        chunks = ceil(self.blocks(self.batch) / self.depth_blocks * block_elements / CHUNK)
-        images = self.tiling.images * ceil(self.batch / self.tiling.images / chunks)
+        images = self.partition.chunk
         for start in range(0, self.batch, images):
             part = slice(start, start + images)
             d_lambdas = self.differentiate_lambdas(grad[part], query[part])
