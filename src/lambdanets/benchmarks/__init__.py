@@ -11,6 +11,7 @@ from lambdanets.benchmarks.mobilenet_search import search_mobilenets
 from lambdanets.benchmarks.network_groups import compare_networks
 from lambdanets.benchmarks.runtimes import compare_runtimes
 from lambdanets.benchmarks.scaling import measure_scaling
+from lambdanets.benchmarks.triton_variants import compile_variants
 
 __all__ = [
     "compare_experiments",
@@ -19,6 +20,7 @@ __all__ = [
     "compare_networks",
     "compare_runtimes",
     "compare_speed_and_accuracy",
+    "compile_variants",
     "measure_callback_cost",
     "measure_input_pipeline",
     "measure_loop_overhead",
