@@ -281,9 +281,7 @@ def find_variants(cases: dict[str, dict[str, Any]]) -> dict[Variant, list[str]]:
 def check_compiler() -> None:
     """Raise a UserError if programs can't be compiled here."""
     if find_spec("triton") is None:
-        raise UserError(
-            "benchmark=triton_variants needs Triton, which can't be imported: use Linux, or install triton."
-        )
+        raise UserError("benchmark=triton_variants needs Triton, which is missing: run it on Linux, or install triton.")
     if triton_kernel.is_interpreted():
         raise UserError("TRITON_INTERPRET=1 replaces Triton's compiler: unset it for benchmark=triton_variants.")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from functools import cache
-from math import ceil, log2
+from math import ceil, log2, prod
 from operator import index
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lambdanets.ops import fourier, kernel, row_fft, scores, tiles, triton_kernel
+from lambdanets.ops.triton_partition import Partition
 
 # The batch that methods are chosen for in a compiled graph, whose batch is open.
 GRAPH_BATCH = 8
@@ -32,7 +33,8 @@ class OpCounts:
         taps: multiply-adds in convolutions.
         calls: of PyTorch operators.
         kernel: multiply-adds in the C kernel.
-        tensor_core: multiply-adds in the programs in Triton.
+        tensor_core: multiply-adds of the programs in Triton in their sums over positions, of whole tiles and steps.
+        applied: multiply-adds of these programs with the lambdas that they hold in registers.
     """
 
     products: float = 0
@@ -42,6 +44,7 @@ class OpCounts:
     calls: float = 0
     kernel: float = 0
     tensor_core: float = 0
+    applied: float = 0
 
     def __add__(self, other: OpCounts) -> OpCounts:
         return OpCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -50,12 +53,25 @@ class OpCounts:
         return OpCounts(*(times * count for count in astuple(self)))
 
 
-# Seconds per operation, in the order of OpCounts. CPU: least squares over the measurements of benchmark=methods on two
-# cores with AVX2. CUDA: from the data sheets of large GPUs, not measured.
+# Seconds per operation, by device and on CUDA by precision. CPU: least squares over the measurements of
+# benchmark=methods on two cores with AVX2. CUDA: predicted for an A100 by benchmark=gpu_predicted, not measured.
 SECONDS_PER_OP = {
-    "cpu": (2.2e-11, 2.5e-10, 3.2e-10, 6.2e-11, 1.1e-5, 2.5e-11, 1),
-    "cuda": (1e-14, 2e-12, 1e-12, 2e-13, 6e-6, 0, 4e-15),
+    "cpu": OpCounts(products=2.2e-11, moved=2.5e-10, butterflies=3.2e-10, taps=6.2e-11, calls=1.1e-5, kernel=2.5e-11),
+    "cuda bfloat16": OpCounts(
+        products=1e-14, moved=1.5e-12, butterflies=1e-12, taps=2e-13, calls=6e-6, tensor_core=1.2e-14, applied=6e-14
+    ),
+    "cuda float32": OpCounts(
+        products=1.3e-13, moved=3e-12, butterflies=1e-12, taps=4e-13, calls=6e-6, tensor_core=2e-13, applied=2e-13
+    ),
 }
+
+
+def find_rates(device: str, dtype: torch.dtype) -> OpCounts:
+    """Return the seconds per operation; a device other than a CPU counts as CUDA."""
+    if device == "cpu":
+        return SECONDS_PER_OP["cpu"]
+    half = dtype in (torch.bfloat16, torch.float16)
+    return SECONDS_PER_OP["cuda bfloat16" if half else "cuda float32"]
 
 
 class Shape(NamedTuple):
@@ -142,7 +158,7 @@ def predict_costs(shape: Shape) -> dict[str, Cost]:
         size = ceil(shape.height / shape.dilation), ceil(shape.width / shape.dilation)
         batch = shape.batch * shape.dilation**2
         phases = shape._replace(batch=batch, height=size[0], width=size[1], context=size)
-    rates = SECONDS_PER_OP.get(shape.device, SECONDS_PER_OP["cuda"])
+    rates = astuple(find_rates(shape.device, shape.dtype))
     costs = {}
     for name in supported_methods(shape):
         ops = COUNTERS[name](shape if name == "convolution" else phases)
@@ -264,16 +280,31 @@ def kernel_ops(s: Shape) -> OpCounts:
 
 
 def triton_ops(s: Shape) -> OpCounts:
-    tiling = triton_kernel.Tiling.of(s.batch, s.width, s.key_depth, s.value_depth, s.dtype)
-    tiles = s.height * ceil(s.width / tiling.queries)
-    columns = ceil(s.batch / tiling.images) * ceil(s.value_depth / tiling.depth) * tiling.columns
-    visible = min(s.scope[0], s.context[0]) * min(s.scope[1] + tiling.queries - 1, s.context[1]) * s.intra_depth
-    lambdas = tiles * tiling.rows * columns
+    partition = Partition(
+        s.batch,
+        (s.height, s.width),
+        s.context,
+        key_depth=s.key_depth,
+        value_depth=s.value_depth,
+        intra_depth=s.intra_depth,
+        scope=s.scope,
+        dtype=s.dtype,
+    )
+    tiling = partition.tiling
+    tile = tiling.rows * tiling.columns
+    lambdas = partition.tiles * partition.blocks(s.batch) * tile
+    summed = partition.lambdas_steps() * tile * partition.step
+    applied = s.heads * lambdas
     maps = copies(s.batch * s.queries * s.heads * (s.key_depth + s.value_depth))
-    forward = OpCounts(tensor_core=lambdas * visible) + maps + calls(4)
+    forward = OpCounts(tensor_core=summed, applied=applied) + maps + calls(4)
     if not s.training:
         return forward
-    return forward + OpCounts(tensor_core=3 * lambdas * visible, moved=3 * lambdas) + maps * 2 + calls(14)
+    values_patch, windows_patch = (prod(patch) for patch in (partition.values_patch, partition.windows_patch))
+    summed += partition.values_steps(s.batch) * values_patch * tiling.columns * partition.values_step
+    summed += partition.windows_steps(s.batch) * windows_patch * tiling.rows * partition.windows_step
+    chunks = ceil(s.batch / partition.chunk)
+    backward = OpCounts(tensor_core=summed, applied=2 * applied, moved=3 * lambdas) + maps * 2
+    return forward + backward + calls(8 + 5 * chunks)
 
 
 COUNTERS = {
