@@ -58,7 +58,7 @@ class OpCounts:
 SECONDS_PER_OP = {
     "cpu": OpCounts(products=2.2e-11, moved=2.5e-10, butterflies=3.2e-10, taps=6.2e-11, calls=1.1e-5, kernel=2.5e-11),
     "cuda bfloat16": OpCounts(
-        products=1e-14, moved=1.5e-12, butterflies=1e-12, taps=2e-13, calls=6e-6, tensor_core=1.2e-14, applied=6e-14
+        products=1e-14, moved=1.5e-12, butterflies=1e-12, taps=2e-13, calls=6e-6, tensor_core=8e-15, applied=6e-14
     ),
     "cuda float32": OpCounts(
         products=1.3e-13, moved=3e-12, butterflies=1e-12, taps=4e-13, calls=6e-6, tensor_core=2e-13, applied=2e-13
