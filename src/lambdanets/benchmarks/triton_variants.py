@@ -79,11 +79,11 @@ class Variant(NamedTuple):
 
 def describe_argument(argument: Any) -> str:
     if isinstance(argument, Tensor):
-        offset = argument.storage_offset() * argument.element_size()
-        return f"*{TYPES[argument.dtype]}" + ":16" * (offset % ALIGNMENT == 0)
+        offset = int(argument.storage_offset()) * argument.element_size()
+        return f"*{TYPES[argument.dtype]}" + (":16" if offset % ALIGNMENT == 0 else "")
     if argument == 1:
         return "1"
-    return ("i32" if argument <= MAX_INT32 else "i64") + ":16" * (argument % ALIGNMENT == 0)
+    return ("i32" if argument <= MAX_INT32 else "i64") + (":16" if argument % ALIGNMENT == 0 else "")
 
 
 @dataclass(frozen=True)
