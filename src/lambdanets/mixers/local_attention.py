@@ -60,8 +60,8 @@ class LocalAttention(nn.Module):
     def position_logits(self, query: Tensor, window: tuple[int, int]) -> Tensor:
         """Compute q · r / √d_h: (N, h, s, s', d_h) → (N, h, s, s', w, w')."""
         by_row, by_column = (query * self.head_depth**-0.5).split(self.halves, -1)
-        rows = window_embeddings(self.row_table, query.shape[2]).to(query.dtype)
-        columns = window_embeddings(self.column_table, query.shape[3]).to(query.dtype)
+        rows = window_embeddings(self.row_table, query.shape[2], window[0]).to(query.dtype)
+        columns = window_embeddings(self.column_table, query.shape[3], window[1]).to(query.dtype)
         row_logits = torch.einsum("nhyxd,ythd->nhyxt", by_row, rows)
         column_logits = torch.einsum("nhyxd,xthd->nhyxt", by_column, columns)
         return row_logits[..., :, None] + column_logits[..., None, :]

@@ -58,8 +58,8 @@ class LocalRelation(nn.Module):
     def position_logits(self, query: Tensor, window: tuple[int, int]) -> Tensor:
         """Compute the geometry prior of each query and position: (1, groups, s, s', w, w')."""
         table = self.prior(self.offsets())  # (r, r, groups)
-        by_row = window_embeddings(table, query.shape[2])  # (s, w, r, groups)
-        both = window_embeddings(by_row.movedim(2, 0), query.shape[3])  # (s', w', s, w, groups)
+        by_row = window_embeddings(table, query.shape[2], window[0])  # (s, w, r, groups)
+        both = window_embeddings(by_row.movedim(2, 0), query.shape[3], window[1])  # (s', w', s, w, groups)
         return both.permute(4, 2, 0, 3, 1)[None]
 
     def offsets(self) -> Tensor:

@@ -2,7 +2,8 @@
 
 A tile of s × s queries and the window of (s + r − 1)² positions around it make one small attention, with a mask for
 positions outside of a query's own neighborhood. Keys and values are copied (s + r − 1)² / s² times, about three times,
-instead of r² times as by unfolding the neighborhood of each position.
+instead of r² times as by unfolding the neighborhood of each position. Along an axis with one tile, the window
+is the map.
 """
 
 from collections.abc import Callable
@@ -38,10 +39,11 @@ def neighborhood_attention(
     height, width = query.shape[3:]
     tile = even_tile_side(height), even_tile_side(width)
     count = ceil(height / tile[0]), ceil(width / tile[1])
-    window = tile[0] + scope - 1, tile[1] + scope - 1
-    queries = extract_windows(query, count, tile, tile, 0)
-    keys, values = (extract_windows(tensor, count, window, tile, scope // 2) for tensor in (key, value))
-    hidden = ~visible_positions(height, width, count, tile, scope, query.device)
+    margin = window_margin(count[0], scope), window_margin(count[1], scope)
+    window = tile[0] + 2 * margin[0], tile[1] + 2 * margin[1]
+    queries = extract_windows(query, count, tile, tile, (0, 0))
+    keys, values = (extract_windows(tensor, count, window, tile, margin) for tensor in (key, value))
+    hidden = ~visible_positions(height, width, count, tile, margin, scope, query.device)
     added = bias(queries, window).flatten(4, 5).flatten(2, 3)
     tiles = count[0] * count[1]
     added = added.unflatten(0, (-1, 1 if added.shape[0] == 1 else tiles)).masked_fill(hidden, -torch.inf)
@@ -60,41 +62,55 @@ def even_tile_side(length: int) -> int:
     return ceil(length / ceil(length / TILE))
 
 
-def extract_windows(maps: Tensor, count: Size, window: Size, step: Size, margin: int) -> Tensor:
+def window_margin(tiles: int, scope: int) -> int:
+    """Return how far windows reach beyond their tiles: not at all if a single tile has all positions of the map."""
+    return scope // 2 if tiles > 1 else 0
+
+
+def extract_windows(maps: Tensor, count: Size, window: Size, step: Size, margin: Size) -> Tensor:
     """Extract windows every step positions, with zeros beyond the map: (B, h, d, H, W) → (B · tiles, h, w, w', d)."""
-    rows, columns = (tiles * side + 2 * margin for tiles, side in zip(count, step, strict=True))
-    maps = F.pad(maps, (margin, columns - margin - maps.shape[4], margin, rows - margin - maps.shape[3]))
+    rows, columns = (tiles * side + 2 * edge for tiles, side, edge in zip(count, step, margin, strict=True))
+    after = rows - margin[0] - maps.shape[3], columns - margin[1] - maps.shape[4]
+    maps = F.pad(maps, (margin[1], after[1], margin[0], after[0]))
     windows = maps.unfold(3, window[0], step[0]).unfold(4, window[1], step[1])
     return windows.permute(0, 3, 4, 1, 5, 6, 2).flatten(0, 2).contiguous()
 
 
-def visible_positions(height: int, width: int, count: Size, tile: Size, scope: int, device: torch.device) -> Tensor:
+def visible_positions(
+    height: int, width: int, count: Size, tile: Size, margin: Size, scope: int, device: torch.device
+) -> Tensor:
     """Return the mask of the positions of its window that each query sees: boolean (tiles, 1, s · s', w · w').
 
     Queries beyond the map, which are cut off in the end, see their whole neighborhood: a softmax over nothing has no
     gradient.
     """
     axes = []
-    for length, tiles, side in zip((height, width), count, tile, strict=True):
+    for length, tiles, side, edge in zip((height, width), count, tile, margin, strict=True):
         start = side * torch.arange(tiles, device=device)[:, None, None]
         query = torch.arange(side, device=device)[:, None]
-        key = torch.arange(side + scope - 1, device=device)
-        near = (key >= query) & (key < query + scope)
-        position = start + key - scope // 2
+        key = torch.arange(-edge, side + edge, device=device)
+        near = (key - query).abs() <= scope // 2
+        position = start + key
         axes.append(near & ((position >= 0) & (position < length) | (start + query >= length)))
     rows, columns = axes
     both = rows[:, None, :, None, :, None] & columns[None, :, None, :, None, :]
     return both.flatten(4, 5).flatten(2, 3).flatten(0, 1)[:, None]
 
 
-def window_embeddings(table: Tensor, side: int) -> Tensor:
+def window_embeddings(table: Tensor, side: int, window: int) -> Tensor:
     """Expand a table to each query and each position of its window along one axis: (r, …) → (s, w, …).
 
     Embeddings of positions outside of the scope are zero.
+
+    Args:
+        table: an embedding per offset, (r, …).
+        side: s, the tile's.
+        window: w, either s + r − 1 or s.
     """
     padding = table.new_zeros(side - 1, *table.shape[1:])
     padded = torch.cat([padding, table, padding])
-    return padded.unfold(0, side + len(table) - 1, 1).flip(0).movedim(-1, 1)
+    embeddings = padded.unfold(0, side + len(table) - 1, 1).flip(0).movedim(-1, 1)
+    return embeddings.narrow(1, (embeddings.shape[1] - window) // 2, window)
 
 
 def check_scope(scope: int) -> None:
