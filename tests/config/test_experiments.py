@@ -48,7 +48,7 @@ def test_one_step_of_a_detector(name):
 
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_a_sweep_accepts_the_keys_of_its_rows(sweep):
-    key, value = ("side", 64) if sweep == "pathfinder" else ("root", "/data")  # not keys of the default data
+    key, value = ("side", 64) if sweep.startswith("pathfinder") else ("root", "/data")  # not keys of the default data
     with composing():
         config = compose("config", overrides=[f"sweep={sweep}", f"data.{key}={value}"])
     assert config.data[key] == value
@@ -210,12 +210,33 @@ def pathfinder():
     yield "64/lambda", large | lambdas
 
 
+def claims_rows(hybrid, layout, heads):
+    yield "conv", {"mixer": "Conv"}
+    yield "se", {"mixer": "SE", "mixer.ratio": 16}
+    yield "lambda_u1", LAMBDA
+    yield "local_attention", {"mixer": "LocalAttention", "mixer.scope": 7, "mixer.heads": heads}
+    yield "lambda_conv", {"mixer": "LambdaConv", "mixer.scope": 7, "mixer.key_depth": 16, "mixer.heads": 4}
+    yield hybrid, LAMBDA | {"model.layout": layout}
+    yield "content", LAMBDA | {"mixer.content": True, "mixer.position": False}
+    yield "position", LAMBDA | {"mixer.content": False, "mixer.position": True}
+    yield "lambda_u4", LAMBDA | {"mixer.intra_depth": 4, "mixer.scope": 7}
+    yield "attention", {"mixer": "Attention", "mixer.heads": heads}
+
+
+def pathfinder_scope():
+    yield "conv", {"mixer": "Conv", "model.width": 0.22}
+    for name, scope, width in (("r3", 3, 0.27), ("r7", 7, 0.27), ("r15", 15, 0.27), ("r23", 23, 0.26)):
+        yield name, LAMBDA | {"mixer.scope": scope, "model.width": width}
+    yield "global", LAMBDA | {"mixer.scope": "global", "model.width": 0.26}
+
+
 def hybrids():
     for layout in ("CCCC", "LCCC", "LLCC", "LLLC", "LLLL", "CLLL", "CCLL", "CCCL"):
         yield layout, {"model.layout": layout}
 
 
 SLIM = {"model": "ResNet", "model.depth": [1, 1, 1, 1]}
+COMPACT = {"model": "ResNet", "model.depth": [2, 2], "model.width": 1, "model.stem": "deep"}
 DETECTION = {"data": "Coco", "model": "MaskRCNN", "task": "Detection", "recipe.image_size": 1024}
 EXPECTED = {
     f"{prefix}{name}": shared | values
@@ -235,6 +256,22 @@ EXPECTED = {
             reproduction(),
         ),
         ("pathfinder/", SLIM | {"data": "Pathfinder"}, pathfinder()),
+        ("cifar10/", COMPACT | {"data": "ImageFolder"}, claims_rows("hybrid", "CL", 4)),
+        (
+            "fashion_mnist/",
+            COMPACT | {"data": "FashionMNIST"},
+            [row for row in claims_rows("hybrid", "CL", 4) if row[0] in ("conv", "lambda_u1", "hybrid")],
+        ),
+        (
+            "pathfinder_scope/",
+            SLIM | {"data": "Pathfinder", "data.side": 64, "model.stem": "imagenet"},
+            pathfinder_scope(),
+        ),
+        (
+            "reproduction_gpu/",
+            {"data": "ImageFolder", "model": "ResNet", "model.depth": 26, "model.width": 1, "recipe.epochs": 100},
+            claims_rows("CCLL", "CCLL", 8),
+        ),
     )
     for name, values in rows
 }

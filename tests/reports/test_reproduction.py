@@ -55,15 +55,20 @@ def test_its_means_and_intervals_are_those_of_the_archived_scores(part):
         assert line.endswith(f"| {ours} | {verdict} |")
 
 
-def test_the_protocol_lists_the_claims_that_are_judged():
+@pytest.mark.parametrize(("page", "name"), [("protocol_v1.md", "reproduction"), ("protocol.md", "reproduction_v2")])
+def test_the_protocol_lists_the_claims_that_are_judged(page, name):
+    parts = OmegaConf.load(ROOT / "configs" / "claims" / f"{name}.yaml").parts
     words = {"more": "superior", "within a point": "non_inferior", "smaller": "fewer_parameters", "faster": "faster"}
-    protocol = (RESULTS / "reproduction" / "protocol.md").read_text()
+    protocol = (RESULTS / "reproduction" / page).read_text()
     planned = [cells(line) for line in protocol.splitlines() if line.startswith("| ") and cells(line)[-1] in words]
-    judged = [claim for name, part in CLAIMS.parts.items() if name != "pathfinder_again" for claim in part.claims]
+    judged = [claim for part in parts.values() if part.title != "Pathfinder again" for claim in part.claims]
     assert len(planned) == len(judged)
     for row, claim in zip(planned, judged, strict=True):
         assert words[row[-1]] == claim.get("criterion", "superior")
-        experiments = [re.sub(r"^(reproduction|pathfinder)/", "", name) for name in (claim.a, claim.b)]
+        experiments = [
+            re.sub(r"^(reproduction|pathfinder|cifar10|fashion_mnist|pathfinder_scope)/", "", name)
+            for name in (claim.a, claim.b)
+        ]
         assert [cell.strip("`") for cell in row[-3:-1]] == experiments
 
 
