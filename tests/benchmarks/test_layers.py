@@ -1,5 +1,6 @@
 """benchmark=layers on small shapes."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -26,3 +27,10 @@ def test_layers_that_need_too_much_memory_are_left_out():
     pytest.importorskip("timm")
     result = compare_layers(replace(QUICK, memory_gib=1e-4), batch=1, shapes=[(8, 16)], scopes=["global"])
     assert [row["layer"] for row in result.rows] == ["ours", "3×3 conv"]
+
+
+def test_a_missing_library_is_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lambda_networks", None)
+    result = compare_layers(QUICK, batch=1, shapes=[(4, 16)], scopes=[3])
+    assert "lambda-networks" not in [row["layer"] for row in result.rows]
+    assert result.notes[0].startswith("lambda-networks is left out: ")

@@ -1,7 +1,7 @@
 """Layers to compare: our lambda layer, those of other libraries, and the layers that it replaces."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -16,18 +16,31 @@ FLOAT32_BYTES = 4
 CONV, ATTENTION = "3×3 conv", "BoTNet attention"
 
 
+class MissingPeerError(UserError):
+    """Another library, or a package that it needs, is not installed."""
+
+
 def import_peer(module: str) -> Any:
     """Import a module of another library.
 
     Raises:
-        UserError: the library is not installed.
+        MissingPeerError: the library is not installed.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(
-            f"This benchmark needs {module.split('.')[0]}, which is not installed: pip install -e '.[bench]'."
-        ) from error
+        raise MissingPeerError(f"{error} (pip install -e '.[bench]')") from error
+
+
+def make_available(factories: Mapping[str, Callable[[], nn.Module]]) -> tuple[dict[str, nn.Module], list[str]]:
+    """Make the modules whose library is installed, and return a note for each other one."""
+    modules, notes = {}, []
+    for name, make in factories.items():
+        try:
+            modules[name] = make()
+        except MissingPeerError as error:
+            notes.append(f"{name} is left out: {error}.")
+    return modules, notes
 
 
 def layer_factories(

@@ -43,7 +43,9 @@ def compare_layers(
             for scope in scopes:
                 x = setting.make_features(batch, channels, side)
                 factories = candidates.layer_factories(channels, side, scope, batch, setting.memory_gib)
-                modules = {name: setting.place(make()) for name, make in factories.items()}
+                modules, missing = candidates.make_available(factories)
+                modules = {name: setting.place(module) for name, module in modules.items()}
+                result.notes += [note for note in missing if note not in result.notes]
                 train, infer, peak = setting.measure_modules(modules, x)
                 size, context = f"{side}²×{channels}", format_scope(scope)
                 for name, module in modules.items():

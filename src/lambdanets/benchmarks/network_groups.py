@@ -1,12 +1,12 @@
 """benchmark=networks: whole networks in training and inference."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from torch import nn
 
-from lambdanets.benchmarks.candidates import LambdaNetworksMixer, import_peer
+from lambdanets.benchmarks.candidates import LambdaNetworksMixer, import_peer, make_available
 from lambdanets.benchmarks.measure import Setting, measure_matrix_rate
 from lambdanets.benchmarks.result import Result
 from lambdanets.benchmarks.roofline import count_multiply_adds
@@ -37,7 +37,9 @@ def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Res
         for group in progress_bar(compare, "groups"):
             side, network_factories = GROUPS[group]
             x = setting.make_images(batch, 3, (side, side))
-            models = {name: setting.place(make()) for name, make in network_factories(side).items()}
+            models, missing = make_available(network_factories(side))
+            models = {name: setting.place(model) for name, model in models.items()}
+            result.notes += missing
             train, infer, peak = setting.measure_modules(models, x)
             first = next(iter(models))
             for name, model in models.items():
@@ -74,8 +76,8 @@ def make_lambda_resnets(layout: str, side: int) -> dict[str, Callable[[], nn.Mod
 
 
 def make_timm_pair(name: str, side: int) -> dict[str, Callable[[], nn.Module]]:
-    theirs = import_peer("timm").create_model(name)
-    return {f"timm {name}": lambda: theirs, f"ours, as {name}": lambda: timm_network(name, theirs.state_dict())}
+    make_theirs = cache(lambda: import_peer("timm").create_model(name))
+    return {f"timm {name}": make_theirs, f"ours, as {name}": lambda: timm_network(name, make_theirs().state_dict())}
 
 
 def make_baselines(side: int) -> dict[str, Callable[[], nn.Module]]:

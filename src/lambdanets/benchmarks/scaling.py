@@ -48,9 +48,11 @@ def measure_scaling(
                 factories = candidates.layer_factories(channels, side, scope, batch, setting.memory_gib)
                 modules[f"ours, {format_scope(scope)}"] = factories.pop(candidates.OURS)()
                 if scope == "global":
+                    others, missing = candidates.make_available(factories)
                     modules |= {
-                        name if name in BASELINES else f"{name}, global": make() for name, make in factories.items()
+                        name if name in BASELINES else f"{name}, global": other for name, other in others.items()
                     }
+                    result.notes += [note for note in missing if note not in result.notes]
             modules = {name: setting.place(module) for name, module in modules.items()}
             train, infer, peak = setting.measure_modules(modules, x)
             for name in modules:
