@@ -1,25 +1,21 @@
 """Whole training steps on a GPU: what waits, optimizers, precisions, compiled models, memory format, decoded photos."""
 
-import warnings
-
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from lambdanets.config import experiments
 from lambdanets.data import ImageFolder
-from lambdanets.jobs.fit import build_training
 from lambdanets.models.memory_format import lay_out_convolutions
-from lambdanets.runs import provenance
-from tests.configs import composing
 from tests.gpu.conftest import needs_cuda
+from tests.gpu.training import prepare
 from tests.images import make_image_folder
 from tests.jobs.test_training_step import AUGMENTED, REGULARIZED
 from tests.models.test_memory_format import NETWORKS, SIDE, watch
 
 STEPS = 8
-BASE = ("model=tiny", "recipe=digits", "data=random", f"data.size={32 * (STEPS + 2)}", "recipe.batch_size=32",
-        "trainer.max_epochs=1", "trainer.limit_val_batches=0", "trainer.enable_progress_bar=false",
+ON_CPU = "trainer.accelerator=cpu"
+BASE = ("recipe=digits", "data=random", f"data.size={32 * (STEPS + 2)}", "recipe.batch_size=32",
+        "trainer.max_epochs=1", "trainer.limit_val_batches=0",
         "trainer.log_every_n_steps=50", "recipe.warmup_epochs=0")  # fmt: skip
 # Of the losses: AdamW turns rounding errors of tiny gradients into steps of full length.
 TOLERANCES = {"32-true": 0.01, "bf16-mixed": 0.1, "16-mixed": 0.02}
@@ -43,18 +39,13 @@ class Losses(pl.Callback):
             torch.cuda.set_sync_debug_mode("default")
 
 
-def train(folder, device, *overrides, guarded=False, **options):
+def train(folder, *overrides, guarded=False, ckpt=None):
     """Train for STEPS steps; return the losses and the training."""
     folder.mkdir()
     losses = Losses(guarded)
-    with composing():
-        config = experiments.compose_config([*BASE, f"trainer={'gpu' if device.type == 'cuda' else 'cpu'}", *overrides])
-    provenance.record_start(folder, config)
-    training = build_training(config, folder)
+    _, training = prepare(folder, *BASE, *overrides, ckpt=ckpt)
     training.trainer.callbacks.insert(0, losses)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        training.trainer.fit(training.task, datamodule=training.data, weights_only=True, **options)
+    training.trainer.fit(training.task, datamodule=training.data, ckpt_path=ckpt, weights_only=True)
     return torch.stack(losses.values).cpu(), training
 
 
@@ -63,7 +54,7 @@ def train(folder, device, *overrides, guarded=False, **options):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_step_never_waits_for_the_gpu(tmp_path, device, optimizer, precision):
     overrides = (*AUGMENTED, *REGULARIZED, f"recipe/optimizer={optimizer}", f"trainer.precision={precision}")
-    losses, training = train(tmp_path / "run", device, *overrides, guarded=True)
+    losses, training = train(tmp_path / "run", *overrides, guarded=True)
     assert all(group["fused"] for group in training.trainer.optimizers[0].param_groups)
     assert torch.isfinite(losses).all()
 
@@ -71,7 +62,7 @@ def test_a_step_never_waits_for_the_gpu(tmp_path, device, optimizer, precision):
 @needs_cuda
 def test_a_wait_is_an_error_in_such_a_step(tmp_path, device):
     with pytest.raises(RuntimeError, match="synchroniz"):
-        train(tmp_path / "run", device, "recipe.skip_nonfinite=true", "+recipe.optimizer.fused=false", guarded=True)
+        train(tmp_path / "run", "recipe.skip_nonfinite=true", "+recipe.optimizer.fused=false", guarded=True)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +78,9 @@ def test_a_wait_is_an_error_in_such_a_step(tmp_path, device):
 )
 def test_losses_are_those_of_the_cpu(tmp_path, device, optimizer, precision, clip):
     overrides = (f"recipe/optimizer={optimizer}", "recipe.optimizer.lr=1e-3", f"trainer.gradient_clip_val={clip}")
-    expected, _ = train(tmp_path / "cpu", torch.device("cpu"), *overrides)
+    expected, _ = train(tmp_path / "cpu", ON_CPU, *overrides)
     precise = precision if device.type == "cuda" or precision != "16-mixed" else "32-true"
-    losses, _ = train(tmp_path / "gpu", device, *overrides, f"trainer.precision={precise}")
+    losses, _ = train(tmp_path / "gpu", *overrides, f"trainer.precision={precise}")
     # The scaler of float16 skips steps until it has found its scale; the first loss comes before any step.
     count = 1 if precise == "16-mixed" else STEPS
     torch.testing.assert_close(losses[:count], expected[:count], rtol=TOLERANCES[precision], atol=0)
@@ -100,7 +91,7 @@ def test_losses_are_those_of_the_cpu(tmp_path, device, optimizer, precision, cli
 def test_a_skipped_first_step_leaves_no_trace(tmp_path, device):
     """With float16 the first scale is too large, so that the first steps are skipped."""
     overrides = ("recipe/optimizer=sgd", "recipe.optimizer.lr=0.01", "trainer.precision=16-mixed")
-    losses, training = train(tmp_path / "run", device, *overrides)
+    losses, training = train(tmp_path / "run", *overrides)
     assert torch.isfinite(losses).all()
     assert losses.max() < 2 * losses[0]
     for state in training.trainer.optimizers[0].state.values():
@@ -110,9 +101,9 @@ def test_a_skipped_first_step_leaves_no_trace(tmp_path, device):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_run_of_the_cpu_continues_on_the_gpu(tmp_path, device, optimizer):
     overrides = (f"recipe/optimizer={optimizer}", "recipe.optimizer.lr=1e-3", "trainer.max_epochs=2")
-    expected, training = train(tmp_path / "cpu", torch.device("cpu"), *overrides)
+    expected, training = train(tmp_path / "cpu", ON_CPU, *overrides)
     checkpoint = training.checkpoints.folder / "previous.ckpt"
-    losses, _ = train(tmp_path / "gpu", device, *overrides, ckpt_path=checkpoint)
+    losses, _ = train(tmp_path / "gpu", *overrides, ckpt=str(checkpoint))
     torch.testing.assert_close(losses, expected[-len(losses) :], rtol=TOLERANCES["32-true"], atol=0)
 
 
@@ -120,8 +111,8 @@ def test_a_run_of_the_cpu_continues_on_the_gpu(tmp_path, device, optimizer):
 @pytest.mark.parametrize("mode", ["true", "reduce-overhead"])
 def test_a_compiled_model_trains_like_an_eager_one(tmp_path, device, mode):
     overrides = ("recipe.optimizer.lr=1e-3", "recipe.ema_decay=0.9")
-    expected, _ = train(tmp_path / "eager", device, *overrides)
-    losses, _ = train(tmp_path / "compiled", device, *overrides, f"compile={mode}")
+    expected, _ = train(tmp_path / "eager", *overrides)
+    losses, _ = train(tmp_path / "compiled", *overrides, f"compile={mode}")
     torch.testing.assert_close(losses, expected, rtol=TOLERANCES["32-true"], atol=0)
 
 
