@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 import hydra
@@ -40,6 +41,9 @@ def main() -> int:
     Returns:
         The exit code: 0, or 2 for a command that cannot be understood or started. A job that fails exits with 1.
     """
+    # OmegaConf 2.4 warns of names that Hydra 1.3 uses.
+    for warning in (r"register_new_resolver\(\) is deprecated", "Implicit conversion from Version to str"):
+        warnings.filterwarnings("ignore", warning)
     register_resolvers()
     register_user_configs()
     if os.getcwd() not in sys.path:  # where a user's own mixers and data sets are

@@ -202,14 +202,19 @@ def run_sweep(job: DictConfig, results: Path) -> dict[str, float]:
     """Start or resume the sweep of the reproduction, stop it in time, and write the scores of its finished runs.
 
     Raises:
-        UserError: the sweep is missing, or one of its runs failed.
+        UserError: the sweep or its images are missing, or one of its runs failed.
     """
-    sweep = job.reproduction.sweep
+    sweep, root = job.reproduction.sweep, job.reproduction.root
     if not (packaged_configs() / "sweep" / f"{sweep}.yaml").is_file():
-        raise UserError(f"There is no sweep={sweep} yet, so part reproduction has nothing to run.")
-    command = [sys.executable, "-m", "lambdanets", "--multirun", f"sweep={sweep}", *job.reproduction.overrides]
-    if job.device == "cpu":
-        command += ["trainer.accelerator=cpu", *job.reproduction.rehearsal]
+        raise UserError(f"There is no sweep={sweep}, so part reproduction has nothing to run.")
+    rehearsing = job.device == "cpu"
+    if root is None and rehearsing:
+        root = results / "images"
+        write_photographs(root / "train", 32)
+    if root is None:
+        raise UserError("Part reproduction needs CIFAR-10 as a folder of images: set job.reproduction.root=<folder>.")
+    overrides = job.reproduction.rehearsal if rehearsing else job.reproduction.overrides
+    command = [sys.executable, "-m", "lambdanets", "--multirun", f"sweep={sweep}", f"data.root={root}", *overrides]
     folder = Path(SWEEPS, sweep)
     process = subprocess.Popen(command)
     stopped = False
