@@ -31,7 +31,8 @@ DATA_DEPENDENT = {
     aten.equal.default,
     aten.bincount.default,
 }
-INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._unsafe_index.Tensor}
+ASSIGNMENTS = {aten.index_put.default, aten.index_put_.default}
+INDEXING = {aten.index.Tensor, aten._unsafe_index.Tensor, *ASSIGNMENTS}
 
 
 class Backend(_DummyBackendModule):
@@ -112,6 +113,8 @@ def wait_reason(operator, args, kwargs, from_device, to_device):
         return None
     if operator in DATA_DEPENDENT:
         return f"{operator}"
+    if operator in ASSIGNMENTS and args[2].ndim == 0:
+        return None  # to a mask; CUDA fills it on the device
     if operator in INDEXING and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
         return "indexing by a mask"
     return None

@@ -50,10 +50,11 @@ with SimulatedDevice():
         lambda: torch.tensor([1.0], device="sim"), lambda: pinned.to("sim"), lambda: x.copy_(pinned),
         lambda: x.mul(2).sum(), lambda: x * 2.0, lambda: pinned.to("sim", non_blocking=True),
         lambda: torch.rand(3, device="sim"), lambda: x[torch.zeros(3, device="sim", dtype=torch.long)],
+        lambda: x.__setitem__(mask, 0.0), lambda: x.__setitem__(mask, x.clone()),
     )])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.stdout == "[1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0]\n", done.stderr
+    assert done.stdout == "[1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 1]\n", done.stderr
 
 
 def test_a_step_makes_the_host_wait_for_nothing():
