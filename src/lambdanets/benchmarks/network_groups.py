@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from lambdanets.benchmarks.candidates import LambdaNetworksMixer, import_peer, make_available
@@ -43,7 +44,8 @@ def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Res
             train, infer, peak = setting.measure_modules(models, x)
             first = next(iter(models))
             for name, model in models.items():
-                multiply_adds = batch * count_multiply_adds(model.eval(), x[:1])
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=setting.precision == "bfloat16"):
+                    multiply_adds = count_multiply_adds(model.eval(), x)
                 result.rows.append(
                     {
                         "group": group,
@@ -61,7 +63,7 @@ def compare_networks(setting: Setting, *, batch: int, compare: list[str]) -> Res
                 )
     result.notes.append("Ratios: images/s of a network over those of the first network of its group.")
     result.notes.append(
-        f"Of the rate: the multiply-adds that the operators of one image's forward pass count, three times as many in "
+        f"Of the rate: the multiply-adds that the operators of a forward pass count, three times as many in "
         f"training, as part of the {2e-12 * rate:,.3g} TFLOP/s of a large matrix product."
     )
     return result
