@@ -3,6 +3,7 @@
 from lambdanets.benchmarks.callback_cost import measure_callback_cost
 from lambdanets.benchmarks.experiment_networks import compare_experiments
 from lambdanets.benchmarks.figure2 import compare_speed_and_accuracy
+from lambdanets.benchmarks.gpu_model import predict_gpu_times
 from lambdanets.benchmarks.input_pipeline import measure_input_pipeline
 from lambdanets.benchmarks.layers import compare_layers
 from lambdanets.benchmarks.loop_overhead import measure_loop_overhead
@@ -25,5 +26,6 @@ __all__ = [
     "measure_input_pipeline",
     "measure_loop_overhead",
     "measure_scaling",
+    "predict_gpu_times",
     "search_mobilenets",
 ]

@@ -43,7 +43,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     if not config.get("benchmark"):
         raise UserError(
             "job=benchmark needs a benchmark: set benchmark=layers, networks, scaling, methods, table4, figure2, coco, "
-            "mobilenet, mobilenet_search, reproduction, loop, callbacks, input or triton_variants."
+            "mobilenet, mobilenet_search, reproduction, loop, callbacks, input, triton_variants or gpu_predicted."
         )
     benchmark = HydraConfig.get().runtime.choices["benchmark"]
     settings = config.benchmark.copy()
