@@ -63,6 +63,23 @@ def test_the_kernel_counts_the_pairs_within_the_scope(case):
     assert counter.get_total_flops() == 2 * batch * (pairs * heads * intra_depth * (key_depth + value_depth) + content)
 
 
+def test_the_programs_in_triton_count_what_their_tiles_see():
+    for case in CASES:
+        query, values, table, _ = (tensor.shape for tensor in tensors(case))
+        batch, height, width, heads, key_depth, value_depth, intra_depth, scope = case
+        queries = max(min(128 // (1 << (key_depth - 1).bit_length()), 1 << (width - 1).bit_length()), 16 // key_depth)
+        seen = 0
+        for y, first in product(range(height), range(0, width, queries)):
+            for row, column in product(range(height), range(width)):
+                near = any(abs(column - x) <= scope[1] // 2 for x in range(first, first + queries))
+                seen += queries * (near and abs(row - y) <= scope[0] // 2)
+        summed = batch * seen * intra_depth * key_depth * value_depth
+        applied = batch * height * width * heads * key_depth * value_depth
+        formula = flops.FORMULAS["triton_lambdas"]
+        assert formula(query, values, table, False) == 2 * (summed + applied)
+        assert formula(query, values, table, True) == 2 * (3 * summed + 3 * applied)
+
+
 @pytest.mark.parametrize("method", ["scores", "tiles", "row_fft", "fourier"])
 def test_the_counter_counts_forward_and_backward(method):
     inputs = [tensor.requires_grad_() for tensor in tensors(CASES[0])]

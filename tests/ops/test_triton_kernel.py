@@ -151,16 +151,3 @@ def test_without_a_gpu_it_is_no_choice(monkeypatch):
     with pytest.raises(UserError, match="method=triton needs .* there is no GPU"):
         LambdaLayer(8, scope=3, method="triton")(torch.randn(1, 8, 4, 4))
     triton_kernel.try_triton.cache_clear()
-
-
-def test_on_a_gpu_it_is_predicted_to_be_fastest_in_half_precision(monkeypatch):
-    monkeypatch.setattr(triton_kernel, "triton_error", lambda: None)
-    for side, channels in ((56, 64), (28, 128), (14, 256), (7, 512)):
-        for scope in ((7, 7), (23, 23), (2 * side - 1, 2 * side - 1)):
-            shape = Shape(
-                128, side, side, (side, side), 4, 16, channels // 4, 1, scope, device="cuda", dtype=torch.bfloat16
-            )
-            costs = predict_costs.__wrapped__(shape)
-            assert min(costs, key=lambda name: costs[name].seconds) == "triton"
-            double_costs = predict_costs.__wrapped__(shape._replace(dtype=torch.float64))
-            assert "triton" not in double_costs

@@ -54,14 +54,35 @@ class OpCounts:
 
 
 # Seconds per operation, by device and on CUDA by precision. CPU: least squares over the measurements of
-# benchmark=methods on two cores with AVX2. CUDA: predicted for an A100 by benchmark=gpu_predicted, not measured.
+# benchmark=methods on two cores with AVX2. CUDA: not measured; those of the programs in Triton, of products and of
+# memory are predicted for an H100 by benchmark=gpu_predicted, float32 by its rate without tensor cores; transforms and
+# taps are a guess. A call is what the CPU needs to launch it.
 SECONDS_PER_OP = {
-    "cpu": OpCounts(products=2.2e-11, moved=2.5e-10, butterflies=3.2e-10, taps=6.2e-11, calls=1.1e-5, kernel=2.5e-11),
+    "cpu": OpCounts(
+        products=2.2e-11,
+        moved=2.5e-10,
+        butterflies=3.2e-10,
+        taps=6.2e-11,
+        calls=1.1e-5,
+        kernel=2.5e-11,
+    ),
     "cuda bfloat16": OpCounts(
-        products=1e-14, moved=1.5e-12, butterflies=1e-12, taps=2e-13, calls=6e-6, tensor_core=8e-15, applied=6e-14
+        products=2.5e-15,
+        moved=6.7e-13,
+        butterflies=1e-12,
+        taps=2e-13,
+        calls=6e-6,
+        tensor_core=5e-15,
+        applied=2.1e-14,
     ),
     "cuda float32": OpCounts(
-        products=1.3e-13, moved=3e-12, butterflies=1e-12, taps=4e-13, calls=6e-6, tensor_core=2e-13, applied=2e-13
+        products=3.7e-14,
+        moved=1.3e-12,
+        butterflies=1e-12,
+        taps=4e-13,
+        calls=6e-6,
+        tensor_core=4.3e-14,
+        applied=4e-14,
     ),
 }
 
