@@ -11,13 +11,14 @@ import yaml
 
 from lambdanets.benchmarks import compile_variants
 from lambdanets.benchmarks.measure import Setting
-from lambdanets.benchmarks.triton_variants import Variant, case_shapes, read_build
+from lambdanets.benchmarks.triton_variants import Variant, case_shapes, find_variants, read_build
 from lambdanets.config.build import build_model, image_spec
 from lambdanets.costs.count import count_costs
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaLayer
 from lambdanets.ops import triton_kernel
 from lambdanets.ops.triton_kernel import Launch
+from tests.command import ROOT
 from tests.configs import FOLDER, experiment
 from tests.methods import needs_triton
 
@@ -86,6 +87,24 @@ def test_half_precision_is_summed_on_tensor_cores(builds):
     for build in sums:
         assert (build["tensor_core"] > 0) == (build["dtype"] == "bf16"), build
         assert 0 < build["step"] < build["instructions"], build
+
+
+@needs_triton
+def test_the_committed_table_has_every_variant():
+    document = json.loads((ROOT / "results" / "triton_variants.json").read_text())
+    rows = {row["variant"]: row for row in document["rows"]}
+    variants = find_variants(committed_cases())
+    missing = {variant.key for variant in variants} ^ set(rows)
+    assert not missing, f"run job=benchmark benchmark=triton_variants again: {sorted(missing)[:3]}"
+    for variant in variants:
+        row = rows[variant.key]
+        for architecture in (80, 90, 100):
+            build = {
+                name.split(" ", 1)[1]: value for name, value in row.items() if name.startswith(f"sm_{architecture} ")
+            }
+            assert build["stack"] == build["spills"] == 0, row
+            assert build["shared"] <= SHARED_BYTES, row
+            assert (build["tensor_core"] > 0) == (variant.has_sum and "fp32" not in variant.dtype), row
 
 
 def used_shapes(name, *overrides):

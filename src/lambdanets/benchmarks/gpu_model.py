@@ -148,8 +148,8 @@ def read_fragments(rows: int, columns: int, depth: int, warps: int, architecture
         groups = warps // 4
         parts = min(groups, ceil(rows / WARPGROUP_ROWS))
         return depth * groups * (rows // parts + columns * parts // groups)
-    parts = [1 << power for power in range(warps.bit_length())]
-    return depth * warps * min(rows // part + columns // (warps // part) for part in parts)
+    splits = [1 << power for power in range(warps.bit_length())]
+    return depth * warps * min(rows // split + columns // (warps // split) for split in splits)
 
 
 def count_work(launch: Launch, build: Build, partition: Partition, gpu: Gpu) -> Work:

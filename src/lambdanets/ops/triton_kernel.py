@@ -158,7 +158,8 @@ class Product:
         """Launch a program with those constants that it takes, of the given ones and of the product."""
         known = {**self.constants, **constants}
         taken = {name: known[name] for name in constant_names(program)}
-        large = self.tiling.rows * self.tiling.columns >= TILE * TILE // 4  # more registers are not enough on sm_80
+        # Four warps do not have the registers for larger tiles; some programs would spill on sm_80.
+        large = self.tiling.rows * self.tiling.columns >= TILE * TILE // 4
         stages = 2 if self.dtype == torch.float32 else 3
         self.run(Launch(program, grid, arguments, taken, warps=8 if large else 4, stages=stages))
 
