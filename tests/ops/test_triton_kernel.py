@@ -61,7 +61,7 @@ def bfloat16_products(monkeypatch):
 @pytest.mark.usefixtures("bfloat16_products")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("size", "scope"), [((5, 6), (9, 11)), ((5, 6), (3, 3)), ((3, 20), (3, 23))], ids=str)
-def test_half_precision_errs_no_more_than_twice_the_plain_einsum(dtype, size, scope):
+def test_half_precision_errs_little_more_than_the_plain_einsum(dtype, size, scope):
     half = inputs(size, scope, 2, 1, key_depth=8, dtype=dtype)
     expected = output_and_gradients(by_definition, double(half))
     plain = output_and_gradients(METHODS["lambdas"], half)  # matrix products in the tensors' own precision
@@ -71,8 +71,10 @@ def test_half_precision_errs_no_more_than_twice_the_plain_einsum(dtype, size, sc
     torch.manual_seed(1)
     grad = torch.randn(y.shape, dtype=torch.float64).to(dtype).to(DEVICE)
     actual = [tensor.cpu() for tensor in (y, *triton_kernel.backward(grad, *tensors, None))]
+    # The interpreter cuts off what bfloat16 has no bits for, where a GPU rounds: twice the error of each result.
+    factor = 4 if dtype == torch.bfloat16 and DEVICE == "cpu" else 2
     for error, allowed in zip(relative_errors(actual, expected), relative_errors(plain, expected), strict=True):
-        assert error <= 2 * allowed
+        assert error <= factor * allowed
 
 
 @pytest.mark.parametrize("batch", [1, 5])
