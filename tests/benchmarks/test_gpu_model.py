@@ -94,7 +94,7 @@ def test_no_prediction_is_below_its_floor():
         assert row["predicted µs"] > row["floor µs"]
         assert row["conv predicted µs"] > row["conv floor µs"]
         assert row["issued GFLOP"] > 0.95 * row["needed GFLOP"]
-    page = (ROOT / "results" / "gpu_predicted.md").read_text()
+    page = (ROOT / "results" / "gpu-predicted.md").read_text()
     assert result.to_markdown().splitlines()[4] in page
     assert "predicted, not measured" in page
 

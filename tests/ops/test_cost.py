@@ -52,7 +52,7 @@ def on_gpu(side, channels, scope, *, dtype=torch.bfloat16, training=True):
 @pytest.mark.parametrize("scope", [7, 23, "global"])
 def test_on_a_gpu_the_choices_are_those_of_the_model_on_paper(scope, training, monkeypatch):
     monkeypatch.setattr(triton_kernel, "triton_error", lambda: None)
-    rows = json.loads((ROOT / "results" / "gpu_predicted.json").read_text())["rows"]
+    rows = json.loads((ROOT / "results" / "gpu-predicted.json").read_text())["rows"]
     for side, channels in STAGES:
         costs = predict_costs.__wrapped__(on_gpu(side, channels, scope, training=training))
         label = f"128×{side}²×{channels} {scope if scope == 'global' else f'{scope}×{scope}'}"

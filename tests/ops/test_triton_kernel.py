@@ -11,11 +11,11 @@ from lambdanets.mixers import LambdaLayer
 from lambdanets.ops import METHODS, lambda_map, triton_kernel, triton_partition
 from lambdanets.ops.cost import Shape, predict_costs
 from lambdanets.ops.triton_kernel import list_launches, triton_lambdas
-from tests.methods import needs_triton
+from tests.methods import needs_programs
 from tests.ops.test_lambda_map import CASES, inputs, output_and_gradients, relative_errors
 from tests.reference.lambda_map import lambda_map as by_definition
 
-pytestmark = needs_triton
+pytestmark = needs_programs
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

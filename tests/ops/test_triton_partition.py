@@ -6,11 +6,11 @@ import torch
 from lambdanets.ops import triton_kernel, triton_partition
 from lambdanets.ops.triton_kernel import triton_lambdas
 from lambdanets.ops.triton_partition import Partition, Tiling, choose_patch
-from tests.methods import needs_triton
+from tests.methods import needs_programs
 from tests.ops.test_lambda_map import inputs
 
 
-@needs_triton
+@needs_programs
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter replaces the GPU only where there is none")
 @pytest.mark.parametrize("context", [None, (5, 2), (2, 30)], ids=str)
 @pytest.mark.parametrize(
