@@ -31,6 +31,7 @@ COMPILED = [
     (90, LAST),
     (100, {**LAST, "scopes": ["global"]}),
     (80, {**LAST, "dtypes": ["float32"]}),
+    (80, {"batch": 1, "maps": [[1, 9, 16]], "scopes": [3]}),  # Triton compiles sizes of one into a program
 ]
 COMPILE = """
 import dataclasses, json, sys

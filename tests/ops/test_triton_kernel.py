@@ -127,6 +127,14 @@ def test_the_operator_passes_pytorchs_checks(scope):
     torch.library.opcheck(torch.ops.lambdanets.triton_lambdas.default, (*tensors, True))
 
 
+def test_it_compiles_into_a_full_graph():
+    single = inputs((4, 5), (3, 3), 2, 2, dtype=torch.float32)
+    compiled = torch.compile(triton_lambdas, fullgraph=True, backend="aot_eager")
+    expected = output_and_gradients(triton_lambdas, single)
+    actual = output_and_gradients(compiled, single)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
 def test_strides_in_memory_and_empty_batches_make_no_difference():
     single = inputs((4, 5), (3, 3), 2, 2, dtype=torch.float32)
     expected = output_and_gradients(triton_lambdas, single)
