@@ -75,7 +75,7 @@ for side in sides:
 
 # %%
 measurements = {}
-with setting.limit_threads():
+with setting.apply():
     for side in (7, 14, 28, 56):
         x = torch.randn(1, 64, side, side, device=setting.torch_device, requires_grad=True)
         layers = {

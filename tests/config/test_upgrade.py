@@ -44,6 +44,7 @@ def resolved(config):
     rest = (*COMMAND_KEYS, *LABEL_KEYS, "experiment")
     experiment = OmegaConf.create({key: value for key, value in parts.items() if key not in rest})
     values: Any = OmegaConf.to_container(experiment, resolve=True)
+    values["data"].pop("decoder", None)  # a choice for the machine, which no earlier version had
     values["recipe"].pop("start", None)  # a stored config has none, and a training then accepts any initial weights
     return values
 

@@ -7,6 +7,7 @@ import torch
 
 from lambdanets.ops import METHODS, causal_mask, lambda_map, masked_lambda_map
 from lambdanets.ops.cost import Shape, supported_methods
+from tests.gpu.conftest import needs_cuda
 from tests.ops.test_lambda_map import inputs, output_and_gradients, relative_errors
 from tests.reference.lambda_map import lambda_map as by_definition
 from tests.reference.masked import masked_lambda_map as masked_by_definition
@@ -83,6 +84,43 @@ def test_dilation_and_stride(method, options, device):
     skip_unsupported(method, tensors, **options)
     actual = output_and_gradients(lambda_map, tensors, method=method, **options)
     assert max(relative_errors([tensor.cpu() for tensor in actual], expected)) < SLACK
+
+
+@pytest.mark.parametrize("context", [None, (2, 30), (5, 2)], ids=str)
+@pytest.mark.parametrize(("batch", "key_depth", "value_depth"), [(1, 5, 40), (5, 4, 130), (3, 128, 2)])
+@pytest.mark.parametrize("method", ["triton", "scores"])
+def test_any_batch_depth_and_context(method, batch, key_depth, value_depth, context, device):
+    depths = {"key_depth": key_depth, "value_depth": value_depth}
+    tensors = inputs((3, 5), (3, 9), 2, 2, batch=batch, dtype=torch.float32, **depths)
+    if context:
+        tensors[1] = torch.randn(batch, *context, 2, value_depth, requires_grad=True)
+    expected = output_and_gradients(by_definition, [t.detach().double().requires_grad_() for t in tensors])
+    tensors = move(tensors, device)
+    skip_unsupported(method, tensors)
+    actual = output_and_gradients(lambda_map, tensors, method=method)
+    assert max(relative_errors([tensor.cpu() for tensor in actual], expected)) < SLACK
+
+
+@needs_cuda
+def test_the_last_image_of_a_batch_beyond_int32(device):
+    """The lambdas of 1,024 images of 56² positions have more than 2³¹ elements; images do not depend on each other."""
+    torch.manual_seed(0)
+    shapes = (1024, 56, 56, 4, 16), (1024, 56, 56, 1, 16), (16, 1, 7, 7), (1024, 16, 16)
+    tensors = [torch.randn(shape, dtype=torch.bfloat16, device=device) for shape in shapes]
+    skip_unsupported("triton", tensors)
+    grad = torch.randn(1024, 56, 56, 4, 16, dtype=torch.bfloat16, device=device)
+
+    def run(images):
+        part = [tensors[0][images], tensors[1][images], tensors[2], tensors[3][images]]
+        part = [tensor.clone().requires_grad_() for tensor in part]
+        y = lambda_map(*part, method="triton")
+        return [y, *torch.autograd.grad(y, part, grad[images])]
+
+    whole = run(slice(None))
+    for images in (slice(0, 8), slice(1016, 1024)):
+        for index, alone in enumerate(run(images)):
+            if index != 3:  # the gradient of the table sums over all images
+                torch.testing.assert_close(whole[index][images], alone)
 
 
 @pytest.mark.parametrize("norm", ["softmax", "l2", "none"])

@@ -42,7 +42,7 @@ def inputs(size, scope, heads, intra_depth, *, batch=2, key_depth=3, value_depth
 def output_and_gradients(function, tensors, **options):
     y = function(*tensors, **options)
     torch.manual_seed(1)
-    grad = torch.randn(y.shape, dtype=torch.float64).to(y.dtype)
+    grad = torch.randn(y.shape, dtype=torch.float64).to(y.device, y.dtype)
     grads = torch.autograd.grad(y, tensors, grad, allow_unused=True, materialize_grads=True)
     return [y.detach(), *grads]
 

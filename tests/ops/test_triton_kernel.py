@@ -27,7 +27,7 @@ def on_this_machine(monkeypatch):
 
 
 def run_on_gpu(*tensors):
-    return METHODS["triton"](*(tensor.cuda() for tensor in tensors)).cpu()
+    return triton_kernel.triton_lambdas(*(tensor.cuda() for tensor in tensors)).cpu()
 
 
 def double(tensors):
@@ -124,11 +124,14 @@ def test_the_same_inputs_give_the_same_bits():
 @pytest.mark.parametrize("scope", [(7, 9), (3, 3)], ids=str)
 def test_the_operator_passes_pytorchs_checks(scope):
     tensors = inputs((4, 5), scope, 2, 2, dtype=torch.float32)
+    tensors = [tensor.detach().to(DEVICE).requires_grad_() for tensor in tensors]
     torch.library.opcheck(torch.ops.lambdanets.triton_lambdas.default, (*tensors, True))
 
 
-def test_it_compiles_into_a_full_graph():
+@pytest.mark.parametrize("table_dtype", [torch.float32, torch.float16], ids=str)
+def test_it_compiles_into_a_full_graph(table_dtype):
     single = inputs((4, 5), (3, 3), 2, 2, dtype=torch.float32)
+    single[2] = single[2].detach().to(table_dtype).requires_grad_()
     compiled = torch.compile(triton_lambdas, fullgraph=True, backend="aot_eager")
     expected = output_and_gradients(triton_lambdas, single)
     actual = output_and_gradients(compiled, single)

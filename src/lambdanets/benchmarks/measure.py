@@ -184,6 +184,8 @@ class Setting:
         if self.hide_launches:
             torch.cuda._sleep(LAUNCH_CYCLES)
         cache.random_()  # evicts what earlier steps have left in the GPU's cache
+        if not self.hide_launches:
+            torch.cuda.synchronize()
         start.record()
         step()
         end.record()

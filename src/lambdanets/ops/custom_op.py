@@ -52,7 +52,8 @@ def define_op(
             return tuple(torch.zeros_like(tensor) for tensor in inputs)  # type: ignore[return-value]
         with torch.autocast(query.device.type, enabled=False):
             grads = backward(*(prepare_input(tensor, channels_first) for tensor in (grad, *inputs)), saved)
-        return tuple(to_layout(grad.to(query.dtype), channels_first) for grad in grads)  # type: ignore[return-value]
+        pairs = zip(grads, inputs, strict=True)
+        return tuple(to_layout(grad.to(tensor.dtype), channels_first) for grad, tensor in pairs)  # type: ignore[return-value]
 
     def fake(query: Tensor, values: Tensor, table: Tensor, content: Tensor, training: bool) -> tuple[Tensor, Tensor]:
         y = to_layout(query.new_empty(*query.shape[:4], values.shape[4]), channels_first)
