@@ -15,7 +15,7 @@ from lambdanets.benchmarks.result import Result
 from lambdanets.benchmarks.triton_variants import Build, Variant, case_shapes, describe_shape, shape_launches
 from lambdanets.errors import UserError
 from lambdanets.ops import Shape
-from lambdanets.ops.cost import COUNTERS, OpCounts
+from lambdanets.ops.cost import COUNTERS, OpCounts, partition_product
 from lambdanets.ops.kernel import visible_pairs
 from lambdanets.ops.triton_kernel import Launch
 from lambdanets.ops.triton_partition import Partition
@@ -89,7 +89,7 @@ class Sum(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What a launch, or several of them, need of a GPU.
+    """Work of one launch or several on a GPU.
 
     Args:
         flops: on tensor cores, of whole tiles and steps.
@@ -225,16 +225,7 @@ def predict_pass(shape: Shape, builds: Mapping[str, Mapping[int, Build]], gpu: G
     Raises:
         UserError: a variant is not among the builds.
     """
-    partition = Partition(
-        shape.batch,
-        (shape.height, shape.width),
-        shape.context,
-        key_depth=shape.key_depth,
-        value_depth=shape.value_depth,
-        intra_depth=shape.intra_depth,
-        scope=shape.scope,
-        dtype=shape.dtype,
-    )
+    partition = partition_product(shape)
     works = []
     for launch in shape_launches(shape, gpu.processors):
         build = builds.get(Variant.of(launch).key, {}).get(gpu.architecture)

@@ -67,7 +67,7 @@ class Variant(NamedTuple):
 
     @property
     def has_sum(self) -> bool:
-        """Whether the program sums matrix products."""
+        """True if the program sums matrix products."""
         return "PRECISION" in dict(self.constants)
 
     @property
@@ -304,8 +304,8 @@ def compile_variants(setting: Setting, *, cases: dict[str, dict[str, Any]], arch
     import triton
 
     variants = find_variants(cases)
-    shown = {"registers": 1, "shared KiB": 2**10, "tensor_core": 1, "step": 1, "head": 1, "shuffles": 1}
-    columns = ["program", "type", "needed by", *(name.replace("_", "-") for name in shown), "stack, spills"]
+    units = {"registers": 1, "shared KiB": 2**10, "tensor_core": 1, "step": 1, "head": 1, "shuffles": 1}
+    columns = ["program", "type", "needed by", *(name.replace("_", "-") for name in units), "stack, spills"]
     result = Result("Variants of the programs in Triton", columns, setting=setting)
     seconds = 0.0
     for variant, needed in progress_bar([*variants.items()], "variants"):
@@ -320,7 +320,7 @@ def compile_variants(setting: Setting, *, cases: dict[str, dict[str, Any]], arch
             row |= {f"sm_{architecture} {name}": value for name, value in asdict(build).items()}
         row |= {
             name.replace("_", "-"): join(getattr(build, name.split()[0]) // unit for build in builds)
-            for name, unit in shown.items()
+            for name, unit in units.items()
         }
         row["stack, spills"] = join(f"{build.stack}, {build.spills}" for build in builds)
         result.rows.append(row)

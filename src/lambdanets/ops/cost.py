@@ -300,8 +300,9 @@ def kernel_ops(s: Shape) -> OpCounts:
     return forward + OpCounts(kernel=pairs * (3 * s.key_depth + 2 * s.value_depth)) + maps * 2 + calls(40)
 
 
-def triton_ops(s: Shape) -> OpCounts:
-    partition = Partition(
+def partition_product(s: Shape) -> Partition:
+    """Return how the programs in Triton cut a product of this shape."""
+    return Partition(
         s.batch,
         (s.height, s.width),
         s.context,
@@ -311,6 +312,10 @@ def triton_ops(s: Shape) -> OpCounts:
         scope=s.scope,
         dtype=s.dtype,
     )
+
+
+def triton_ops(s: Shape) -> OpCounts:
+    partition = partition_product(s)
     tiling = partition.tiling
     tile = tiling.rows * tiling.columns
     lambdas = partition.tiles * partition.blocks(s.batch) * tile

@@ -81,7 +81,7 @@ def is_available(query: Tensor) -> bool:
 
 
 class Launch(NamedTuple):
-    """One call of a program.
+    """Launch of a program.
 
     Args:
         program: its name in `triton_programs.py`.

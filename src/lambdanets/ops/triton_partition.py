@@ -1,4 +1,4 @@
-"""How the sums of `triton_programs.py` are cut into programs and steps, in plain numbers: no tensors, no Triton."""
+"""Partition of the sums of `triton_programs.py` into programs and steps, in plain numbers: no tensors, no Triton."""
 
 from functools import cache
 from math import ceil
@@ -27,7 +27,7 @@ def choose_patch(rows: int, columns: int, size: int) -> tuple[int, int]:
 
 
 class Tiling(NamedTuple):
-    """How the products are cut, see `triton_programs.py`."""
+    """Sizes of a tile of the products, see `triton_programs.py`."""
 
     queries: int
     keys: int

@@ -79,7 +79,7 @@ def sum_lambdas(
     """
     image, depth, column_inside = find_columns(block, batch, V, IMAGES, DEPTH)
     row = tl.arange(0, QUERIES * KEYS)
-    place = tl.arange(0, STEP_ROWS * STEP_COLUMNS)
+    index = tl.arange(0, STEP_ROWS * STEP_COLUMNS)
     first_row = tl.maximum(y - R // 2, 0)
     first_column = tl.maximum(x - C // 2, 0)
     rows = tl.maximum(tl.minimum(y + R // 2 + 1, context_height) - first_row, 0) * U
@@ -92,8 +92,8 @@ def sum_lambdas(
     image_ptr = values_ptr + image * context_height * context_width * (U * V) + depth
     for step in range(tl.cdiv(rows, STEP_ROWS) * steps_per_row):
         step_row = step // steps_per_row
-        intra_row = step_row * STEP_ROWS + place // STEP_COLUMNS
-        column = (step - step_row * steps_per_row) * STEP_COLUMNS + place % STEP_COLUMNS
+        intra_row = step_row * STEP_ROWS + index // STEP_COLUMNS
+        column = (step - step_row * steps_per_row) * STEP_COLUMNS + index % STEP_COLUMNS
         inside = (intra_row < rows) & (column < columns)
         context_row = first_row + intra_row // U
         context_column = first_column + column
@@ -170,13 +170,13 @@ def locate_outputs(
     IMAGES: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Return the places of a tile's (QUERIES, COLUMNS) outputs in (B, H, W, h, v), and whether they exist."""
+    """Return the offsets of a tile's (QUERIES, COLUMNS) outputs in (B, H, W, h, v), and whether they exist."""
     image, depth, column_inside = find_columns(block, batch, V, IMAGES, DEPTH)
     column = x + tl.arange(0, QUERIES)
-    place = (image * height * width * (HEADS * V) + depth)[None, :] + (((y * width + column) * HEADS + head) * V)[
+    offset = (image * height * width * (HEADS * V) + depth)[None, :] + (((y * width + column) * HEADS + head) * V)[
         :, None
     ]
-    return place, (column < width)[:, None] & column_inside[None, :]
+    return offset, (column < width)[:, None] & column_inside[None, :]
 
 
 @triton.jit
@@ -219,8 +219,8 @@ def apply_lambdas(
             query_ptr, head, y, x, block, batch, height, width, HEADS, K, V, QUERIES, KEYS, IMAGES, DEPTH
         )
         out = tl.sum(lambdas * query, 1)
-        place, inside = locate_outputs(head, y, x, block, batch, height, width, HEADS, V, QUERIES, IMAGES, DEPTH)
-        tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=inside)
+        offset, inside = locate_outputs(head, y, x, block, batch, height, width, HEADS, V, QUERIES, IMAGES, DEPTH)
+        tl.store(out_ptr + offset, out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -266,14 +266,14 @@ def differentiate_queries(
     inside_query = (image < batch)[None, :] & ((column < width) & (key < K))[:, None]
     image += block % depth_blocks * batch
     for head in range(HEADS):
-        place, inside = locate_outputs(head, y, x, block, batch, height, width, HEADS, V, QUERIES, IMAGES, DEPTH)
-        grad = tl.load(grad_ptr + place, mask=inside, other=0.0).to(tl.float32)
+        offset, inside = locate_outputs(head, y, x, block, batch, height, width, HEADS, V, QUERIES, IMAGES, DEPTH)
+        grad = tl.load(grad_ptr + offset, mask=inside, other=0.0).to(tl.float32)
         product = tl.reshape(lambdas * grad[:, None, :], (QUERIES * KEYS, IMAGES, DEPTH))
         d_query = tl.sum(product, 2)
-        place = (image * height * width * (HEADS * K))[None, :] + (((y * width + column) * HEADS + head) * K + key)[
+        offset = (image * height * width * (HEADS * K))[None, :] + (((y * width + column) * HEADS + head) * K + key)[
             :, None
         ]
-        tl.store(d_query_ptr + place, d_query.to(d_query_ptr.dtype.element_ty), mask=inside_query)
+        tl.store(d_query_ptr + offset, d_query.to(d_query_ptr.dtype.element_ty), mask=inside_query)
 
 
 @triton.jit
@@ -302,14 +302,14 @@ def differentiate_lambdas(
         query = load_queries(
             query_ptr, head, y, x, block, batch, height, width, HEADS, K, V, QUERIES, KEYS, IMAGES, DEPTH
         )
-        place, inside = locate_outputs(head, y, x, block, batch, height, width, HEADS, V, QUERIES, IMAGES, DEPTH)
-        grad = tl.load(grad_ptr + place, mask=inside, other=0.0).to(tl.float32)
+        offset, inside = locate_outputs(head, y, x, block, batch, height, width, HEADS, V, QUERIES, IMAGES, DEPTH)
+        grad = tl.load(grad_ptr + offset, mask=inside, other=0.0).to(tl.float32)
         total += query * grad[:, None, :]
     total = tl.reshape(total, (QUERIES * KEYS, IMAGES * DEPTH))
     row = tl.program_id(0).to(tl.int64) * (QUERIES * KEYS) + tl.arange(0, QUERIES * KEYS)
     column = block * (IMAGES * DEPTH) + tl.arange(0, IMAGES * DEPTH)
-    place = row[:, None] * (tl.num_programs(1) * (IMAGES * DEPTH)) + column[None, :]
-    tl.store(d_lambdas_ptr + place, total.to(d_lambdas_ptr.dtype.element_ty))
+    offset = row[:, None] * (tl.num_programs(1) * (IMAGES * DEPTH)) + column[None, :]
+    tl.store(d_lambdas_ptr + offset, total.to(d_lambdas_ptr.dtype.element_ty))
 
 
 @triton.jit
@@ -345,11 +345,11 @@ def differentiate_values(
     intra = tl.program_id(0) % U
     block = tl.program_id(1)
     image, depth, column_inside = find_columns(block, batch, V, IMAGES, DEPTH)
-    place = tl.arange(0, PATCH_ROWS * PATCH_COLUMNS)
+    index = tl.arange(0, PATCH_ROWS * PATCH_COLUMNS)
     first_row = patch // patches * PATCH_ROWS
     first_column = patch % patches * PATCH_COLUMNS
-    context_row = first_row + place // PATCH_COLUMNS
-    context_column = first_column + place % PATCH_COLUMNS
+    context_row = first_row + index // PATCH_COLUMNS
+    context_column = first_column + index % PATCH_COLUMNS
     inside = (context_row < context_height) & (context_column < context_width)
     first_y = tl.maximum(first_row - R // 2, 0)
     end_y = tl.minimum(first_row + PATCH_ROWS + R // 2, height)
@@ -375,10 +375,10 @@ def differentiate_values(
         tile_row = (y * tiles + tile).to(tl.int64) * (QUERIES * KEYS) + row
         d_lambdas = tl.load(d_lambdas_ptr + tile_row[:, None] * (blocks * (IMAGES * DEPTH)) + column[None, :])
         total = tl.dot(embeddings, d_lambdas, total, input_precision=PRECISION)
-    place = ((context_row * context_width + context_column) * U + intra) * V
-    place = (image * context_height * context_width * (U * V) + depth)[None, :] + place[:, None]
+    offset = ((context_row * context_width + context_column) * U + intra) * V
+    offset = (image * context_height * context_width * (U * V) + depth)[None, :] + offset[:, None]
     tl.store(
-        d_values_ptr + place, total.to(d_values_ptr.dtype.element_ty), mask=inside[:, None] & column_inside[None, :]
+        d_values_ptr + offset, total.to(d_values_ptr.dtype.element_ty), mask=inside[:, None] & column_inside[None, :]
     )
 
 
@@ -411,11 +411,11 @@ def differentiate_windows(
     A step of the sum covers STEP columns (b, v) of a tile.
     """
     patches = tl.cdiv(C + QUERIES - 1, PATCH_COLUMNS)
-    place = tl.arange(0, PATCH_ROWS * PATCH_COLUMNS)
+    index = tl.arange(0, PATCH_ROWS * PATCH_COLUMNS)
     first_row = tl.program_id(0) // patches * PATCH_ROWS
     first_column = tl.program_id(0) % patches * PATCH_COLUMNS
-    intra_row = first_row + place // PATCH_COLUMNS
-    window_column = first_column + place % PATCH_COLUMNS
+    intra_row = first_row + index // PATCH_COLUMNS
+    window_column = first_column + index % PATCH_COLUMNS
     window_row = intra_row // U
     intra = intra_row % U
     inside = (intra_row < R * U) & (window_column < C + QUERIES - 1)
@@ -457,7 +457,7 @@ def differentiate_windows(
         tile_row = (y * tiles + tile).to(tl.int64) * (QUERIES * KEYS) + row
         d_lambdas = tl.load(d_lambdas_ptr + tile_row[:, None] * (blocks * (IMAGES * DEPTH)) + column[None, :])
         total = tl.dot(values, tl.trans(d_lambdas), total, input_precision=PRECISION)
-    place = ((part * (R * U) + intra_row) * (C + QUERIES - 1) + window_column)[:, None] * (QUERIES * KEYS) + row[
+    offset = ((part * (R * U) + intra_row) * (C + QUERIES - 1) + window_column)[:, None] * (QUERIES * KEYS) + row[
         None, :
     ]
-    tl.store(d_windows_ptr + place, total, mask=inside[:, None])
+    tl.store(d_windows_ptr + offset, total, mask=inside[:, None])
