@@ -1,5 +1,6 @@
 """Orderly stop of a training on a signal."""
 
+import math
 import os
 import signal
 import threading
@@ -48,9 +49,11 @@ class StopOnSignal(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Validation follows an epoch's last batch; Lightning would abort it with nothing saved.
-        between_steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch
-        synced = trainer.world_size == 1 or batch_idx % self.SYNC_EVERY_BATCHES == 0
-        if synced and self.stop_requested(trainer) and between_steps:
+        step, left_over = divmod(batch_idx + 1, trainer.accumulate_grad_batches)
+        between_steps = left_over == 0 and not trainer.is_last_batch
+        every = math.ceil(self.SYNC_EVERY_BATCHES / trainer.accumulate_grad_batches)
+        synced = trainer.world_size == 1 or (step - 1) % every == 0
+        if between_steps and synced and self.stop_requested(trainer):
             self.stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,5 +1,6 @@
 """The base of all tasks: optimizer, schedule, sharding, and what jobs must know of a kind of learning."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -9,6 +10,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from lambdanets.models.memory_format import lay_out_convolutions
 from lambdanets.models.resnet import Bottleneck
@@ -135,6 +137,18 @@ class Task(pl.LightningModule):
                     fully_shard(block, mesh=mesh)
             fully_shard(self.model, mesh=mesh)
 
+    @override
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute gradients, so that the batches of each optimizer step have equal weights that sum to 1.
+
+        Lightning divides each loss by accumulate_grad_batches, although the last step of an epoch may have fewer
+        batches.
+        """
+        accumulated = self.trainer.accumulate_grad_batches
+        first = self.trainer.fit_loop.batch_idx // accumulated * accumulated
+        batches = min(accumulated, self.trainer.num_training_batches - first)
+        super().backward(loss if batches == accumulated else loss * (accumulated / batches), *args, **kwargs)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         groups = parameter_groups(self.model, decay_norm_and_bias=self.decay_norm_and_bias)
         optimizer = create_optimizer(self.optimizer, groups)
@@ -146,10 +160,10 @@ class Task(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] *= global_batch / self.lr_batch
         total_steps = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 1
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         schedule = warmup_cosine(
             optimizer,
-            warmup_steps=round(min(self.warmup_epochs, epochs / 2) * total_steps / epochs),
+            warmup_steps=round(min(self.warmup_epochs * steps_per_epoch, total_steps / 2)),
             total_steps=total_steps,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

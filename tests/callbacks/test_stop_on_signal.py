@@ -1,0 +1,32 @@
+"""Stop requests between the steps of a training."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from lambdanets.callbacks import StopOnSignal
+
+
+@pytest.mark.parametrize("accumulated", [1, 2, 3, 4, 8])
+def test_several_processes_stop_between_steps_within_a_few_batches(accumulated):
+    stopped_after = []
+    for signaled_at in range(16):
+        callback = StopOnSignal()
+        trainer = SimpleNamespace(
+            world_size=2,
+            accumulate_grad_batches=accumulated,
+            is_last_batch=False,
+            strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, **options: decision),
+            _signal_connector=SimpleNamespace(received_sigterm=False),
+        )
+        for batch_idx in range(40):
+            if batch_idx == signaled_at:
+                callback.caught = signal.SIGTERM
+            callback.on_train_batch_end(trainer, None, None, None, batch_idx)
+            if trainer._signal_connector.received_sigterm:
+                break
+        assert (batch_idx + 1) % accumulated == 0
+        stopped_after.append(batch_idx - signaled_at)
+    assert min(stopped_after) >= 0
+    assert max(stopped_after) < max(StopOnSignal.SYNC_EVERY_BATCHES, accumulated) + accumulated
