@@ -7,7 +7,9 @@ ARGS ?=
 PARTS := tests layers networks scaling methods loop input reproduction
 PART ?= $(PARTS)
 
-.PHONY: setup run test test-lowest test-cluster gpu lint types docs deviations notebooks tensorboard lock clean
+MINUTES ?= 10
+
+.PHONY: setup run test test-lowest test-cluster fuzz gpu lint types docs deviations notebooks tensorboard lock clean
 
 setup: .venv/.ready
 
@@ -40,6 +42,10 @@ test-lowest: setup
 test-cluster: setup
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --editable ".[ray]"
 	$(BIN)/python -m pytest tests/cluster -o addopts= -rs -s $(ARGS)
+
+# The properties in tests/fuzz on new random cases, for that many minutes.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz $(MINUTES) $(ARGS)
 
 # Tests and measurements on a GPU, in results/gpu: all parts, or one, as PART=layers; each takes at most eight minutes.
 # It sets nothing up: without .venv, the packages are those of $(PYTHON).

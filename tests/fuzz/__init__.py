@@ -1,0 +1,1 @@
+"""Properties of what strangers write: image files, annotations, folders, overrides, run folders."""
