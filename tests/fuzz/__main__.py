@@ -1,7 +1,7 @@
-"""Run the property tests on new random cases until the time is over: python -m tests.fuzz [minutes] [pytest's options].
+"""Run the property tests on new random cases until the time is over: python -m tests.fuzz [minutes] [options of pytest].
 
-Each round has a seed of its own, which is printed. A failed case is printed as code that repeats it; Hypothesis keeps it
-in .hypothesis/ and tries it first in the next round. The exit status is 1 if any case failed.
+Each round has a seed of its own, which is printed. A failed case is printed as code that repeats it; Hypothesis keeps
+it in .hypothesis/ and tries it first in the next round. The exit status is 1 if any case failed.
 """
 
 import re
@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 
-PYTEST = [sys.executable, "-m", "pytest", "tests/fuzz", "-o", "addopts=", "-q", "-p", "no:warnings", "--hypothesis-profile=fuzz"]
+OPTIONS = "-o addopts= -q -p no:warnings --hypothesis-profile=fuzz"
+PYTEST = [sys.executable, "-m", "pytest", "tests/fuzz", *OPTIONS.split()]
 
 
 def run_round(seed: int, options: list[str]) -> tuple[bool, int]:
