@@ -1,4 +1,4 @@
-"""Run the property tests on new random cases until the time is over: python -m tests.fuzz [minutes] [options of pytest].
+"""Run the property tests on new random cases for some minutes: python -m tests.fuzz [minutes] [options of pytest].
 
 Each round has a seed of its own, which is printed. A failed case is printed as code that repeats it; Hypothesis keeps
 it in .hypothesis/ and tries it first in the next round. The exit status is 1 if any case failed.
