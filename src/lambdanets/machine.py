@@ -1,9 +1,14 @@
 """Properties of this machine."""
 
 import contextlib
+import os
 import platform
 import subprocess
+import time
+from dataclasses import dataclass
 from pathlib import Path
+
+SHORTEST_USE = 0.3  # seconds
 
 
 def processor_name() -> str:
@@ -21,6 +26,62 @@ def available_memory() -> int | None:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
+    return None
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class CpuUse:
+    """Use of the cores that this process may run on, until a point in time.
+
+    Args:
+        time: of the point, in seconds.
+        others: CPU seconds of all other processes, and those that a hypervisor took; None where the system does not
+            report them.
+        load: processes that ran or waited for a core, the average of a minute.
+    """
+
+    time: float
+    others: float | None
+    load: float | None
+
+    @staticmethod
+    def now() -> "CpuUse":
+        load = None
+        with contextlib.suppress(OSError):
+            load = os.getloadavg()[0]
+        busy, own = busy_seconds(), os.times()
+        others = None if busy is None else busy - sum(own[:4])
+        return CpuUse(time.monotonic(), others, load)
+
+    def others_since(self, earlier: "CpuUse") -> float | None:
+        """Return the number of cores that other processes have used on average since an earlier point.
+
+        None is unknown: the system does not report it, or the time is too short for its clock of 10 ms.
+        """
+        seconds = self.time - earlier.time
+        if self.others is None or earlier.others is None or seconds < SHORTEST_USE:
+            return None
+        return max(0.0, (self.others - earlier.others) / seconds)
+
+
+def busy_seconds() -> float | None:
+    """Return the seconds since its start that the cores of this process were busy, or None if they are not reported."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        ticks = 0
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *counts = line.split()
+            if name in cores:
+                user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, counts[:8])
+                ticks += user + nice + system + irq + softirq + steal
+        return ticks / os.sysconf("SC_CLK_TCK")
     return None
 
 

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
+from lambdanets.measured import Measured
+
 Cell = str | float | None
 TableRow = dict[str, Cell]
 WIDEST = 1000  # characters
@@ -70,7 +72,10 @@ class Table:
 
 
 def format_cell(value: Cell) -> str:
-    """Return the text of a cell, a float with about three significant digits."""
+    """Return the text of a cell: a float with about three significant digits, a measured one with its range."""
+    if isinstance(value, Measured) and len(value.samples) > 1:
+        least, most = (format_cell(float(end(value.samples))) for end in (min, max))
+        return f"{format_cell(float(value))} ({least}–{most})" + " noisy" * value.is_noisy
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):

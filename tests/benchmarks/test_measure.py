@@ -9,6 +9,7 @@ import torch
 
 from lambdanets.benchmarks.measure import Setting, format_scope, measure_matrix_rate
 from lambdanets.errors import UserError
+from lambdanets.machine import CpuUse
 
 QUICK = Setting(device="cpu", threads=1, repeats=2, seconds=0.01)
 
@@ -28,9 +29,63 @@ def test_times_are_medians_of_steps_measured_in_turn(monkeypatch):
 
     # The first call warms up, the second decides on the number of measurements.
     steps = {"short": step("short", [9.0, 0.1, 0.1, 0.3, 0.2]), "long": step("long", [9.0, 2.0, 4.0, 3.0])}
-    times = Setting(device="cpu", repeats=3, seconds=1.0).measure_times(steps)
+    times = Setting(device="cpu", repeats=3, passes=1, seconds=1.0).measure_times(steps)
     assert times == pytest.approx({"short": 0.2, "long": 3.5})
     assert order == ["short"] * 2 + ["long"] * 2 + ["short", "long", "short", "long", "short"]
+
+
+def scripted(monkeypatch, durations):
+    """Return steps that take these seconds, one after the other, and the list of their calls."""
+    now, calls = [0.0], []
+    monkeypatch.setattr("lambdanets.benchmarks.measure.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def step(name, seconds):
+        def run():
+            calls.append(name)
+            now[0] += next(seconds)
+
+        return run
+
+    return {name: step(name, iter(seconds)) for name, seconds in durations.items()}, calls
+
+
+def test_noisy_times_are_measured_again_beside_the_others(monkeypatch):
+    first_calls, calm = [1.0, 1.0], [1.0, 1.0, 1.0, 1.0]
+    durations = {"noisy": [*first_calls, 1.0, 5.0, 1.0, 9.0, *calm], "calm": [*first_calls, *calm, 2.0, 2.0, 2.0, 2.0]}
+    steps, calls = scripted(monkeypatch, durations)
+    times = Setting(device="cpu", repeats=4, seconds=60).measure_times(steps)
+    assert times == {"noisy": 1.0, "calm": 2.0}  # both of the second pass
+    assert len(calls) == 2 * (2 + 4 + 4)
+
+
+def test_times_that_stay_noisy_are_said_and_marked(monkeypatch, caplog):
+    noise = [1.0, 5.0, 1.0, 9.0]
+    steps, calls = scripted(monkeypatch, {"ours": [1.0, 1.0, *noise, 1.0, 2.0, 1.0, 2.0, *noise]})
+    seconds = Setting(device="cpu", repeats=4, passes=3, seconds=60).measure_times(steps)["ours"]
+    assert len(calls) == 2 + 3 * 4
+    assert (float(seconds), seconds.is_noisy) == (1.5, True)  # of the pass with the smallest spread
+    assert "After 3 passes the times are noisy: ours" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "others", "disturbed"),
+    [(2, 2, 0.05, False), (2, 2, 0.3, True), (2, 1, 0.4, False), (2, 1, 1.0, True), (64, 2, 20.0, False)],
+)
+def test_other_processes_disturb_when_they_use_more_than_half_of_the_spare_cores(
+    cores, threads, others, disturbed, monkeypatch
+):
+    monkeypatch.setattr("lambdanets.benchmarks.measure.count_cores", lambda: cores)
+    assert Setting(device="cpu", threads=threads).is_disturbed(others) is disturbed
+    assert not Setting(device="cpu", threads=threads).is_disturbed(None)
+
+
+def test_a_busy_neighbor_marks_the_times(monkeypatch):
+    uses = iter([CpuUse(0.0, 5.0, 1.0), CpuUse(10.0, 14.0, 1.0)])  # 0.9 cores
+    monkeypatch.setattr(CpuUse, "now", staticmethod(lambda: next(uses)))
+    monkeypatch.setattr("lambdanets.benchmarks.measure.count_cores", lambda: 2)
+    steps, _ = scripted(monkeypatch, {"ours": [1.0] * 4})
+    seconds = Setting(device="cpu", repeats=2, passes=1).measure_times(steps)["ours"]
+    assert (seconds.spread, seconds.is_noisy) == (0, True)
 
 
 def test_peak_is_the_memory_that_a_step_adds():

@@ -9,6 +9,7 @@ import pytest
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
 from lambdanets.benchmarks.resumable import ResumableResult, time_limit
+from lambdanets.measured import Measured
 from tests.command import environment
 
 ORIGIN = {"packages": {"torch": "2.0"}, "python": "3.12", "date": "2026-01-01", "command": "make gpu"}
@@ -44,6 +45,25 @@ def test_another_call_measures_the_cases_that_are_left(tmp_path):
     assert "Rate: 2.0." in page
     assert "Rate: 1.0." not in page
     assert "a1: fast." in page
+
+
+def test_measurements_and_load_outlast_the_call(tmp_path):
+    first = open_result(tmp_path)
+    first.pending(["a", "b"])
+    result = part("a", Measured([1.0, 3.0, 4.0]))
+    result.machine_load = {"before": 0.1, "after": 0.2, "other cores": 0.0, "cores": 2.0}
+    first.finish("a", result)
+    second = open_result(tmp_path)
+    result = part("b", Measured([2.0, 2.0, 2.0]))
+    result.machine_load = {"before": 0.3, "after": 0.4, "other cores": 1.0, "cores": 2.0}
+    second.finish("b", result)
+    page = (tmp_path / "layers.md").read_text()
+    assert "| a | 3.00 (1.00–4.00) noisy |" in page
+    assert "| b | 2.00 (2.00–2.00) |" in page
+    assert "1 of 2 is noisy" in page
+    assert (
+        "Other processes used 1.00 of 2 cores during the measurements. Load average: 0.10 before, 0.40 after." in page
+    )
 
 
 @pytest.mark.parametrize("options", [{"code": "b"}, {"anew": True}], ids=str)

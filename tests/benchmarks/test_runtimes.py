@@ -8,7 +8,7 @@ import torch
 from lambdanets.benchmarks import compare_runtimes
 from lambdanets.benchmarks.experiment_networks import NetworkSpec
 from lambdanets.benchmarks.measure import Setting
-from lambdanets.benchmarks.runtimes import calibrate, format_quartiles, logit_difference
+from lambdanets.benchmarks.runtimes import calibrate, logit_difference
 from lambdanets.mixers import Conv, LambdaConv
 from lambdanets.models import MobileNet, ResNet
 
@@ -30,8 +30,7 @@ def test_both_runtimes_compute_the_same_logits():
     for row in result.rows:
         # Float32 has 2^-24; a sum of a thousand terms may lose a factor of 30, and 50 layers follow one another.
         assert 0 <= float(row["difference"]) < 1e-4
-        low, high = map(float, row["ONNX range"].split("–"))
-        assert low - 0.05 <= row["ONNX ms"] <= high + 0.05
+        assert len(row["ONNX ms"].samples) >= 2
         assert row["ONNX speedup"] == pytest.approx(row["PyTorch ms"] / row["ONNX ms"])
     ratio = lambdas["PyTorch ms"] / plain["PyTorch ms"]
     assert f"LambdaMobileNet-v2 takes {ratio:.2f} times the time of MobileNet-v2 in PyTorch" in result.notes[-1]
@@ -50,7 +49,3 @@ def test_the_difference_is_in_units_of_the_largest_logit():
     model = torch.nn.Identity()
     logits = torch.tensor([[1.0, -4.0], [2.0, 0.0]])
     assert logit_difference(model, lambda x: x + torch.tensor([0.0, 0.2]), logits) == pytest.approx(0.05)
-
-
-def test_the_range_is_that_of_the_middle_half():
-    assert format_quartiles([0.001, 0.002, 0.003, 0.004, 0.100]) == "2.0–4.0"

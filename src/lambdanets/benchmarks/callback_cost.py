@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from lambdanets.benchmarks.measure import Setting, TimedTraining
 from lambdanets.benchmarks.result import Result
+from lambdanets.machine import CpuUse
+from lambdanets.measured import Measured
 from lambdanets.progress import progress_bar
 
 
@@ -23,16 +25,18 @@ def measure_callback_cost(setting: Setting, *, trainings: Mapping[str, TimedTrai
     with setting.apply():
         for name, training in progress_bar(trainings.items(), "configs"):
             training.training_seconds("default")  # warm up caches and allocators
+            start = CpuUse.now()
             pairs = [
                 (training.training_seconds("scalars"), training.training_seconds("default"))
                 for _ in range(setting.repeats)
             ]
+            disturbed = setting.is_disturbed(CpuUse.now().others_since(start))
             slowdowns = [100 * (after / before - 1) for (before, _), (after, _) in pairs]
             percentages = [100 * inside / (after - inside) for _, (after, inside) in pairs]
             result.rows.append(
                 {
                     "config": name,
-                    "default, s": statistics.median(after for _, (after, _) in pairs),
+                    "default, s": Measured((after for _, (after, _) in pairs), disturbed=disturbed),
                     "visualizations, s": statistics.median(inside for _, (_, inside) in pairs),
                     "visualizations %": statistics.median(percentages),
                     "slower than scalars %": statistics.median(slowdowns),

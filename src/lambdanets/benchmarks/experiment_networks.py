@@ -11,6 +11,7 @@ from lambdanets.benchmarks.result import Result
 from lambdanets.costs.closed_forms import total_memory_gib
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.costs.layer_sizes import mixing_layers
+from lambdanets.measured import Measured
 from lambdanets.models import CompositeNetwork
 from lambdanets.reports.published import format_published, published_value, row_label
 from lambdanets.table import TableRow
@@ -167,7 +168,7 @@ def largest_batch(cost: ModelCost, max_batch: int, memory_gib: float) -> int:
 
 def measure_networks(
     setting: Setting, networks: dict[str, NetworkSpec], batches: dict[str, int]
-) -> tuple[dict[str, float], dict[str, float], dict[str, float], list[str]]:
+) -> tuple[dict[str, Measured], dict[str, Measured], dict[str, float], list[str]]:
     """Return the seconds of training and of inference steps, the peak MiB of training steps, and notes."""
     training: dict[str, Step] = {}
     inference: dict[str, Step] = {}
@@ -205,13 +206,13 @@ def attention_maps_mib(network: NetworkSpec, heads: int, batch: int) -> float | 
     return GIB / MIB * total_memory_gib("attention", [replace(layer, heads=heads) for layer in layers], batch)
 
 
-def throughput_ratio(ours: str, theirs: str, seconds: dict[str, float], batches: dict[str, int]) -> float:
+def throughput_ratio(ours: str, theirs: str, seconds: dict[str, Measured], batches: dict[str, int]) -> Measured:
     """Return the images per second of one network over those of another."""
     return (batches[ours] / seconds[ours]) / (batches[theirs] / seconds[theirs])
 
 
 def describe_pair(
-    ours: str, theirs: str, train: dict[str, float], infer: dict[str, float], batches: dict[str, int]
+    ours: str, theirs: str, train: dict[str, Measured], infer: dict[str, Measured], batches: dict[str, int]
 ) -> str:
     accuracies = [published_value(name, "top1") for name in (ours, theirs)]
     published = ", published top-1 {} and {}".format(*accuracies) if all(accuracies) else ""

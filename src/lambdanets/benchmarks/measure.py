@@ -2,9 +2,9 @@
 
 import contextlib
 import gc
+import logging
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,10 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
+from lambdanets.machine import CpuUse, count_cores
+from lambdanets.measured import Measured
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.models.memory_format import lay_out_convolutions
 
+log = logging.getLogger(__name__)
 Step = Callable[[], object]
+OTHER_CORES = 0.1  # cores that other processes may use during a measurement
 CACHE_BYTES = 2**28  # more than the cache of any GPU
 LAUNCH_CYCLES = 8_000_000  # some 4 ms, more than the CPU needs to launch a layer's training step
 
@@ -31,6 +35,7 @@ class Setting:
         precision: float32, or bfloat16 for autocast.
         threads: CPU threads.
         repeats: measurements of each candidate; results are medians.
+        passes: candidates that are compared are measured again, up to so many times in all, while a time is noisy.
         seconds: a candidate whose first step takes longer is measured fewer times, at least twice.
         memory_gib: limit of the memory; candidates that are known to need more are not run, or with a smaller batch.
         channels_last: lay out the weights and inputs of whole modules with the channels innermost.
@@ -41,6 +46,7 @@ class Setting:
     precision: str = "float32"
     threads: int = 2
     repeats: int = 9
+    passes: int = 3
     seconds: float = 4.0
     memory_gib: float = 8.0
     channels_last: bool = False
@@ -137,37 +143,59 @@ class Setting:
 
     def measure_modules(
         self, modules: Mapping[str, nn.Module], x: Tensor
-    ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    ) -> tuple[dict[str, Measured], dict[str, Measured], dict[str, float]]:
         """Return the seconds of training and of inference steps, and the peak MiB of training steps, by name."""
         training = {name: self.make_training_step(module, x) for name, module in modules.items()}
         inference = {name: self.make_inference_step(module, x) for name, module in modules.items()}
         return self.measure_times(training), self.measure_times(inference), self.measure_peaks(training)
 
-    def measure_times(self, steps: Mapping[str, Step]) -> dict[str, float]:
-        """Return the median seconds of each step, measured in turn so that slow phases of the machine affect all.
+    def measure_times(self, steps: Mapping[str, Step]) -> dict[str, Measured]:
+        """Return the seconds of each step, measured in turn so that slow phases of the machine affect all.
 
-        A step that runs out of the GPU's memory has nan.
+        While a time is noisy, all are measured again; the pass with the fewest noisy times counts. A step that runs out
+        of the GPU's memory has nan.
         """
-        times = self.measure_all_times(steps)
-        return {name: statistics.median(seconds) if seconds else math.nan for name, seconds in times.items()}
+        rounds = {name: self.count_rounds(step) for name, step in steps.items()}
+        passes = []
+        for _ in range(self.passes):
+            passes.append(self.measure_pass(steps, rounds))
+            if not any(seconds.is_noisy for seconds in passes[-1].values()):
+                break
+        best = min(passes, key=rate_noise)
+        if noisy := [name for name, seconds in best.items() if seconds.is_noisy]:
+            disturbed = ", and other processes use this machine" * any(seconds.disturbed for seconds in best.values())
+            log.warning("After %d passes the times are noisy%s: %s", len(passes), disturbed, ", ".join(noisy))
+        return best
 
-    def measure_all_times(self, steps: Mapping[str, Step]) -> dict[str, list[float]]:
-        """Return the seconds of each measurement of each step, measured in turn; none without enough memory."""
-        rounds = {}
-        for name, step in steps.items():
-            try:
-                step()
-            except torch.OutOfMemoryError:
-                rounds[name] = 0
-                continue
-            first = self.time_step(step)
-            rounds[name] = max(2, min(self.repeats, round(self.repeats * self.seconds / max(first, 1e-9))))
+    def count_rounds(self, step: Step) -> int:
+        """Return how often to measure a step, after its first calls; 0 if it runs out of the GPU's memory."""
+        try:
+            step()
+        except torch.OutOfMemoryError:
+            return 0
+        first = self.time_step(step)
+        return max(2, min(self.repeats, round(self.repeats * self.seconds / max(first, 1e-9))))
+
+    def measure_pass(self, steps: Mapping[str, Step], rounds: Mapping[str, int]) -> dict[str, Measured]:
+        """Return the seconds of each step, measured in turn as often as `rounds` says."""
         times: dict[str, list[float]] = {name: [] for name in steps}
+        start = CpuUse.now()
         for round_index in range(max(rounds.values(), default=0)):
             for name, step in steps.items():
                 if round_index < rounds[name]:
                     times[name].append(self.time_step(step))
-        return times
+        disturbed = self.is_disturbed(CpuUse.now().others_since(start))
+        return {name: Measured(seconds, disturbed=disturbed) for name, seconds in times.items()}
+
+    def is_disturbed(self, other_cores: float | None) -> bool:
+        """Return whether other processes use so many cores that CPU times are wrong.
+
+        Half of the cores that the measurement leaves are free for them: the other half may be second threads of the
+        cores that it uses.
+        """
+        if other_cores is None or self.torch_device.type == "cuda":
+            return False
+        return other_cores > OTHER_CORES + max(0, count_cores() - self.threads) / 2
 
     def time_step(self, step: Step) -> float:
         """Return the seconds of a step: on a GPU by its own clock, with a cold cache."""
@@ -209,6 +237,13 @@ class Setting:
             torch.cuda.synchronize()
             return (torch.cuda.max_memory_allocated() - before) / 2**20
         return measure_cpu_peak(step)
+
+
+def rate_noise(times: Mapping[str, Measured]) -> tuple[int, float]:
+    """Return the number of noisy times, and the largest spread."""
+    return sum(seconds.is_noisy for seconds in times.values()), max(
+        (seconds.spread for seconds in times.values()), default=0.0
+    )
 
 
 def format_scope(scope: Scope) -> str:

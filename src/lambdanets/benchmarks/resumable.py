@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lambdanets.benchmarks.measure import Setting
-from lambdanets.benchmarks.result import Result
+from lambdanets.benchmarks.result import Result, restore_measurements, store_measurements
 from lambdanets.config.search_path import PACKAGE
 
 MEASURED, BEGUN = "measured", "begun"
@@ -66,7 +66,8 @@ class ResumableResult:
 
     def finish(self, case: str, result: Result) -> None:
         self.cases[case] = MEASURED
-        self.results.append({key: getattr(result, key) for key in ("title", "columns", "rows", "notes")})
+        part = {key: getattr(result, key) for key in ("title", "columns", "rows", "notes", "machine_load")}
+        self.results.append(part | {"measurements": store_measurements(result.rows)})
         self.save()
 
     def fail(self, case: str, error: Exception) -> None:
@@ -79,7 +80,8 @@ class ResumableResult:
         notes: dict[str, str] = {}
         for part in self.results:
             result.title, result.columns = part["title"], part["columns"]
-            result.rows += part["rows"]
+            result.machine_load = join_loads(result.machine_load, part.get("machine_load", {}))
+            result.rows += restore_measurements(part["rows"], part.get("measurements"))
             for note in part["notes"]:
                 label = note.partition(":")[0]
                 is_of_case = any(character.isdigit() for character in label)
@@ -91,6 +93,14 @@ class ResumableResult:
         more |= {"identity": self.identity, "cases": self.cases, "results": self.results}
         result.save(self.folder, self.name, self.origin, more=more)
         return result
+
+
+def join_loads(first: dict[str, float | None], second: dict[str, float | None]) -> dict[str, float | None]:
+    """Return the load of two measurements: the larger use by others, and the averages before and after both."""
+    if not first or not second:
+        return first or second
+    others = [load["other cores"] for load in (first, second)]
+    return second | {"before": first["before"], "other cores": None if None in others else max(others)}  # type: ignore
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """benchmark=mobilenet: latency of the networks of experiments in PyTorch and in ONNX Runtime."""
 
-import statistics
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -42,7 +41,7 @@ def compare_runtimes(
         largest difference of the logits of both runtimes.
     """
     columns = ["row", "M parameters", "published M", "MFLOPs", "MFLOPs, paper's order", "published MFLOPs"]
-    columns += ["PyTorch ms", "PyTorch range", "ONNX ms", "ONNX range", "ONNX speedup", "difference"]
+    columns += ["PyTorch ms", "ONNX ms", "ONNX speedup", "difference"]
     result = Result(title, columns, setting=setting)
     steps: dict[str, Step] = {}
     differences: dict[str, float] = {}
@@ -55,8 +54,7 @@ def compare_runtimes(
             differences[name] = logit_difference(model, run, images)
             steps[f"PyTorch {name}"] = setting.make_inference_step(model, images[:batch])
             steps[f"ONNX {name}"] = partial(run, images[:batch])
-        times = setting.measure_all_times(steps)
-    medians = {step: 1e3 * statistics.median(seconds) for step, seconds in times.items()}
+        milliseconds = {step: 1e3 * seconds for step, seconds in setting.measure_times(steps).items()}
     for name, network in networks.items():
         cost = sum_costs(count_costs(network.make, channels=network.channels, image_size=network.size, batch=batch))
         flops = published_value(name, "flops")
@@ -67,23 +65,24 @@ def compare_runtimes(
             "MFLOPs": f"{cost.flops / 1e6:.1f}",
             "MFLOPs, paper's order": f"{cost.paper_flops / 1e6:.1f}",
             "published MFLOPs": f"{1e3 * flops.value:.0f}" if flops else None,
-            "ONNX speedup": medians[f"PyTorch {name}"] / medians[f"ONNX {name}"],
+            "ONNX speedup": milliseconds[f"PyTorch {name}"] / milliseconds[f"ONNX {name}"],
             "difference": f"{differences[name]:.1e}",
         }
         for runtime in ("PyTorch", "ONNX"):
-            row[f"{runtime} ms"] = medians[f"{runtime} {name}"]
-            row[f"{runtime} range"] = format_quartiles(times[f"{runtime} {name}"])
+            row[f"{runtime} ms"] = milliseconds[f"{runtime} {name}"]
         result.rows.append(row)
     result.notes += [
-        f"Milliseconds of a forward pass of {batch} image{'s' * (batch > 1)} with random weights: median, and the "
-        "range of the middle half of the measurements. ONNX: the file of job=export in ONNX Runtime, with the same "
-        "threads; its lambda layers compute the lambdas first or by convolution.",
+        f"Milliseconds of a forward pass of {batch} image{'s' * (batch > 1)} with random weights. ONNX: the file of "
+        "job=export in ONNX Runtime, with the same threads; its lambda layers compute the lambdas first or by "
+        "convolution.",
         "FLOPs: one image, two per multiply-add, by the exact methods that lambda layers choose in PyTorch, and in the "
         "paper's order, which computes all lambdas first.",
         "Difference: the largest one of the logits of both runtimes, in units of the largest logit.",
     ]
     for ours, theirs in pairs:
-        ratios = [medians[f"{runtime} {ours}"] / medians[f"{runtime} {theirs}"] for runtime in ("PyTorch", "ONNX")]
+        ratios = [
+            milliseconds[f"{runtime} {ours}"] / milliseconds[f"{runtime} {theirs}"] for runtime in ("PyTorch", "ONNX")
+        ]
         result.notes.append(
             f"{row_label(ours)} takes {ratios[0]:.2f} times the time of {row_label(theirs)} in PyTorch, "
             f"{ratios[1]:.2f} times in ONNX Runtime."
@@ -108,9 +107,3 @@ def logit_difference(model: nn.Module, run: Run, images: Tensor) -> float:
     """Return the largest difference of logits, in units of the network's largest logit."""
     expected = model(images)
     return float((run(images) - expected).abs().max() / expected.abs().max())
-
-
-def format_quartiles(seconds: Sequence[float]) -> str:
-    """Return the first and third quartile in milliseconds."""
-    first, _, third = statistics.quantiles(seconds, n=4, method="inclusive")
-    return f"{1e3 * first:.1f}–{1e3 * third:.1f}"

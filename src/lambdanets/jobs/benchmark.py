@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 
 from lambdanets.benchmarks import plots
 from lambdanets.benchmarks.experiment_networks import NetworkSpec
-from lambdanets.benchmarks.result import Result
+from lambdanets.benchmarks.result import Result, describe_load
 from lambdanets.config import experiments
 from lambdanets.config.build import build_model, image_spec
 from lambdanets.console import silence_lightning
 from lambdanets.errors import UserError
 from lambdanets.jobs.benchmark_training import TrainingTimer
-from lambdanets.machine import describe_gpu
+from lambdanets.machine import CpuUse, describe_gpu
 from lambdanets.runs import provenance
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,10 @@ def measure(settings: DictConfig) -> Result:
         options["networks"] = {name: network_spec(network_config) for name, network_config in configs.items()}
     if trainings := settings.pop("trainings", []):
         options["trainings"] = {" ".join(overrides): TrainingTimer(list(overrides)) for overrides in trainings}
-    return instantiate(settings, _convert_="all", _partial_=True)(**options)
+    start = CpuUse.now()
+    result: Result = instantiate(settings, _convert_="all", _partial_=True)(**options)
+    result.machine_load = describe_load(start, CpuUse.now())
+    return result
 
 
 def describe_origin() -> dict[str, Any]:
