@@ -89,7 +89,7 @@ def sweep_root(sweep: str | None, now: str) -> str:
     return str(restarted.parent if restarted else SWEEPS / (sweep or now))
 
 
-def run_job(composed: DictConfig) -> dict[str, float] | float:
+def run_job(composed: DictConfig) -> dict[str, float] | float | None:
     """Run one job in the folder that Hydra made for it.
 
     Returns:
@@ -176,10 +176,18 @@ def resolve_config(composed: DictConfig, command: Command, selection: Selection,
     return config
 
 
-def sweeper_result(results: dict[str, float], composed: DictConfig) -> dict[str, float] | float:
-    """Return what a sweeper receives of a run: its results, or the score that the sweep optimizes."""
+def sweeper_result(results: dict[str, float], composed: DictConfig) -> dict[str, float] | float | None:
+    """Return what a sweeper receives of a run: its results, or the score that the sweep optimizes.
+
+    None, for a run without that score, is a failed trial to Optuna; nan would end its sweep.
+    """
     objective = OmegaConf.select(composed, "sweep.objective")
-    return results if objective is None else results.get(objective, math.nan)
+    if objective is None:
+        return results
+    score = results.get(objective, math.nan)
+    if results and objective not in results:
+        log.error("sweep.objective=%s is not a score of the run: choose one of %s.", objective, ", ".join(results))
+    return None if math.isnan(score) else score
 
 
 def print_error(error: Exception, message: str | None) -> int:

@@ -43,6 +43,8 @@ def error_message(error: BaseException) -> str | None:
             case MissingMandatoryValue():
                 key = str(cause).split(": ")[-1].split()[0]
                 return f"{key} is required: set {key}=…"
+            case ValueError() if "No trials are completed" in str(cause):  # of Optuna
+                return "No trial of the sweep ended with a score: see the errors above, or failed.json in its folders."
             case TypeError() if "unexpected keyword argument" in str(cause):
                 return f"{single_line(cause)}: leave that key out of the config."
     for cause in chain:

@@ -1,6 +1,7 @@
 """Sweeps: what is done is skipped, what was interrupted goes on, what fails is told and doesn't stop the rest."""
 
 import json
+import math
 import signal
 import subprocess
 import time
@@ -8,6 +9,7 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
+from lambdanets.cli import sweeper_result
 from lambdanets.errors import UserError
 from lambdanets.runs import folders as runs
 from lambdanets.runs import sweeps
@@ -99,6 +101,40 @@ def test_optuna_is_told_the_objective(tmp_path):
     scores = [json.loads(f.read_text())["val/top1"] for f in tmp_path.glob("multirun/tune/*/metrics.json")]
     assert len(scores) == 2
     assert best.best_value == max(scores)
+
+
+def test_a_failed_trial_does_not_end_a_search(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "hydra.sweeper.n_trials=4")
+    arguments = ("--multirun", "sweep=tune", "mixer=lambda", *limits, *QUICK)
+    done = run(*arguments, "mixer.heads=choice(3,4)", cwd=tmp_path, code=1)
+    states = {path.parent.name: path.name for path in tmp_path.glob("multirun/tune/*/*s.json")}
+    states |= {path.parent.name: path.name for path in tmp_path.glob("multirun/tune/*/failed.json")}
+    assert sorted(states.values()).count("failed.json") == sum("heads-3" in name for name in states) > 0
+    assert sorted(states.values()).count("metrics.json") == sum("heads-4" in name for name in states) > 0
+    assert len(states) == 4
+    best = OmegaConf.load(tmp_path / "multirun" / "tune" / "optimization_results.yaml")
+    assert best.best_params["mixer.heads"] == 4
+    assert "Traceback" not in done.stderr
+
+
+def test_a_search_whose_trials_all_fail_says_so(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    arguments = ("--multirun", "sweep=tune", "mixer=lambda", "hydra.sweeper.n_trials=2", *QUICK)
+    done = run(*arguments, "mixer.heads=choice(3,5)", cwd=tmp_path, code=2)
+    assert "error: No trial of the sweep ended with a score" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("results", "expected"),
+    [({"val/top1": 0.5}, 0.5), ({"val/top1": math.nan}, None), ({"test/top1": 0.5}, None), ({}, None)],
+    ids=str,
+)
+def test_a_run_without_the_objective_is_a_failed_trial(results, expected, caplog):
+    assert sweeper_result(results, OmegaConf.create({"sweep": {"objective": "val/top1"}})) == expected
+    missing = "sweep.objective=val/top1 is not a score of the run: choose one of test/top1." in caplog.text
+    assert missing == ("test/top1" in results)
 
 
 def test_folders_of_different_runs_never_have_one_name():
