@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lambdanets.callbacks import NonFiniteGuard
+from lambdanets.callbacks.non_finite_guard import PendingCheck
 from lambdanets.errors import UserError
 from lambdanets.tasks.optimizers import prepare_fused
 
@@ -47,6 +48,14 @@ def fit(folder, callback, task=None, bad=2, **options):
 def test_the_run_ends_at_the_first_step_that_is_not_finite(tmp_path):
     with pytest.raises(UserError, match=r"not finite at step 2, learning rate 0.5: lower"):
         fit(tmp_path, NonFiniteGuard())
+
+
+def test_pure_float16_is_named_as_the_cause(tmp_path):
+    guard = NonFiniteGuard()
+    guard.setup(SimpleNamespace(precision="16-true"), None, "fit")
+    guard.pending.append(PendingCheck(0, 0.1, torch.tensor(torch.inf)))
+    with pytest.raises(UserError, match=r"trainer.precision=16-true keeps .* set trainer.precision=bf16-mixed"):
+        guard.check()
 
 
 def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path):

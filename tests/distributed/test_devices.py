@@ -43,6 +43,10 @@ def test_processes_of_a_trainer_config(config, gpu_count, processes, gpus):
         (trainer(1, accelerator="gpu"), 0, "trainer.accelerator=gpu needs a GPU"),
         (trainer(2), 0, "trainer.devices=2 asks for 2 GPUs, but this machine has none"),
         (trainer(4, "ddp"), 2, "trainer.devices=4 is more than the 2 GPUs of this machine"),
+        (trainer([0]), 0, r"trainer.devices=\[0\] names GPUs, but the training runs on the CPU"),
+        (trainer(-1), 0, "trainer.devices=-1 names GPUs, but the training runs on the CPU"),
+        (trainer([0], accelerator="cpu"), 2, r"trainer.devices=\[0\] names GPUs"),
+        (trainer(0), 0, "trainer.devices=0 names GPUs"),
         (trainer(10**6, "ddp", "cpu"), 2, f"is more than the {os.cpu_count()} CPU cores of this machine"),
     ],
 )
@@ -53,7 +57,15 @@ def test_missing_devices(config, gpu_count, message, gpus):
 
 
 @pytest.mark.parametrize(
-    "config", [trainer(1), trainer("auto", "ddp"), trainer(2, "ddp"), trainer(1, accelerator="gpu")]
+    "config",
+    [
+        trainer(1),
+        trainer("auto", "ddp"),
+        trainer(2, "ddp"),
+        trainer("2", "ddp"),
+        trainer([0]),
+        trainer(1, accelerator="gpu"),
+    ],
 )
 def test_available_devices(config, gpus):
     gpus(2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
+from lambdanets.errors import UserError
 from lambdanets.tasks import Classification
 
 
@@ -35,6 +36,11 @@ def test_scores_over_uneven_batches_equal_those_of_scikit_learn(classes):
     assert scores["val/top1"] == pytest.approx(top_k_accuracy_score(labels, probabilities, k=1, labels=all_labels))
     expected = top_k_accuracy_score(labels, probabilities, k=5, labels=all_labels) if classes > 5 else 1.0
     assert scores["val/top5"] == pytest.approx(expected)
+
+
+def test_one_class_is_refused():
+    with pytest.raises(UserError, match="The data have 1 class, and a classifier needs two or more"):
+        classification(1)
 
 
 def test_the_confusion_matrix_counts_guesses_per_true_class():

@@ -13,6 +13,14 @@ from torch.optim import Optimizer
 from lambdanets.errors import UserError
 
 log = logging.getLogger(__name__)
+ADVICE = (
+    "lower recipe.optimizer.lr, lengthen recipe.warmup_epochs, set trainer.gradient_clip_val, or skip such steps with "
+    "recipe.skip_nonfinite=true."
+)
+HALF_ADVICE = (
+    "trainer.precision=16-true keeps weights and sums in float16, whose largest number is 65,504: set "
+    "trainer.precision=bf16-mixed, or 16-mixed on a GPU."
+)
 
 
 class PendingCheck(NamedTuple):
@@ -44,6 +52,7 @@ class NonFiniteGuard(pl.Callback):
 
     def __init__(self, *, skip: bool = False) -> None:
         self.skip = skip
+        self.is_half = False  # all weights and sums are in float16
         self.skipped = 0
         self.count: Tensor | None = None  # of skipped steps, on the device
         self.pending: list[PendingCheck] = []
@@ -51,6 +60,9 @@ class NonFiniteGuard(pl.Callback):
     @property
     def state_key(self) -> str:
         return "Finite"  # this class's name in the checkpoints of version 0.1.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.is_half = trainer.precision == "16-true"
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -110,8 +122,7 @@ class NonFiniteGuard(pl.Callback):
             if not self.skip:
                 raise UserError(
                     f"The loss or a gradient was not finite at step {bad.step}, learning rate {bad.learning_rate:.4g}: "
-                    "lower recipe.optimizer.lr, lengthen recipe.warmup_epochs, set trainer.gradient_clip_val, or skip "
-                    "such steps with recipe.skip_nonfinite=true."
+                    + (HALF_ADVICE if self.is_half else ADVICE)
                 )
             self.skipped += 1
             log.warning(

@@ -14,7 +14,7 @@ def check_devices(trainer: Mapping[str, Any]) -> None:
         trainer: trainer config with accelerator, devices and strategy.
 
     Raises:
-        UserError: the config asks for more GPUs or CPU cores than there are.
+        UserError: the config asks for more GPUs or CPU cores than there are, or names CPU cores.
     """
     import torch
 
@@ -22,6 +22,12 @@ def check_devices(trainer: Mapping[str, Any]) -> None:
     gpus = torch.cuda.device_count()
     if accelerator in ("gpu", "cuda") and gpus == 0:
         raise UserError(f"trainer.accelerator={accelerator} needs a GPU, but torch finds none: set trainer=cpu.")
+    is_count = isinstance(devices, int) and devices >= 1 or str(devices).isdigit()
+    if (gpus == 0 or accelerator == "cpu") and devices != "auto" and not is_count:
+        raise UserError(
+            f"trainer.devices={devices} names GPUs, but the training runs on the CPU: set the number of its processes, "
+            "as trainer.devices=1."
+        )
     if not isinstance(devices, int) or devices <= 1:
         return
     if accelerator == "auto" and gpus == 0 and trainer["strategy"] == "auto":

@@ -26,7 +26,7 @@ class Classification(Task):
         **options: as `Task`.
 
     Raises:
-        UserError: the model is not a classifier.
+        UserError: the model is not a classifier, or there is only one class.
     """
 
     MONITOR = "val/top1"
@@ -44,6 +44,8 @@ class Classification(Task):
         super().__init__(model, **options)
         if isinstance(model, MaskRCNN):
             raise UserError("model=mask_rcnn is a detector and gives no class of an image: use task=detection with it.")
+        if num_classes < 2:
+            raise UserError(f"The data have {num_classes} class, and a classifier needs two or more: add another one.")
         self.label_smoothing = label_smoothing
         top5 = min(5, num_classes)
         self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
