@@ -22,7 +22,7 @@ def check_devices(trainer: Mapping[str, Any]) -> None:
     gpus = torch.cuda.device_count()
     if accelerator in ("gpu", "cuda") and gpus == 0:
         raise UserError(f"trainer.accelerator={accelerator} needs a GPU, but torch finds none: set trainer=cpu.")
-    is_count = isinstance(devices, int) and devices >= 1 or str(devices).isdigit()
+    is_count = str(devices).isdigit() and int(devices) >= 1
     if (gpus == 0 or accelerator == "cpu") and devices != "auto" and not is_count:
         raise UserError(
             f"trainer.devices={devices} names GPUs, but the training runs on the CPU: set the number of its processes, "
