@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from lambdanets.models.memory_format import lay_out_convolutions
 from lambdanets.models.resnet import Bottleneck
@@ -136,6 +137,7 @@ class Task(pl.LightningModule):
                     fully_shard(block, mesh=mesh)
             fully_shard(self.model, mesh=mesh)
 
+    @override
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute gradients, so that the batches of each optimizer step have equal weights that sum to 1.
 
