@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from lambdanets.errors import printable
+
 # Lightning's advice against choices that this project makes on purpose.
 IGNORED_WARNINGS = (
     r".*is currently marked under review.*",
@@ -33,10 +35,15 @@ def silence_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints names as they are: without rich's markup, `:emoji:` names, and highlighting."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
 def print_metrics(metrics: Mapping[str, float], *, title: str) -> None:
     """Print a job's results as a table."""
-    console = Console()
-    console.print(title, soft_wrap=True, highlight=False)
+    console = plain_console()
+    console.print(printable(title), soft_wrap=True)
     table = Table(show_header=False)
     for name, value in metrics.items():
         is_tiny = 0 < abs(value) < 5e-4
@@ -46,9 +53,9 @@ def print_metrics(metrics: Mapping[str, float], *, title: str) -> None:
 
 def print_next_steps(steps: Mapping[str, str]) -> None:
     """Print labeled paths, and commands to copy."""
-    width = max(map(len, steps))
+    width, console = max(map(len, steps)), plain_console()
     for label, step in steps.items():
-        Console().print(f"{label:{width}}  {step}", soft_wrap=True, highlight=False)
+        console.print(printable(f"{label:{width}}  {step}"), soft_wrap=True)
 
 
 def program_name() -> str:

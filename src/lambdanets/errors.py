@@ -1,4 +1,14 @@
-"""The exception for user errors."""
+"""The exception for user errors, and text that is safe to print."""
+
+import re
+
+# Control characters, line and paragraph separators, and the bytes of names that are not UTF-8 (surrogates).
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Return a name as one line of valid UTF-8: a line break becomes \n, a byte that is not UTF-8 \udcff."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class UserError(ValueError):
@@ -9,4 +19,5 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         # A data loader worker re-raises the error with its whole traceback as the message: keep the message alone.
-        super().__init__(message.rsplit("UserError: ", 1)[-1].strip())
+        lines = message.rsplit("UserError: ", 1)[-1].strip().split("\n")
+        super().__init__("\n".join(map(printable, lines)))

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 T = TypeVar("T")
@@ -13,7 +14,9 @@ T = TypeVar("T")
 def progress_bar(items: Collection[T], title: str) -> Iterable[T]:
     """Iterate over items, with a progress bar if standard error is a terminal."""
     console = Console(stderr=True)
-    return track(items, title, total=len(items), console=console, transient=True, disable=not sys.stderr.isatty())
+    return track(
+        items, escape(title), total=len(items), console=console, transient=True, disable=not sys.stderr.isatty()
+    )
 
 
 def format_duration(seconds: float) -> str:

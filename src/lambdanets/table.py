@@ -7,10 +7,10 @@ import os
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
+from lambdanets.errors import printable
 from lambdanets.measured import Measured
 
 Cell = str | float | None
@@ -36,18 +36,18 @@ class Table:
 
     def show(self) -> None:
         """Print the table and its notes; into a file or pipe as wide as it is, without cut cells."""
-        console = Console()
-        table = RichTable(title=self.title, title_justify="left")
+        console = Console(markup=False, emoji=False)
+        table = RichTable(title=printable(self.title), title_justify="left")
         for column in self.columns:
             table.add_column(column, justify="left" if self.is_text(column) else "right")
         for row in self.rows:
-            table.add_row(*map(escape, self.cells(row)))
+            table.add_row(*map(printable, self.cells(row)))
         if not console.is_terminal and "COLUMNS" not in os.environ:
             unlimited = console.options.update(max_width=WIDEST)
             console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
         console.print(table)
         for note in self.notes:
-            console.print(note, soft_wrap=True, highlight=False, markup=False)
+            console.print(printable(note), soft_wrap=True, highlight=False)
 
     def to_markdown(self) -> str:
         """Return the table as Markdown, with its notes."""

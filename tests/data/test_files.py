@@ -47,7 +47,9 @@ def test_files_that_are_no_images_are_errors(tmp_path):
     with pytest.raises(UserError, match=r"There is no image '.*none\.jpg'"):
         read_image(tmp_path / "none.jpg")
     (tmp_path / "text.jpg").write_text("not an image")
-    with pytest.raises(UserError, match=r"The image '.*text\.jpg' can't be decoded \(it is not an image\)"):
+    with pytest.raises(
+        UserError, match=r"The image '.*text\.jpg' can't be decoded \(it is not an image of a known format\)"
+    ):
         read_image(tmp_path / "text.jpg")
     with pytest.raises(UserError, match=r"The image '.*' can't be read \(Is a directory\)"):
         read_image(tmp_path)

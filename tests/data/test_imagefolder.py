@@ -1,5 +1,7 @@
 """Image folders, and ImageNet's layout of them."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,7 @@ def test_corrupt_images_are_skipped_counted_and_listed(tmp_path, memory_gib):
 
 def test_errors_in_a_folder(folder, tmp_path_factory):
     (folder / "test" / "bird").mkdir()
+    shutil.copy(folder / "test" / "cat" / "00.png", folder / "test" / "bird")
     data = ImageFolder(root=str(folder), image_size=16)
     data.setup("fit")
     with pytest.raises(UserError, match="class folder bird, which is missing in"):

@@ -18,7 +18,8 @@ from lambdanets.benchmarks.experiment_networks import NetworkSpec
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result
 from lambdanets.data.augmentation import Augmentation
-from lambdanets.data.files import EXTENSIONS, ImageFiles, collate
+from lambdanets.data.files import ImageFiles, collate
+from lambdanets.data.image_names import EXTENSIONS
 from lambdanets.data.packed import PackedFiles
 from lambdanets.data.shards import read_index, write_shards
 from lambdanets.errors import UserError

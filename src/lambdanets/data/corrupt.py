@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lambdanets.errors import UserError
+from lambdanets.errors import UserError, printable
 
 
 class CorruptImages:
@@ -11,7 +11,7 @@ class CorruptImages:
 
     Args:
         max_fraction: fraction of a split's images that may be corrupt.
-        file: the list, one name per line, or None for no file.
+        file: the list, one name per line as `printable` writes it, or None for no file.
     """
 
     def __init__(self, max_fraction: float, file: Path | None = None) -> None:
@@ -33,7 +33,7 @@ class CorruptImages:
         if self.max_fraction <= 0:
             raise error
         self.write([name])
-        count = sum(sample in self.names for sample, _ in samples)
+        count = sum(printable(sample) in self.names for sample, _ in samples)
         if count > self.max_fraction * len(samples):
             listed = f", see '{self.file}'" if self.file is not None else ""
             raise UserError(
@@ -43,15 +43,20 @@ class CorruptImages:
 
     def write(self, names: Iterable[str]) -> None:
         """Append the names that are not in the list yet."""
-        if self.file is not None and self.file.is_file():
-            self.names |= set(self.file.read_text().splitlines())
-        new_names = [name for name in names if name not in self.names]
+        if self.file is not None:
+            self.names |= read_names(self.file)
+        new_names = [name for name in map(printable, names) if name not in self.names]
         self.names.update(new_names)
         if self.file is not None and new_names:
-            with self.file.open("a") as lines:
+            with self.file.open("a", encoding="utf-8") as lines:
                 lines.writelines(f"{name}\n" for name in new_names)
 
 
+def read_names(file: Path) -> set[str]:
+    """Return the distinct names in a list; several processes may have added the same one."""
+    return set(file.read_text(encoding="utf-8", errors="replace").splitlines()) if file.is_file() else set()
+
+
 def count_corrupt_images(file: Path) -> int:
-    """Count the distinct names in the list; several processes may have added the same one."""
-    return len(set(file.read_text().splitlines())) if file.is_file() else 0
+    """Count the distinct names in the list."""
+    return len(read_names(file))

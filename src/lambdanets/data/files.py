@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms.v2 import functional as F
 
 from lambdanets.data.batches import seed_generators
 from lambdanets.data.corrupt import CorruptImages
-from lambdanets.errors import UserError
+from lambdanets.data.pixels import UnsupportedPixelsError, read_orientation, scale_color_key, to_rgb, turn_upright
+from lambdanets.errors import UserError, printable
 
 Sample = tuple[str, int]
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+# Pillow refuses larger images, as they may be made to fill the memory, and warns from half of it on.
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Photo:
@@ -27,6 +30,10 @@ class Photo:
     Args:
         raw: content of the file.
         name: name of the image in messages.
+
+    Attributes:
+        size: (H, W) of the upright image.
+        orientation: EXIF orientation by which the stored pixels are turned, 1 for upright ones.
 
     Raises:
         UserError: the content is not an image.
@@ -37,10 +44,13 @@ class Photo:
         self.name = name
         try:
             self.image = Image.open(io.BytesIO(raw))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # Pillow raises many types for damaged files
             raise self.decode_error(error) from error
+        if self.image.format == "PNG":
+            scale_color_key(self.image)
+        self.orientation = read_orientation(self.image)
         width, height = self.image.size
-        self.size = height, width
+        self.size = (height, width) if self.orientation < 5 else (width, height)
 
     @property
     def is_jpeg(self) -> bool:
@@ -48,29 +58,58 @@ class Photo:
         return self.image.format == "JPEG" and self.image.mode in ("RGB", "L")
 
     def decode(self, min_size: tuple[int, int] | None = None) -> Tensor:
-        """Decode the image as RGB: (3, H, W) uint8.
+        """Decode the image as RGB, upright: (3, H, W) uint8. `to_rgb` says how other kinds of pixels become RGB.
 
         Args:
             min_size: smallest sufficient (H, W), or None for the full size. A JPEG at least twice as large is decoded
                 at 1/2, 1/4 or 1/8 of its size, which is faster.
 
         Raises:
-            UserError: the image is damaged.
+            UserError: the image is damaged, or has no defined colors.
         """
         try:
-            if self.is_jpeg:
-                if min_size is None or math.floor(min(s / m for s, m in zip(self.size, min_size, strict=True))) < 2:
-                    # torchvision decodes straight into a tensor, which is faster than by way of a PIL image.
-                    return decode_jpeg(torch.frombuffer(bytearray(self.raw), dtype=torch.uint8), ImageReadMode.RGB)
-                self.image.draft("RGB", (min_size[1], min_size[0]))
-            return F.pil_to_tensor(self.image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
+            if self.is_jpeg and (
+                min_size is None or math.floor(min(s / m for s, m in zip(self.size, min_size, strict=True))) < 2
+            ):
+                pixels = self.decode_jpeg()
+            else:
+                if self.is_jpeg and min_size is not None:
+                    height, width = min_size if self.orientation < 5 else min_size[::-1]
+                    self.image.draft("RGB", (width, height))
+                pixels = to_rgb(self.image)
+        except Exception as error:  # Pillow raises many types for damaged files
             raise self.decode_error(error) from error
+        return turn_upright(pixels, self.orientation)
+
+    def decode_jpeg(self) -> Tensor:
+        """Decode a JPEG at its full size, not turned: (3, H, W) uint8."""
+        try:
+            # torchvision decodes straight into a tensor, which is faster than by way of a PIL image.
+            return decode_jpeg(torch.frombuffer(bytearray(self.raw), dtype=torch.uint8), ImageReadMode.RGB)
+        except RuntimeError:
+            return to_rgb(self.image)  # reads some files that torchvision doesn't, and names the reason if it can't
 
     def decode_error(self, error: Exception) -> UserError:
         """Return the error to raise for an exception of a decoder."""
-        reason = "it is not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).splitlines()[0]
-        return UserError(f"The image '{self.name}' can't be decoded ({reason}): replace or remove it.")
+        return UserError(
+            f"The image '{printable(self.name)}' can't be decoded ({self.explain(error)}): replace or remove it."
+        )
+
+    def explain(self, error: Exception) -> str:
+        """Return the reason for an exception of a decoder, in plain words."""
+        lines = str(error).splitlines()
+        match error:
+            case _ if not self.raw:
+                return "the file is empty"
+            case Image.UnidentifiedImageError():
+                return "it is not an image of a known format"
+            case Image.DecompressionBombError() | Image.DecompressionBombWarning():
+                return f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels"
+            case UnsupportedPixelsError():
+                return lines[0]
+            case _ if lines and "truncated" in lines[0].lower():
+                return "the file is truncated"
+        return f"the file is damaged: {lines[0]}" if lines else "the file is damaged"
 
 
 def read_file(path: str | Path) -> bytes:
@@ -79,18 +118,20 @@ def read_file(path: str | Path) -> bytes:
     Raises:
         UserError: the file is missing or can't be read.
     """
+    name = printable(str(path))
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"There is no image '{path}': check the path.") from None
+        reason = "it is a link to nothing" if Path(path).is_symlink() else "check the path"
+        raise UserError(f"There is no image '{name}': {reason}.") from None
     except OSError as error:
         raise UserError(
-            f"The image '{path}' can't be read ({error.strerror}): check the disk and the file's permissions."
+            f"The image '{name}' can't be read ({error.strerror}): check the disk and the file's permissions."
         ) from error
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Read and decode an image file as RGB: (3, H, W) uint8.
+    """Read and decode an image file as RGB, upright: (3, H, W) uint8.
 
     Raises:
         UserError: the file is missing, is not an image, or is damaged.
@@ -130,7 +171,7 @@ class ImageFiles(Dataset[Any]):
 
     def __getitem__(self, item: int | tuple[int, int]) -> Any:
         index, seed = item if isinstance(item, tuple) else (item, None)
-        while True:
+        for _ in range(len(self)):
             path = self.samples[index][0]
             try:
                 photo = Photo(self.read_raw(index), path)
@@ -145,6 +186,7 @@ class ImageFiles(Dataset[Any]):
             if seed is None:
                 return None
             index = (index + 1) % len(self)
+        raise UserError(f"None of the {len(self)} images can be decoded: check data.root.")
 
 
 class DecodeThen:
@@ -164,7 +206,14 @@ def collate(items: list[Any]) -> Any:
 
 
 def load_into_memory(dataset: ImageFiles, *, num_workers: int = 0) -> TensorDataset:
-    """Decode and transform each image once, by that many worker processes."""
+    """Decode and transform each image once, by that many worker processes.
+
+    Raises:
+        UserError: no image can be decoded, or more than the list of corrupt images allows.
+    """
     batches = DataLoader(dataset, batch_size=256, num_workers=num_workers, collate_fn=collate)
-    images, labels = zip(*(batch for batch in batches if len(batch[1])), strict=True)
+    decoded = [batch for batch in batches if len(batch[1])]
+    if not decoded:
+        raise UserError(f"None of the {len(dataset)} images can be decoded: check data.root.")
+    images, labels = zip(*decoded, strict=True)
     return TensorDataset(torch.cat(images), torch.cat(labels))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from lambdanets.data.files import Photo
+from lambdanets.data.pixels import turn_upright
 from lambdanets.data.random_crop import Box, RandomCrop
 from lambdanets.errors import UserError
 
@@ -19,12 +20,14 @@ class EncodedPhoto(NamedTuple):
     Args:
         content: the bytes of a JPEG, (N,) uint8; or of a file in another format the pixels, (3, H, W) uint8.
         name: name of the image in messages.
-        box: random part of the photo that the training image shows, or None in evaluation.
+        box: random part of the upright photo that the training image shows, or None in evaluation.
+        orientation: EXIF orientation by which the decoded content has to be turned, 1 for an upright one.
     """
 
     content: Tensor
     name: str
     box: Box | None
+    orientation: int
 
 
 class EncodedBatch(NamedTuple):
@@ -35,18 +38,21 @@ class EncodedBatch(NamedTuple):
         shapes: shape of each content.
         names: name of each image.
         boxes: part of each photo, or None.
+        orientations: EXIF orientation of each content.
     """
 
     content: Tensor
     shapes: list[tuple[int, ...]]
     names: list[str]
     boxes: list[Box | None]
+    orientations: list[int]
 
     @classmethod
     def of(cls, photos: Sequence[EncodedPhoto]) -> "EncodedBatch":
         content = torch.cat([photo.content.flatten() for photo in photos])
         shapes = [tuple(photo.content.shape) for photo in photos]
-        return cls(content, shapes, [photo.name for photo in photos], [photo.box for photo in photos])
+        names, boxes = [photo.name for photo in photos], [photo.box for photo in photos]
+        return cls(content, shapes, names, boxes, [photo.orientation for photo in photos])
 
     def contents(self) -> list[Tensor]:
         """Return the content of each photo."""
@@ -67,8 +73,11 @@ class Encode:
     def __call__(self, photo: Photo) -> EncodedPhoto:
         box = None if self.crop is None else self.crop.draw(photo.size)
         jpeg = photo.is_jpeg and photo.image.mode == "RGB"
-        content = torch.frombuffer(bytearray(photo.raw), dtype=torch.uint8) if jpeg else photo.decode()
-        return EncodedPhoto(content, photo.name, box)
+        if not jpeg:
+            return EncodedPhoto(photo.decode(), photo.name, box, orientation=1)
+        return EncodedPhoto(
+            torch.frombuffer(bytearray(photo.raw), dtype=torch.uint8), photo.name, box, photo.orientation
+        )
 
 
 def decode_batch(
@@ -97,6 +106,7 @@ def decode_batch(
     images = []
     for index, box in enumerate(batch.boxes):
         image = decoded[index] if index in decoded else contents[index].to(device, non_blocking=True)
+        image = turn_upright(image, batch.orientations[index])
         images.append(preprocess(image) if box is None else crop.cut(image, box))
     return torch.stack(images)
 

@@ -1,5 +1,7 @@
 """A folder with one subfolder of images per class."""
 
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -7,15 +9,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import make_dataset
 from torchvision.transforms import v2
 
-from lambdanets.data.files import EXTENSIONS, DecodeThen, ImageFiles, Photo, Sample, load_into_memory
+from lambdanets.data.files import DecodeThen, ImageFiles, Photo, Sample, load_into_memory
 from lambdanets.data.gpu_decoder import Encode, EncodedBatch, check_decoder, decode_batch
+from lambdanets.data.image_names import EXTENSIONS, find_files, is_hidden, list_folders, sort_paths
 from lambdanets.data.module import ImageData
 from lambdanets.data.random_crop import RandomCrop
 from lambdanets.data.split import split_indices
-from lambdanets.errors import UserError
+from lambdanets.errors import UserError, printable
+
+log = logging.getLogger(__name__)
+MAX_NAMED = 5  # files in a message
 
 
 class ImageFolder(ImageData):
@@ -23,6 +28,10 @@ class ImageFolder(ImageData):
 
     Without `val/`, a seeded part of `train/` is the validation split; without `test/`, a run has no test score. A split
     that fits into memory_gib is decoded once and held in memory; a larger one is streamed by worker processes.
+
+    A class is a folder with images in it or below it; links to folders are followed. Hidden files and folders, such as
+    `.ipynb_checkpoints`, don't count, and a warning names the other files that are not read. Images are upright by
+    their EXIF orientation.
 
     Args:
         root: the folder.
@@ -70,10 +79,11 @@ class ImageFolder(ImageData):
 
     def count_classes(self) -> int:
         folder = self.root / self.TRAIN
-        return sum(entry.is_dir() for entry in folder.iterdir()) if folder.is_dir() else 0
+        return len(class_folders(folder)) if folder.is_dir() else 0
 
     def preprocess(self, image: Tensor) -> Tensor:
         side = round(self.image_size[0] / self.crop_ratio)
+        image = cut_middle(image)
         return v2.functional.center_crop(v2.functional.resize(image, [side], antialias=True), list(self.image_size))
 
     def setup(self, stage: str) -> None:
@@ -105,14 +115,28 @@ class ImageFolder(ImageData):
         return self.load_split(train, transform), self.load_split(val, preprocess)
 
     def list_samples(self, split: str) -> list[Sample]:
-        """Return paths and labels of a split, ordered by class and path."""
+        """Return paths and labels of a split, ordered by class and path; log the files that are not read.
+
+        Raises:
+            UserError: a folder can't be read, or has images of an unknown class.
+        """
         if unknown := sorted(set(list_classes(self.root, split)) - set(self.classes)):
             raise UserError(
                 f"'{self.root / split}' has the class folder {', '.join(unknown)}, which is missing in "
                 f"'{self.root / self.TRAIN}': add training images of the class, or remove the folder."
             )
         labels = {name: label for label, name in enumerate(self.classes)}
-        return make_dataset(str(self.root / split), labels, extensions=EXTENSIONS, allow_empty=True)
+        samples: list[Sample] = []
+        skipped = [entry.path for entry in os.scandir(self.root / split) if not entry.is_dir()]
+        for folder in list_folders(self.root / split):
+            files = list(find_files(self.root / split / folder))
+            images = sort_paths(file.path for file in files if file.is_image)
+            samples += [(path, labels[printable(folder)]) for path in images]
+            skipped += [file.path for file in files if not file.is_image]
+            if not images:
+                skipped.append(os.path.join(self.root, split, folder))
+        log_skipped_files(self.root / split, sorted(path for path in skipped if not is_hidden(os.path.basename(path))))
+        return samples
 
     def fits_in_memory(self, samples: list[Sample]) -> bool:
         height, width = self.image_size
@@ -150,11 +174,23 @@ class ImageFolder(ImageData):
         return ImageFiles(samples, transform, self.corrupt)
 
 
+def cut_middle(image: Tensor, max_ratio: int = 16) -> Tensor:
+    """Cut an image to its middle along a side that is more than max_ratio times the other: (C, H, W) → (C, h, w).
+
+    Resized by its shorter side, such an image would take any amount of memory, for a central crop that shows little
+    of it.
+    """
+    height, width = image.shape[-2:]
+    longest = max_ratio * min(height, width)
+    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
+    return image[..., top : height - top, left : width - left]
+
+
 def list_classes(root: Path, split: str) -> list[str]:
-    """Return the names of a split's class folders, sorted.
+    """Return the names of a split's classes, sorted.
 
     Raises:
-        UserError: the split's folder is missing or has no images in class folders.
+        UserError: the split's folder is missing, can't be read, or has no images in class folders.
     """
     folder = root / split
     if not folder.is_dir():
@@ -162,7 +198,26 @@ def list_classes(root: Path, split: str) -> list[str]:
         raise UserError(
             f"There is no folder '{missing}': data.root must name a folder with images in {split}/<class>/."
         )
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if not any(path.suffix.lower() in EXTENSIONS for name in names for path in (folder / name).rglob("*")):
+    names = [printable(name) for name in class_folders(folder)]
+    if not names:
         raise UserError(f"'{folder}' has no images: it must have one folder of images per class.")
-    return names
+    return sorted(names)
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders with images in them or below them."""
+    return [name for name in list_folders(folder) if any(file.is_image for file in find_files(folder / name))]
+
+
+def log_skipped_files(folder: Path, skipped: list[str]) -> None:
+    """Log the files that are not read, and the folders without images, in one warning."""
+    if skipped:
+        names = [f"'{printable(os.path.relpath(path, folder))}'" for path in skipped[:MAX_NAMED]]
+        names += [f"and {len(skipped) - MAX_NAMED} more"] * (len(skipped) > MAX_NAMED)
+        log.warning(
+            "%d files or folders in '%s' are not used: %s. Images are files in class folders whose names end in %s.",
+            len(skipped),
+            printable(str(folder)),
+            ", ".join(names),
+            ", ".join(EXTENSIONS),
+        )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lambdanets.atomic import atomic_path, atomic_write
+from lambdanets.data.files import read_file
 from lambdanets.errors import UserError
 
 CLASSES_FILE = "classes.json"
@@ -46,6 +47,9 @@ def write_shards(folder: Path, split: str, samples: Iterable[tuple[str, int]], *
 
     Returns:
         The number of shards.
+
+    Raises:
+        UserError: a file can't be read.
     """
     num_shards = 0
     for group in group_by_size(samples, shard_bytes):
@@ -54,7 +58,7 @@ def write_shards(folder: Path, split: str, samples: Iterable[tuple[str, int]], *
         with atomic_path(folder / f"{stem}.tar") as temporary:
             with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
                 for position, (path, label) in enumerate(group):
-                    key, raw = f"{num_shards:06d}{position:06d}", Path(path).read_bytes()
+                    key, raw = f"{num_shards:06d}{position:06d}", read_file(path)
                     add_file(tar, f"{key}.cls", str(label).encode())
                     add_file(tar, f"{key}{Path(path).suffix.lower()}", raw)
                     padded_size = -(-len(raw) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -74,12 +78,24 @@ def group_by_size(samples: Iterable[tuple[str, int]], group_bytes: int) -> Itera
     total = 0
     for path, label in samples:
         group.append((path, label))
-        total += os.path.getsize(path)
+        total += file_size(path)
         if total >= group_bytes:
             yield group
             group, total = [], 0
     if group:
         yield group
+
+
+def file_size(path: str) -> int:
+    """Return the size of an image file in bytes.
+
+    Raises:
+        UserError: the file is missing or can't be read.
+    """
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return len(read_file(path))  # raises the error that names the reason
 
 
 def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -1,22 +1,26 @@
 """job=predict: the predictions of a trained model for image files."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import silence_lightning
 from lambdanets.data import ImageData
-from lambdanets.data.files import EXTENSIONS, ImageFiles, Photo
+from lambdanets.data.files import Photo, read_file
+from lambdanets.data.image_names import find_files
 from lambdanets.errors import UserError
 from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """Predict image files in the way of the checkpoint's task; the data set itself isn't needed.
+
+    An image that can't be read doesn't keep the others from being predicted; at the end, an error names it.
 
     Args:
         config: resolved.
@@ -26,7 +30,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         The number of images, and what else the task counts, such as objects.
 
     Raises:
-        UserError: no checkpoint or input is named, either can't be read, or they don't fit.
+        UserError: no checkpoint or input is named, they don't fit, or some images can't be read.
     """
     silence_lightning()
     if config.ckpt is None or config.input is None:
@@ -37,44 +41,72 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
     config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
-    files = image_files(Path(config.input))
+    images = InputImages(image_files(Path(config.input)), data)
     trainer = build_trainer(config, logger=False, default_root_dir=folder)
-    loader = DataLoader(InputImages(files, data), config.recipe.batch_size, collate_fn=data.collate)
+    loader = DataLoader(images, config.recipe.batch_size, collate_fn=data.collate)
     batches: Any = trainer.predict(task, loader)
     predictions = [prediction for batch in batches for prediction in batch]
     folder.mkdir(parents=True, exist_ok=True)
-    return task.write_predictions(files, predictions, folder, labels=checkpoint["labels"], options=config.job)
+    results: dict[str, float] = {}
+    if predictions:
+        results = task.write_predictions(
+            images.read, predictions, folder, labels=checkpoint["labels"], options=config.job
+        )
+    if images.errors:
+        raise UserError(summarize_errors(images, folder))
+    return results
 
 
-class InputImages(ImageFiles):
+class InputImages(IterableDataset[Any]):
     """Normalized images, each with its "image_id", counted from 1, and the "size" (H, W) of its file.
 
     Args:
         files: the images.
         data: prepares images as in evaluation.
+
+    Attributes:
+        read: the files that could be read, in the order of the items.
+        errors: the errors of the others.
     """
 
     def __init__(self, files: Sequence[Path], data: ImageData) -> None:
-        super().__init__(
-            [(str(file), image_id) for image_id, file in enumerate(files, 1)],
-            lambda photo: data.normalize(data.preprocess(photo.decode())),
-        )
+        self.files = files
+        self.data = data
+        self.read: list[Path] = []
+        self.errors: list[UserError] = []
 
-    def make_item(self, index: int, photo: Photo) -> Any:
-        return self.transform(photo), {"image_id": self.samples[index][1], "size": photo.size}
+    def __iter__(self) -> Iterator[Any]:
+        for image_id, file in enumerate(self.files, 1):
+            try:
+                photo = Photo(read_file(file), str(file))
+                image = self.data.normalize(self.data.preprocess(photo.decode()))
+            except UserError as error:
+                self.errors.append(error)
+                continue
+            self.read.append(file)
+            yield image, {"image_id": image_id, "size": photo.size}
+
+
+def summarize_errors(images: InputImages, folder: Path) -> str:
+    """Return the message for images that couldn't be read: how many there are, and the error of each."""
+    predicted = f"The predictions of the others are in '{os.path.relpath(folder)}'. " if images.read else ""
+    count = f"{len(images.errors)} of {len(images.files)} images can't be predicted. {predicted}"
+    return count + "\n".join(map(str, images.errors))
 
 
 def image_files(path: Path) -> list[Path]:
     """List the image itself, or the images in a folder and below it, by name.
 
+    Hidden files don't count, and links are followed; a folder that can't be read is an error.
+
     Raises:
         UserError: there are none.
     """
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+        files = sorted(Path(file.path) for file in find_files(path) if file.is_image)
         if not files:
             raise UserError(f"input={path} is a folder without images.")
         return files
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"input={path} does not exist: give an image or a folder of images.")
     return [path]

@@ -4,11 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from lambdanets.atomic import atomic_write
+from lambdanets.console import plain_console
+from lambdanets.errors import printable
 
 
 def likeliest_classes(probabilities: Tensor, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
@@ -35,14 +36,14 @@ def write_class_predictions(
         classes: names of the classes.
         top: number of classes per image.
     """
-    console = Console()
+    console = plain_console()
     entries = []
     for file, row in zip(files, probabilities, strict=True):
         guesses = likeliest_classes(row, classes, top)
         entries.append({"file": str(file), "classes": [{"name": n, "probability": p} for n, p in guesses]})
-        console.print(str(file), soft_wrap=True, highlight=False)
+        console.print(printable(str(file)), soft_wrap=True)
         table = Table(show_header=False)
         for name, probability in guesses:
-            table.add_row(name, f"{probability:.1%}")
+            table.add_row(printable(name), f"{probability:.1%}")
         console.print(table)
     atomic_write(path, json.dumps(entries, indent=2) + "\n")

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from torchvision.io import write_png
+from torchvision.io import encode_png
 
 from lambdanets.atomic import atomic_write
+from lambdanets.console import plain_console
 from lambdanets.data.files import read_image
+from lambdanets.errors import printable
 from lambdanets.tasks.predictions import ImagePrediction, write_coco_results
 from lambdanets.tasks.visualization import draw_objects
 
@@ -43,7 +44,7 @@ def write_object_predictions(
     Returns:
         The number of images and of drawn objects.
     """
-    console, count = Console(), 0
+    console, count = plain_console(), 0
     image_ids = coco_image_ids(files)
     predictions = [p._replace(image_id=image_id) for p, image_id in zip(predictions, image_ids, strict=True)]
     for file, name, prediction in zip(files, picture_names(files), predictions, strict=True):
@@ -51,10 +52,10 @@ def write_object_predictions(
         labels = objects.labels.tolist()
         image = read_image(file)
         picture = draw_objects(image, objects.boxes, objects.masks, labels, classes, objects.scores.tolist())
-        write_png(picture, str(folder / name))
+        (folder / name).write_bytes(encode_png(picture).numpy().tobytes())
         counts = Counter(classes[label - 1] for label in labels)
         summary = ", ".join(f"{number} × {label}" for label, number in counts.most_common()) or "nothing"
-        console.print(f"{file}: {summary}", soft_wrap=True, highlight=False)
+        console.print(printable(f"{file}: {summary}"), soft_wrap=True)
         count += len(labels)
     write_coco_results(folder, predictions, category_ids)
     images = [
@@ -75,8 +76,10 @@ def coco_image_ids(files: Sequence[Path]) -> list[int]:
 
 def picture_names(files: Sequence[Path]) -> list[str]:
     """Return a file name for each drawn image; files of the same name get their position in front."""
-    names = Counter(file.stem for file in files)
-    return [
-        f"{file.stem}.png" if names[file.stem] == 1 else f"{position}-{file.stem}.png"
-        for position, file in enumerate(files, 1)
+    counts = Counter(file.stem for file in files)
+    names = [
+        file.stem if counts[file.stem] == 1 else f"{position}-{file.stem}" for position, file in enumerate(files, 1)
     ]
+    if len(set(names)) < len(names):  # such as 1-a beside two files a
+        names = [f"{position}-{file.stem}" for position, file in enumerate(files, 1)]
+    return [f"{name}.png" for name in names]
