@@ -15,7 +15,9 @@ from torchvision.transforms.v2 import functional as F
 
 from lambdanets.data.annotations import (
     AnnotatedImage,
+    Rejections,
     SerializedImages,
+    garbage_collection_paused,
     read_categories,
     read_images,
     read_json,
@@ -96,10 +98,14 @@ class Coco(ImageData):
 
     def count_classes(self) -> int:
         file = self.annotation_file("val")
-        return len(self.classes) or (len(read_categories(read_json(file)).names) if file.is_file() else 0)
+        return len(self.classes) or (len(read_categories(read_json(file), file).names) if file.is_file() else 0)
 
     def describe_labels(self) -> dict[str, Any]:
         return {"classes": self.classes, "category_ids": self.category_ids}
+
+    def setup(self, stage: str) -> None:
+        with garbage_collection_paused():
+            super().setup(stage)
 
     def load_fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         images = self.read_split("train")
@@ -112,9 +118,13 @@ class Coco(ImageData):
         return self.evaluation_set(self.read_split("val"))
 
     def training_set(self, images: list[AnnotatedImage]) -> Dataset[Any]:
+        if not has_objects(images):
+            raise UserError(f"The {len(images)} training images have no objects, so that there is nothing to learn.")
         return AnnotatedFiles(images, self.training_item, self.corrupt)
 
     def evaluation_set(self, images: list[AnnotatedImage]) -> Dataset[Any]:
+        if not has_objects(images):
+            log.warning("The %d images for evaluation have no objects: their scores will be -1.", len(images))
         return AnnotatedFiles(images, self.evaluation_item, self.corrupt)
 
     def read_split(self, split: str) -> list[AnnotatedImage]:
@@ -126,7 +136,7 @@ class Coco(ImageData):
         import_mask_api()
         file = self.annotation_file(split)
         document = read_json(file)
-        categories = read_categories(document)
+        categories = read_categories(document, file)
         if self.classes and self.classes != categories.names:
             unknown = [name for name in categories.names if name not in self.classes] or categories.names
             raise UserError(
@@ -134,43 +144,48 @@ class Coco(ImageData):
                 "the run: use the annotations of the data set that the run was trained on."
             )
         self.classes, self.category_ids = categories
-        rejected: dict[str, str] = {}
-
-        def reject(name: str, reason: str) -> None:
-            if self.corrupt.max_fraction <= 0:
-                raise UserError(f"{reason} To skip it, set data.max_corrupt=0.01.")
-            rejected[name] = reason
-
-        images = read_images(document, self.root / self.splits[split], categories, reject)
-        self.check_rejected(split, rejected, len(document["images"]), len(document["annotations"]))
+        images, rejections = read_images(document, self.root / self.splits[split], categories)
+        self.check_rejections(file, rejections, len(document["images"]), len(document["annotations"]))
         if not images:
             raise UserError(f"'{file}' has no usable images.")
         return images[: self.limit]
 
-    def check_rejected(self, split: str, rejected: dict[str, str], num_images: int, num_annotations: int) -> None:
-        """Log the unusable images and annotations and add them to the list of corrupt images.
+    def check_rejections(self, file: Path, rejections: Rejections, num_images: int, num_annotations: int) -> None:
+        """Warn of unusable images and annotations, and add them to the list of corrupt images.
 
         Args:
-            split: "train" or "val".
-            rejected: reason by name of the image or annotation.
+            file: the annotation file.
+            rejections: its unusable entries.
             num_images: number of all images.
             num_annotations: number of all annotations.
 
         Raises:
             UserError: there are more than max_corrupt allows.
         """
-        if not rejected:
-            return
-        first_reason = next(iter(rejected.values()))
-        for kind, total in (("image", num_images), ("annotation", num_annotations)):
-            count = sum(name.startswith(kind) for name in rejected)
+        left_out = len(rejections.images) + len(rejections.incomplete)
+        for noun, count, total, reasons in (
+            ("images", left_out, num_images, rejections.images or rejections.annotations),
+            ("annotations", len(rejections.annotations), num_annotations, rejections.annotations),
+        ):
             if count > self.corrupt.max_fraction * total:
                 raise UserError(
-                    f"{count} of the {total} {kind}s of {self.splits[split]} can't be used, more than "
-                    f"data.max_corrupt={self.corrupt.max_fraction} allows: {first_reason}"
+                    f"{count} of the {total} {noun} of '{file}' can't be used, more than "
+                    f"data.max_corrupt={self.corrupt.max_fraction} allows. The first reason: {reasons[0]} Correct the "
+                    "file, or raise data.max_corrupt."
                 )
-        self.corrupt.write(rejected)
-        log.info("Skipping %d images or annotations of %s: %s", len(rejected), self.splits[split], first_reason)
+        reasons = [*rejections.images, *rejections.annotations]
+        if reasons:
+            self.corrupt.write(f"{file.name}: {reason}" for reason in reasons)
+            listed = f"; '{self.corrupt.file}' lists all" if self.corrupt.file is not None else ""
+            log.warning(
+                "'%s': %d of %d images are left out, and %d of %d annotations can't be used%s. The first reason: %s",
+                *(file, left_out, num_images, len(rejections.annotations), num_annotations, listed, reasons[0]),
+            )
+        if rejections.shared_ids:
+            log.warning(
+                "'%s': %d annotation ids, such as %d, are those of several objects. All of them are used.",
+                *(file, len(rejections.shared_ids), min(rejections.shared_ids)),
+            )
 
     def preprocess(self, image: Tensor) -> Tensor:
         """Resize an image so that its longer side is image_size: (3, H, W) → (3, h, w)."""
@@ -226,6 +241,11 @@ class Coco(ImageData):
         return [trainer.precision_plugin.convert_input(image) for image in images], targets
 
 
+def has_objects(images: list[AnnotatedImage]) -> bool:
+    """Return whether there is an object that is not a crowd."""
+    return any(not annotation.crowd for image in images for annotation in image.objects)
+
+
 class AnnotatedFiles(ImageFiles):
     """Annotated images that are decoded at each access.
 
@@ -249,13 +269,18 @@ class AnnotatedFiles(ImageFiles):
     def make_item(self, index: int, photo: Photo) -> Item:
         """Return the image and its target.
 
+        The size in the annotation file decides if the annotations are those of the upright photo or of its pixels as
+        they are stored, before they are turned by their EXIF orientation. Where it fits both, the photo is upright.
+
         Raises:
             UserError: the size of the image differs from the size in the annotation file.
         """
         annotated = self.images[index]
-        if photo.size != annotated.size:
+        if photo.size != annotated.size and photo.orientation >= 5 and photo.size[::-1] == annotated.size:
+            photo.orientation = 1
+        elif photo.size != annotated.size:
             raise UserError(
                 f"Image {annotated.id}, '{annotated.file}', has {photo.size[0]}×{photo.size[1]} pixels, but its "
-                f"annotations give {annotated.size[0]}×{annotated.size[1]}: download it again."
+                f"annotations give {annotated.size[0]}×{annotated.size[1]}: correct them, or download the image again."
             )
         return self.build_item(self.transform(photo), annotated)
