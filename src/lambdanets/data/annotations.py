@@ -307,12 +307,11 @@ def list_images(
     names = Counter(file for _, file, _ in distinct)
     images = {}
     for image in distinct.values():
+        name = f"Image {image.id}, {shorten(str(image.file))},"
         if ids[image.id] > 1:
-            rejections.images.append(f"Image {image.id} can't be used: another image has the same id.")
+            rejections.images.append(f"{name} can't be used: another image has the same id.")
         elif names[image.file] > 1:
-            rejections.images.append(
-                f"Image {image.id} can't be used: another image has the same file, '{image.file}'."
-            )
+            rejections.images.append(f"{name} can't be used: another image has the same file.")
         else:
             images[image.id] = image
     return images, set(ids)

@@ -133,7 +133,7 @@ def find_counts_error(counts: list[Any] | str, size: tuple[int, int]) -> str | N
 
 def uncompress(counts: str, size: tuple[int, int]) -> list[int]:
     """Return the lengths of the runs of a compressed run-length encoding; of a damaged one there are none."""
-    encoded = counts.encode(errors="replace")
+    encoded = counts.encode(errors="surrogatepass")
     if encoded.translate(None, CHARACTERS) or not b"0" <= encoded[-1:] <= b"O":
         return []
     try:
