@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 
 from lambdanets.data import Coco
@@ -200,7 +202,7 @@ def test_unusable_entries_end_the_run_before_training_or_are_skipped_and_listed(
         assert message in str(error.value)
         assert f"can't be used, more than data.max_corrupt={fraction} allows" in str(error.value)
         assert str(error.value).endswith("Correct the file, or raise data.max_corrupt.")
-    data = Coco(root=str(root), max_corrupt=0.2)
+    data = Coco(root=str(root), image_size=64, max_corrupt=0.2)
     data.corrupt.file = tmp_path / "corrupt.txt"
     data.setup("test")
     (line,) = data.corrupt.file.read_text().splitlines()
@@ -226,21 +228,15 @@ def test_images_and_annotations_that_share_an_id_or_a_file_are_named(root, tmp_p
     data = Coco(root=str(root), max_corrupt=0.9)
     data.corrupt.file = tmp_path / "corrupt.txt"
     data.setup("test")
-    path = root / "val2017"
-    assert (
-        data.corrupt.file.read_text().splitlines()
-        == [
-            f"instances_val2017.json: {line}"
-            for line in (
-                "Image 100 is listed twice.",
-                f"Image 101 can't be used: another image has its file, '{path / '000000000101.png'}'.",
-                "Image 102 can't be used: another image has the same id.",
-                f"Image 103 can't be used: another image has its file, '{path / '000000000103.png'}'.",
-                f"Image 200 can't be used: another image has its file, '{path / '000000000101.png'}'.",
-                "Image 102 can't be used: another image has the same id.",
-            )
-        ][:5]
-    )
+    lines = data.corrupt.file.read_text().splitlines()
+    assert [line.removeprefix("instances_val2017.json: ").replace(str(root), "") for line in lines] == [
+        "Image 100 is listed twice.",
+        "Image 101, '/val2017/000000000101.png', can't be used: another image has the same file.",
+        "Image 102, '/val2017/000000000102.png', can't be used: another image has the same id.",
+        "Image 103, '/val2017/000000000103.png', can't be used: another image has the same file.",
+        "Image 200, '/val2017/000000000101.png', can't be used: another image has the same file.",
+        "Image 102, '/val2017/000000000103.png', can't be used: another image has the same id.",
+    ]
     assert [data.test_set.images[index].id for index in range(len(data.test_set))] == [100, 104, 105, 106, 107]
     assert f"1 annotation ids, such as {ids[-1]}, are those of several objects" in caplog.text
 
@@ -304,6 +300,58 @@ def test_an_image_of_another_size_than_annotated_is_an_error(root):
         UserError, match=r"Image 101, .*, has 48×64 pixels, but its annotations give 50×64: correct them"
     ):
         data.test_set[1]
+
+
+def write_rotated_photo(root, orientation, *, upright):
+    """Store image 100, white in the upper left corner and else black, with an EXIF orientation; annotate the corner.
+
+    Args:
+        root: folder of the data set; image 100 becomes its only one.
+        orientation: of EXIF, from 1 to 8.
+        upright: annotate the upright photo, else the pixels as they are stored.
+
+    Returns:
+        The pixels that are annotated.
+    """
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:16, :16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = root / "val2017" / "000000000100.png"
+    Image.fromarray(pixels).save(file, exif=exif)
+    annotated = np.array(ImageOps.exif_transpose(Image.open(file))) if upright else pixels
+    height, width = annotated.shape[:2]
+    y, x = (int(indices.min()) for indices in annotated[..., 0].nonzero())
+    annotation = {"image_id": 100, "id": 1, "category_id": 3, "bbox": [x, y, 16, 16], "area": 256, "iscrowd": 0}
+    annotation["segmentation"] = [[x, y, x + 16, y, x + 16, y + 16, x, y + 16]]
+    image = {"id": 100, "file_name": file.name, "height": height, "width": width}
+    change_annotations(root, lambda d: d.update(images=[image], annotations=[annotation]))
+    return torch.from_numpy(annotated).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("upright", [True, False])
+def test_the_size_in_the_annotations_decides_if_a_photo_is_turned_by_exif(root, orientation, upright):
+    # Orientations up to 4 leave the size, which then fits both: the photo is turned.
+    annotated = write_rotated_photo(root, orientation, upright=upright or orientation < 5)
+    data = Coco(root=str(root), image_size=64, max_corrupt=0.0, scale_jitter=(1, 1), flip=0)
+    data.setup("test")
+    image, target = data.test_set[0]
+    assert torch.equal(image, annotated)
+    assert target["size"] == annotated.shape[1:]
+    image, target = data.training_set([data.test_set.images[0]])[0]
+    assert torch.equal(image[0] > 0, target["masks"][0].bool())
+    left, top, right, bottom = target["boxes"][0].int().tolist()
+    assert image[:, top:bottom, left:right].min() == 255
+
+
+def test_a_size_that_fits_neither_the_turned_nor_the_stored_photo_is_named(root):
+    write_rotated_photo(root, 6, upright=True)
+    change_annotations(root, lambda d: d["images"][0].update(height=70))
+    data = Coco(root=str(root), max_corrupt=0.0)
+    data.setup("test")
+    with pytest.raises(UserError, match=r"Image 100, .* has 64×48 pixels, but its annotations give 70×48"):
+        data.test_set[0]
 
 
 def test_other_categories_than_those_of_the_run_are_an_error(root):

@@ -60,8 +60,8 @@ class Coco(ImageData):
         scale_jitter: smallest and largest scale of training images; at scale 1 they just fit into the square.
         flip: probability of a horizontal flip.
         max_corrupt: fraction of a split's images, and of its annotations, that may be unusable: a missing or damaged
-            image, an empty box, an unknown category, an invalid mask. They are skipped, and listed in the run's
-            corrupt.txt. With 0, the first one ends the run.
+            image, an empty box, an unknown category, an invalid mask. They are skipped, the latter with their images,
+            and listed in the run's corrupt.txt. With 0, the first one ends the run.
         **options: options of `ImageData`.
     """
 
