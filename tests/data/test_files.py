@@ -48,7 +48,8 @@ def test_files_that_are_no_images_are_errors(tmp_path):
         read_image(tmp_path / "none.jpg")
     (tmp_path / "text.jpg").write_text("not an image")
     with pytest.raises(
-        UserError, match=r"The image '.*text\.jpg' can't be decoded \(it is not an image of a known format\)"
+        UserError,
+        match=r"The image '.*text\.jpg' can't be decoded \(it is not an image of a known format, or it is truncated\)",
     ):
         read_image(tmp_path / "text.jpg")
     with pytest.raises(UserError, match=r"The image '.*' can't be read \(Is a directory\)"):

@@ -102,7 +102,7 @@ class Photo:
             case _ if not self.raw:
                 return "the file is empty"
             case Image.UnidentifiedImageError():
-                return "it is not an image of a known format"
+                return "it is not an image of a known format, or it is truncated"
             case Image.DecompressionBombError() | Image.DecompressionBombWarning():
                 return f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels"
             case UnsupportedPixelsError():

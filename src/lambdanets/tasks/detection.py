@@ -15,7 +15,7 @@ from lambdanets.errors import UserError
 from lambdanets.models import MaskRCNN
 from lambdanets.tasks.average_precision import AveragePrecision
 from lambdanets.tasks.object_predictions import write_object_predictions
-from lambdanets.tasks.predictions import ImagePrediction, rescale_predictions, write_coco_results
+from lambdanets.tasks.predictions import ImagePrediction, name_objects, rescale_predictions, write_coco_results
 from lambdanets.tasks.task import ScoreTable, Task
 from lambdanets.tasks.visualization import draw_objects
 
@@ -78,11 +78,11 @@ class Detection(Task):
 
     @override
     @classmethod
-    def interpret(cls, outputs: Any, classes: Sequence[str], *, top: int) -> Any:
-        raise UserError(
-            "predict() names the class of an image, and this model is a detector: call the model itself for boxes and "
-            "masks, or use job=predict."
-        )
+    def interpret(cls, outputs: Any, classes: Sequence[str], *, top: int, **options: Any) -> Any:
+        """Return the objects in one image, a list of `DetectedObject` by falling score."""
+        inputs, size = options["inputs"], options["size"]
+        prediction = rescale_predictions(outputs[0], (inputs.shape[1], inputs.shape[2]), size, image_id=1)
+        return name_objects(prediction.above(options["threshold"]), classes)
 
     @override
     def write_predictions(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from lambdanets.atomic import atomic_write
-from lambdanets.data.masks import Rle, encode
+from lambdanets.data.masks import Rle, decode, encode
 
 # Mask pixels pasted at once: all masks of a photograph with a hundred objects would take gigabytes.
 MASK_PIXELS_PER_CHUNK = 2**25
@@ -44,6 +44,29 @@ class ImagePrediction(NamedTuple):
             labels=self.labels[:count],
             masks=self.masks[:count],
         )
+
+
+class DetectedObject(NamedTuple):
+    """An object in an image.
+
+    Args:
+        name: of its class.
+        score: from 0 to 1.
+        box: x, y, width and height in pixels of the image.
+        mask: (H, W) bool, of the whole image.
+    """
+
+    name: str
+    score: float
+    box: tuple[float, float, float, float]
+    mask: Tensor
+
+
+def name_objects(prediction: ImagePrediction, classes: Sequence[str]) -> list[DetectedObject]:
+    """Return the objects of a prediction one by one, with the names of their classes."""
+    masks = decode(prediction.masks, prediction.size).bool()
+    columns = zip(prediction.labels.tolist(), prediction.scores.tolist(), prediction.boxes.tolist(), masks, strict=True)
+    return [DetectedObject(classes[label - 1], score, tuple(box), mask) for label, score, box, mask in columns]
 
 
 def rescale_predictions(

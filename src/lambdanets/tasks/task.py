@@ -92,13 +92,15 @@ class Task(pl.LightningModule):
         self.decay_norm_and_bias = decay_norm_and_bias
 
     @classmethod
-    def interpret(cls, outputs: Any, classes: Sequence[str], *, top: int) -> Any:
+    def interpret(cls, outputs: Any, classes: Sequence[str], *, top: int, **options: Any) -> Any:
         """Return the prediction for one image: as a default the likeliest classes with their probabilities.
 
         Args:
             outputs: the model's outputs for a batch of that image alone.
             classes: names of the classes.
             top: number of classes.
+            **options: what other tasks need: "threshold", the lowest score of an object; "size", (H, W) of the image;
+                "inputs", the image as the model gets it.
         """
         return likeliest_classes(outputs.float().softmax(-1)[0], classes, top)
 
