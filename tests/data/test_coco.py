@@ -216,6 +216,18 @@ def test_unusable_entries_end_the_run_before_training_or_are_skipped_and_listed(
     assert sum(len(target["labels"]) for _, target in decoded) == annotations
 
 
+def test_an_unusable_image_leaves_the_others_in_their_splits(root):
+    def read_ids():
+        data = Coco(root=str(root), train="val2017", val_size=3, max_corrupt=0.2)
+        data.setup("fit")
+        return [{split.images[i].id for i in range(len(split))} for split in (data.train_set, data.val_set)]
+
+    train, val = read_ids()
+    assert (len(train), len(val)) == (5, 3)
+    change_annotations(root, first_annotation(bbox=None))
+    assert read_ids() == [train - {100}, val - {100}]
+
+
 def test_images_and_annotations_that_share_an_id_or_a_file_are_named(root, tmp_path, caplog):
     def change(document):
         images = document["images"]
@@ -339,7 +351,7 @@ def test_the_size_in_the_annotations_decides_if_a_photo_is_turned_by_exif(root, 
     image, target = data.test_set[0]
     assert torch.equal(image, annotated)
     assert target["size"] == annotated.shape[1:]
-    image, target = data.training_set([data.test_set.images[0]])[0]
+    image, target = data.training_set([data.test_set.images[0]])[0, 0]
     assert torch.equal(image[0] > 0, target["masks"][0].bool())
     left, top, right, bottom = target["boxes"][0].int().tolist()
     assert image[:, top:bottom, left:right].min() == 255

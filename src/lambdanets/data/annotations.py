@@ -211,8 +211,10 @@ def read_categories(document: dict[str, Any], file: Path) -> Categories:
 
 def read_images(
     document: dict[str, Any], folder: Path, categories: Categories
-) -> tuple[list[AnnotatedImage], Rejections]:
-    """Return the usable images of an annotation file in the order of their ids, and what can't be used.
+) -> tuple[list[AnnotatedImage | None], Rejections]:
+    """Return the images of an annotation file in the order of their ids, and what can't be used.
+
+    None stands for an unusable image: places in the list, and with them a random split, depend on the ids alone.
 
     An unusable annotation leaves its image out: the image would teach that its object is background. Only an annotation
     without extent, one of an unknown image, and one that equals another one are left out alone.
@@ -256,7 +258,9 @@ def read_images(
                 rejections.shared_ids.add(item.id)
             annotation_ids.add(item.id)
             image.objects.append(item)
-    return [images[image_id] for image_id in sorted(images) if image_id not in rejections.incomplete], rejections
+    for image_id in rejections.incomplete:
+        del images[image_id]
+    return [images.get(image_id) for image_id in sorted(listed_ids)], rejections
 
 
 def make_object(annotation: dict[str, Any], labels: dict[int, int]) -> ObjectAnnotation:

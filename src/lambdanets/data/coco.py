@@ -117,18 +117,22 @@ class Coco(ImageData):
     def load_test_split(self) -> Dataset[Any]:
         return self.evaluation_set(self.read_split("val"))
 
-    def training_set(self, images: list[AnnotatedImage]) -> Dataset[Any]:
-        if not has_objects(images):
-            raise UserError(f"The {len(images)} training images have no objects, so that there is nothing to learn.")
-        return AnnotatedFiles(images, self.training_item, self.corrupt)
+    def training_set(self, images: Sequence[AnnotatedImage | None]) -> Dataset[Any]:
+        usable = [image for image in images if image is not None]
+        if not has_objects(usable):
+            raise UserError(f"The {len(usable)} training images have no objects, so that there is nothing to learn.")
+        return AnnotatedFiles(usable, self.training_item, self.corrupt)
 
-    def evaluation_set(self, images: list[AnnotatedImage]) -> Dataset[Any]:
-        if not has_objects(images):
-            log.warning("The %d images for evaluation have no objects: their scores will be -1.", len(images))
-        return AnnotatedFiles(images, self.evaluation_item, self.corrupt)
+    def evaluation_set(self, images: Sequence[AnnotatedImage | None]) -> Dataset[Any]:
+        usable = [image for image in images if image is not None]
+        if not usable:
+            raise UserError(f"None of the {len(images)} images for evaluation can be used: correct the annotations.")
+        if not has_objects(usable):
+            log.warning("The %d images for evaluation have no objects: their scores will be -1.", len(usable))
+        return AnnotatedFiles(usable, self.evaluation_item, self.corrupt)
 
-    def read_split(self, split: str) -> list[AnnotatedImage]:
-        """Return the usable images and annotations of a split.
+    def read_split(self, split: str) -> list[AnnotatedImage | None]:
+        """Return the images and annotations of a split, with None for an unusable image.
 
         Raises:
             UserError: files are missing, the classes differ from the known ones, or too much is unusable.
@@ -146,7 +150,7 @@ class Coco(ImageData):
         self.classes, self.category_ids = categories
         images, rejections = read_images(document, self.root / self.splits[split], categories)
         self.check_rejections(file, rejections, len(document["images"]), len(document["annotations"]))
-        if not images:
+        if not any(images):
             raise UserError(f"'{file}' has no usable images.")
         return images[: self.limit]
 
