@@ -1,12 +1,18 @@
 """The images that job=predict reads."""
 
+import json
+import os
+
 import pytest
 import torch
 from PIL import Image
 
 from lambdanets.data import Digits
 from lambdanets.errors import UserError
-from lambdanets.jobs.predict import InputImages, image_files
+from lambdanets.jobs.predict import InputImages, image_files, summarize_errors
+from tests.checkpoints import SHALLOW, write_checkpoint
+from tests.command import run
+from tests.images import encode_jpeg
 
 
 def test_a_folder_gives_its_images_by_name(tmp_path):
@@ -28,9 +34,59 @@ def test_images_are_prepared_as_in_evaluation(tmp_path):
     data, files = Digits(), [tmp_path / "1.png", tmp_path / "2.png"]
     Image.new("RGB", (20, 30), (255, 255, 255)).save(files[0])
     Image.new("L", (8, 8), 0).save(files[1])
-    (white, first), (black, second) = InputImages(files, data)
+    images = InputImages(files, data)
+    (white, first), (black, second) = images
+    assert (images.read, images.errors) == (files, [])
     assert (first, second) == ({"image_id": 1, "size": (30, 20)}, {"image_id": 2, "size": (8, 8)})
     torch.testing.assert_close(
         white, torch.full((1, 8, 8), (1 - 0.305) / 0.376), rtol=0, atol=0.02
     )  # of grey, 254 of 255
     torch.testing.assert_close(black, torch.full((1, 8, 8), -0.305 / 0.376))
+
+
+def test_hidden_files_and_folders_with_image_names_are_no_input(tmp_path):
+    for name in (".ipynb_checkpoints/a.jpg", "._b.jpg", "@eaDir/c.jpg", "folder.jpg/d.JFIF"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert image_files(tmp_path) == [tmp_path / "folder.jpg" / "d.JFIF"]
+
+
+def test_each_image_that_cannot_be_read_is_named(tmp_path):
+    whole = encode_jpeg(20, 30)
+    for name, raw in {"a.jpg": whole, "b.jpg": whole[:300], "c.png": b"", "d.gif": b"text"}.items():
+        (tmp_path / name).write_bytes(raw)
+    os.symlink("nowhere", tmp_path / "e.jpg")
+    files = [*image_files(tmp_path), tmp_path / "vanished.jpg"]
+    images = InputImages(files, Digits())
+    assert [target["image_id"] for _, target in images] == [1]
+    assert images.read == files[:1]
+    message = summarize_errors(images, tmp_path).splitlines()
+    assert message[0].startswith("5 of 6 images can't be read; the predictions of the others are in")
+    reasons = [
+        "the file is truncated",
+        "the file is empty",
+        "not an image of a known",
+        "a link to nothing",
+        "check the path",
+    ]
+    for line, file, reason in zip(message[1:], files[1:], reasons, strict=True):
+        assert str(file) in line
+        assert reason in line
+
+
+def test_one_unreadable_picture_of_any_name_does_not_lose_the_other_predictions(tmp_path):
+    config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
+    photos = tmp_path / "photos"
+    (photos / "x[").mkdir(parents=True)
+    names = ["photo[red].png", "x[/b].png", ":cat:.jpg", "new\nline.jpg", os.fsdecode(b"not-utf8-\xff.jpg")]
+    for name in names:
+        (photos / name).write_bytes(encode_jpeg(20, 30))
+    (photos / os.fsdecode(b"bad\xff[i].jpg")).write_bytes(encode_jpeg(20, 30)[:300])
+    done = run("job=predict", f"ckpt={config.ckpt}", "input=photos", "job.top=1", cwd=tmp_path, code=1)
+    assert "1 of 6 images can't be read" in done.stderr
+    assert "photos/bad\\udcff[i].jpg' can't be decoded (the file is truncated)" in done.stderr
+    assert "Traceback" not in done.stderr
+    for shown in ("photo[red].png", "x[/b].png", ":cat:.jpg", "new\\nline.jpg", "not-utf8-\\udcff.jpg"):
+        assert f"photos/{shown}\n" in done.stdout
+    (file,) = tmp_path.rglob("predictions.json")
+    assert sorted(entry["file"] for entry in json.loads(file.read_text())) == sorted(f"photos/{n}" for n in names)

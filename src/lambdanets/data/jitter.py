@@ -11,6 +11,14 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 
+class ScaleJitter(v2.ScaleJitter):
+    """torchvision's, with at least one pixel for the shorter side of an image of any shape."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = super().make_params(flat_inputs)["size"]
+        return {"size": (max(1, height), max(1, width))}
+
+
 class Jitter:
     """Large-scale jitter (Ghiasi et al. 2021) of an image and its objects: resize, crop to at most a square, flip.
 
@@ -22,7 +30,7 @@ class Jitter:
 
     def __init__(self, side: int, *, scale: Sequence[float] = (0.1, 2.0), flip: float = 0.5) -> None:
         self.side = side
-        self.resize = v2.ScaleJitter((side, side), (scale[0], scale[1]), antialias=True)
+        self.resize = ScaleJitter((side, side), (scale[0], scale[1]), antialias=True)
         self.flip = v2.RandomHorizontalFlip(flip)
         # Rounding may move the edge of a box outside of the image; clamping first prevents that it is removed.
         self.clean = v2.Compose([v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1)])

@@ -145,11 +145,11 @@ def read_array(pixels: Tensor | np.ndarray) -> Tensor:
     Raises:
         UserError: it has another shape or type than those of `TrainedModel.predict`.
     """
-    kind, layout = ("tensor", "(3, H, W)") if isinstance(pixels, Tensor) else ("array", "(H, W, 3)")
+    kind, layout = ("a tensor", "(3, H, W)") if isinstance(pixels, Tensor) else ("an array", "(H, W, 3)")
     given = f"{tuple(pixels.shape)} {pixels.dtype}"
     if pixels.dtype not in (torch.uint8, np.uint8):
         raise UserError(
-            f"predict() needs the pixels of a {kind} as {layout} uint8, not {given}: give values from 0 to 255, which "
+            f"predict() needs the pixels of {kind} as {layout} uint8, not {given}: give values from 0 to 255, which "
             "are normalized here."
         )
     array = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
@@ -158,7 +158,7 @@ def read_array(pixels: Tensor | np.ndarray) -> Tensor:
     elif isinstance(pixels, Tensor) and array.ndim == 3:
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise UserError(f"predict() needs the pixels of a {kind} as {layout} uint8, not {given}: permute the axes.")
+        raise UserError(f"predict() needs the pixels of {kind} as {layout} uint8, not {given}: permute the axes.")
     if array.shape[2] == 4:
         return upright_pixels(Image.fromarray(np.ascontiguousarray(array)))
     return torch.from_numpy(array.transpose(2, 0, 1).copy())

@@ -88,10 +88,13 @@ class InputImages(IterableDataset[Any]):
 
 
 def summarize_errors(images: InputImages, folder: Path) -> str:
-    """Return the message for images that couldn't be read: how many there are, and the error of each."""
-    predicted = f"The predictions of the others are in '{os.path.relpath(folder)}'. " if images.read else ""
-    count = f"{len(images.errors)} of {len(images.files)} images can't be predicted. {predicted}"
-    return count + "\n".join(map(str, images.errors))
+    """Return the message for images that couldn't be read: how many there are, and below it the error of each."""
+    if len(images.files) == 1:
+        return str(images.errors[0])
+    others = f"; the predictions of the others are in '{os.path.relpath(folder)}'" if images.read else ""
+    return "\n".join(
+        [f"{len(images.errors)} of {len(images.files)} images can't be read{others}:", *map(str, images.errors)]
+    )
 
 
 def image_files(path: Path) -> list[Path]:
