@@ -2,17 +2,14 @@
 
 from collections.abc import Sequence
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from lambdanets.config.build import ImageSpec, build_model
-from lambdanets.config.search_path import packaged_configs
-from lambdanets.config.source import register_config_source
 from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
+from lambdanets.hub.compose import compose_packaged
 from lambdanets.hub.pretrained import load_pretrained
 
 
@@ -46,11 +43,8 @@ def create(
         UserError: a name or a key is not known, or the weights don't match the network.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    register_config_source()
     try:
-        with initialize_config_dir(str(packaged_configs()), version_base="1.3"):
-            config = compose("config", overrides=[f"model={model}", f"mixer={mixer}", *overrides])
-        OmegaConf.set_struct(config, False)
+        config = compose_packaged([f"model={model}", f"mixer={mixer}", *overrides])
         network = build_model(config, ImageSpec(in_channels, size, num_classes))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(error_message(error) or str(error)) from error

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lambdanets.mixers.interface import channels_per_head, stride_pool
+from lambdanets.mixers.interface import attend, channels_per_head, stride_pool
 
 
 class Attention(nn.Module):
@@ -65,11 +65,11 @@ def relative_attention(query: Tensor, key: Tensor, value: Tensor, row_table: Ten
     rows = torch.einsum("bhdyx,ytd->bhyxt", query, axis_embeddings(row_table, height))
     columns = torch.einsum("bhdyx,xtd->bhyxt", query, axis_embeddings(column_table, width))
     bias = rows[..., :, None] + columns[..., None, :]
-    y = F.scaled_dot_product_attention(
+    y = attend(
         query.flatten(3).transpose(2, 3),
         key.flatten(3).transpose(2, 3),
         value.flatten(3).transpose(2, 3),
-        attn_mask=bias.flatten(4).flatten(2, 3),
+        bias.flatten(4).flatten(2, 3),
         scale=1.0,
     )
     return y.transpose(2, 3).unflatten(3, (height, width))

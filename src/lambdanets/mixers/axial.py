@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lambdanets.mixers.attention import axis_embeddings
-from lambdanets.mixers.interface import channels_per_head, stride_pool
+from lambdanets.mixers.interface import attend, channels_per_head, stride_pool
 
 
 class Axial(nn.Sequential):
@@ -67,6 +66,6 @@ class AxisAttention(nn.Module):
         query = query * self.head_depth**-0.5
         embeddings = axis_embeddings(self.table, query.shape[2])
         bias = torch.einsum("bhnd,nmd->bhnm", query, embeddings)
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-        y = y.unflatten(0, (x.shape[0], -1))
+        y = attend(query, key, value, bias, scale=1.0)
+        y = y.unflatten(0, (x.shape[0], x.shape[5 - self.axis]))
         return y.permute(0, 2, 4, 1, 3).flatten(1, 2).movedim(-1, self.axis)

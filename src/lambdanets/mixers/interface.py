@@ -1,11 +1,15 @@
 """The protocols of mixers and gates, and functions that several mixers use."""
 
+from contextlib import nullcontext
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.fx
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lambdanets.errors import UserError
+from lambdanets.ops import is_transformed
 
 
 class Mixer(Protocol):
@@ -37,9 +41,29 @@ class Gate(Protocol):
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
-    """Return the order of (B, C, H, W) in memory."""
+    """Return the order of (B, C, H, W) in memory; under `torch.func` transforms, which don't know it, the default."""
+    if is_transformed():
+        return torch.contiguous_format
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
+
+
+@torch.fx.wrap
+def lay_out(x: Tensor, memory_format: torch.memory_format | None) -> Tensor:
+    """Copy (B, C, H, W) to an order in memory, if one is given and it has another; one node of a symbolic trace."""
+    return x if memory_format is None or is_transformed() else x.contiguous(memory_format=memory_format)
+
+
+@torch.fx.wrap
+def lay_out_like(x: Tensor, other: Tensor) -> Tensor:
+    """Copy (B, C, H, W) to the order in memory of another tensor, if it has another."""
+    return lay_out(x, memory_format_of(other))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Compute softmax(scale · Q Kᵀ + bias) V; fast kernels have no forward mode, so transforms get plain products."""
+    with sdpa_kernel(SDPBackend.MATH) if is_transformed() else nullcontext():
+        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
 
 
 def stride_pool(stride: int) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lambdanets.errors import UserError
-from lambdanets.mixers.interface import channels_per_head, memory_format_of, stride_pool
+from lambdanets.mixers.interface import channels_per_head, lay_out, memory_format_of, stride_pool
 from lambdanets.ops import (
     CHANNELS_FIRST,
     Cost,
@@ -166,7 +166,7 @@ class LambdaLayer(nn.Module):
         else:
             y = masked_lambda_map(query, key, value, self.fit_table(query), mask, self.key_norm, self.dilation)
         y = self.pool(y.permute(0, 3, 4, 1, 2).flatten(1, 2))
-        return y.contiguous(memory_format=memory_format)
+        return lay_out(y, memory_format)
 
     def choose_method(self, x: Tensor, context: Tensor) -> str:
         """Choose the method for maps of these sizes; x has the positions of queries only."""
@@ -206,7 +206,7 @@ class LambdaLayer(nn.Module):
             stride=self.query_stride,
             device=device,
             training=torch.is_grad_enabled() and self.training,
-            dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype,
+            dtype=torch.get_autocast_dtype(device) if is_autocast_enabled(device) else x.dtype,
         )
 
     def project(
@@ -225,11 +225,11 @@ class LambdaLayer(nn.Module):
         else:
             query = pointwise_conv(x, weight[: self.sections[0]], memory_format)
             value, key = pointwise_conv(context, weight[self.sections[0] :], memory_format).split(self.sections[1:], 1)
-        query = self.query_norm(query.contiguous(memory_format=memory_format))
+        query = self.query_norm(lay_out(query, memory_format))
         query = query.permute(0, 2, 3, 1).unflatten(3, (self.heads, self.key_depth))
         if self.query_softmax:
             query = query.softmax(-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(value.dtype)
-        value = self.value_norm(value.contiguous(memory_format=memory_format))
+        value = self.value_norm(lay_out(value, memory_format))
         value = value.permute(0, 2, 3, 1).unflatten(3, (self.intra_depth, self.value_depth))
         if not self.sections[2]:
             return query, value, None
@@ -307,6 +307,11 @@ class LambdaLayer(nn.Module):
     def extra_repr(self) -> str:
         names = ("scope", "key_depth", "heads", "intra_depth", "value_depth")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+
+def is_autocast_enabled(device: str) -> bool:
+    """Return whether autocast is on for a type of device; the device "meta" has none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def pointwise_conv(x: Tensor, weight: Tensor, memory_format: torch.memory_format) -> Tensor:

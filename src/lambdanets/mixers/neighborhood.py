@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lambdanets.errors import UserError
+from lambdanets.mixers.interface import attend
 
 TILE = 8
 Size = tuple[int, int]
@@ -51,7 +52,7 @@ def neighborhood_attention(
         windows.flatten(2, 3).unflatten(0, (-1, tiles)).flatten(1, 2) for windows in (queries, keys, values)
     )
     mask = added.to(query.dtype).flatten(1, 2)
-    y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+    y = attend(queries, keys, values, mask, scale)
     y = y.unflatten(2, tile).unflatten(1, (*count, -1))  # (B, tiles, tiles', h, s, s', v)
     y = y.permute(0, 3, 6, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4)
     return y[..., :height, :width]

@@ -3,9 +3,10 @@
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import mobilenetv2, mobilenetv3
@@ -13,8 +14,12 @@ from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, GatedMixer, Mixer
-from lambdanets.mixers.interface import memory_format_of
+from lambdanets.mixers.interface import lay_out, lay_out_like
+from lambdanets.models.backbone import Backbone, BlockSequence, Feature
 from lambdanets.models.resnet import init_conv, scale_width, strided_size
+
+for traced in ("lay_out", "lay_out_like"):
+    torch.fx.wrap(traced)
 
 VARIANTS = ("v2", "v3_large")
 InvertedResidual: TypeAlias = mobilenetv2.InvertedResidual | mobilenetv3.InvertedResidual
@@ -86,12 +91,12 @@ class InvertedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.expand(x)
-        y = self.mixer(y).contiguous(memory_format=memory_format_of(y))
+        y = lay_out_like(self.mixer(y), y)
         y = self.gate(self.project(self.se(self.act(self.norm(y)))))
         return x + y if self.residual else y
 
 
-class MobileNet(nn.Module):
+class MobileNet(Backbone):
     """torchvision's MobileNet with a mixer in some inverted bottlenecks: (B, in_channels, H, W) → (B, num_classes).
 
     Without such blocks it is torchvision's network, with the same names of weights.
@@ -106,9 +111,11 @@ class MobileNet(nn.Module):
         width: multiplier of all channels, which are rounded to multiples of 8.
         image_size: (H, W) of the images; determines the feature size that each mixer gets.
         in_channels: channels of the images.
-        num_classes: number of logits.
+        num_classes: number of logits; 0 for none, see `reset_classifier`.
         dropout: probability of dropping a feature before the classifier.
         channels_last: keep maps as (B, H, W, C) in memory.
+        global_pool: pooling before the classifier, see `lambdanets.models.backbone.GlobalPool`.
+        grad_checkpointing: compute activations within blocks twice instead of saving them: memory for time.
 
     Attributes:
         feature_sizes: (H, W) of each inverted bottleneck's output, by its number.
@@ -130,20 +137,26 @@ class MobileNet(nn.Module):
         num_classes: int = 1000,
         dropout: float = 0.2,
         channels_last: bool = True,
+        global_pool: str = "avg",
+        grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
             raise UserError(f"variant={variant} of MobileNet is not known; choose one of {', '.join(VARIANTS)}.")
-        network = models.get_model(f"mobilenet_{variant}", width_mult=width, num_classes=num_classes, dropout=dropout)
+        network = models.get_model(
+            f"mobilenet_{variant}", width_mult=width, num_classes=max(num_classes, 1), dropout=dropout
+        )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.features: nn.Sequential = network.features
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.features = BlockSequence(*network.features)
         self.classifier: nn.Sequential = network.classifier
-        first = self.features[0][0]
+        self.classifier_name = f"classifier.{len(self.classifier) - 1}"
+        self.has_hidden_head = variant == "v3_large"
+        layers: Any = self.features
+        first = layers[0][0]
         if in_channels != first.in_channels:
-            self.features[0][0] = nn.Conv2d(in_channels, first.out_channels, 3, 2, padding=1, bias=False)
-            init_conv(self.features[0][0])
-        last = len(self.features) - 2
+            layers[0][0] = nn.Conv2d(in_channels, first.out_channels, 3, 2, padding=1, bias=False)
+            init_conv(layers[0][0])
+        last = len(layers) - 2
         if missing := sorted(set(blocks) - set(range(1, last + 1))):
             raise UserError(f"blocks={list(blocks)} names {missing}, but MobileNet-{variant} has blocks 1 to {last}.")
         if blocks and mixer is None:
@@ -152,22 +165,43 @@ class MobileNet(nn.Module):
         gate: Gate | None = mixer.gate if isinstance(mixer, GatedMixer) else None
         feature_size = strided_size(image_size, 2)
         self.feature_sizes: dict[int, tuple[int, int]] = {}
+        reduction, features = 2, dict[int, Feature]()
         for number in range(1, last + 1):
-            block = self.features[number]
+            block = layers[number]
             if number in blocks and mixer is not None:
-                self.features[number] = InvertedBottleneck(
+                layers[number] = InvertedBottleneck(
                     block, mixer, gate=gate, expansion=expansion, feature_size=feature_size
                 )
-            feature_size = strided_size(feature_size, split_block(block)[1][0].stride[0])
+            stride = split_block(block)[1][0].stride[0]
+            feature_size = strided_size(feature_size, stride)
             self.feature_sizes[number] = feature_size
+            reduction *= stride
+            features[reduction] = Feature(block.out_channels, reduction, f"features.{number}")  # the last of them
+        self.set_features([*features.values()], in_chans=in_channels, num_features=layers[-1].out_channels)
+        self.set_head(num_classes, global_pool)
+        self.set_grad_checkpointing(grad_checkpointing)
 
     def mixed_blocks(self) -> dict[int, InvertedBottleneck]:
         """Return the blocks with the mixer by their numbers."""
         return {n: block for n, block in enumerate(self.features) if isinstance(block, InvertedBottleneck)}
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x.contiguous(memory_format=self.memory_format))
-        return self.classifier(self.pool(x).flatten(1))
+    def feature_modules(self) -> list[tuple[str, nn.Module]]:
+        return [(f"features.{name}", block) for name, block in self.features.named_children()]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.features(lay_out(x, self.memory_format))
+
+    def hidden_head(self, x: Tensor) -> Tensor:
+        for layer in list(self.classifier)[:-1]:
+            x = layer(x)
+        return x
+
+    def remove_hidden_head(self) -> None:
+        self.classifier, self.classifier_name = nn.Sequential(nn.Identity()), "classifier.0"
+        self.has_hidden_head = False
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {"stem": r"^features\.0\.", "blocks": r"^features\.(\d+)"}
 
 
 def split_block(

@@ -5,14 +5,20 @@ From small to large: layers, bottleneck block, network; at the end the options `
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, GatedMixer, Mixer
-from lambdanets.mixers.interface import memory_format_of
+from lambdanets.mixers.interface import lay_out, lay_out_like
+from lambdanets.models.backbone import Backbone, BlockSequence, Feature
+
+for traced in ("lay_out", "lay_out_like"):
+    torch.fx.wrap(traced)
 
 # Blocks per stage: 26 to 152 as He et al. (2016) and Wightman et al. (2021), others as ResNet-RS (Bello et al. 2021).
 DEPTHS: dict[int, tuple[int, ...]] = {
@@ -139,7 +145,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.norm1(self.conv1(x)))
-        y = self.mixer(y).contiguous(memory_format=memory_format_of(y))
+        y = lay_out_like(self.mixer(y), y)
         y = self.act(self.norm2(y))
         y = self.drop_path(self.gate(self.norm3(self.conv3(y))))
         # In place, since the gradient of a norm doesn't need its output; that of a gate may.
@@ -150,7 +156,7 @@ class Bottleneck(nn.Module):
 # Network
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A bottleneck ResNet whose 3×3 convolutions are replaced by a mixer: (B, in_channels, H, W) → (B, num_classes).
 
     Args:
@@ -165,13 +171,15 @@ class ResNet(nn.Module):
             stage. A mixer may have a gate of its own.
         image_size: (H, W) of the images; determines the feature size that each mixer gets.
         in_channels: channels of the images.
-        num_classes: number of logits.
+        num_classes: number of logits; 0 for none, see `reset_classifier`.
         zero_init: start the gain of each block's last batch norm at 0, so that blocks start as identities
             (Goyal et al. 2017).
         drop_path: probability of dropping the last block's residual branch; it grows linearly over the blocks from 0.
         dropout: probability of dropping a feature before the classifier.
         act: activation, "relu" or "silu".
         channels_last: keep maps as (B, H, W, C) in memory, which is faster for convolutions and lambda layers.
+        global_pool: pooling before the classifier, see `lambdanets.models.backbone.GlobalPool`.
+        grad_checkpointing: compute activations within blocks twice instead of saving them: memory for time.
 
     Attributes:
         feature_channels: channels of each stage's features.
@@ -201,6 +209,8 @@ class ResNet(nn.Module):
         dropout: float = 0.0,
         act: str = "relu",
         channels_last: bool = True,
+        global_pool: str = "avg",
+        grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         blocks = parse_depth(depth)
@@ -223,12 +233,12 @@ class ResNet(nn.Module):
         self.stem = make_stem(stem, in_channels, channels, activation)
         reduction = STEM_STRIDES[stem]
         feature_size = strided_size(image_size, reduction)
-        self.stages = nn.ModuleList()
+        self.stages = nn.Sequential()
         self.feature_channels: list[int] = []
         self.feature_strides: list[int] = []
         for stage_index, stage_layout in enumerate(use_mixer):
             inner = scale_width(64 * 2**stage_index, width)
-            stage = nn.Sequential()
+            stage = BlockSequence()
             for block_index, mixes in enumerate(stage_layout):
                 stride = strides[stage_index] if block_index == 0 else 1
                 make_mixer: Mixer = mixer if mixes else Conv
@@ -252,8 +262,11 @@ class ResNet(nn.Module):
             self.feature_strides.append(reduction)
 
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels, num_classes)
+        self.classifier: nn.Module = nn.Linear(channels, max(num_classes, 1))
         self.reset_parameters(zero_init)
+        self.set_features(self.describe_features(), in_chans=in_channels, num_features=channels)
+        self.set_head(num_classes, global_pool)
+        self.set_grad_checkpointing(grad_checkpointing)
 
     def reset_parameters(self, zero_init: bool) -> None:
         """Initialize convolutions (He et al. 2015) and the classifier; mixers and gates initialize themselves."""
@@ -268,26 +281,51 @@ class ResNet(nn.Module):
                     nn.init.zeros_(module.norm3.weight)
         for layer in self.stem.modules():
             init_conv(layer)
+        assert isinstance(self.classifier, nn.Linear)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
     def remove_classifier(self) -> None:
         """Keep the features only, for networks with heads of their own."""
-        self.dropout, self.classifier = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+        self.dropout = nn.Dropout(0.0)
+        self.reset_classifier(0)
+
+    def describe_features(self) -> list[Feature]:
+        """Return the map of the stem before its pooling, and those of the stages."""
+        last = max(index for index, layer in enumerate(self.stem) if not isinstance(layer, nn.MaxPool2d))
+        norm = next(layer for layer in reversed(self.stem) if isinstance(layer, nn.BatchNorm2d))
+        reduction = 1
+        for layer in self.stem[: last + 1]:
+            reduction *= layer.stride[0] if isinstance(layer, nn.Conv2d) else 1
+        stages = zip(self.feature_channels, self.feature_strides, strict=True)
+        return [
+            Feature(norm.num_features, reduction, f"stem.{last}"),
+            *(Feature(channels, stride, f"stages.{index}") for index, (channels, stride) in enumerate(stages)),
+        ]
+
+    def feature_modules(self) -> list[tuple[str, nn.Module]]:
+        return [
+            *((f"stem.{name}", layer) for name, layer in self.stem.named_children()),
+            *((f"stages.{name}", stage) for name, stage in self.stages.named_children()),
+        ]
+
+    def hidden_head(self, x: Tensor) -> Tensor:
+        return self.dropout(x)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return each stage's output: (B, feature_channels[i], ⌈H / feature_strides[i]⌉, ⌈W / feature_strides[i]⌉)."""
-        x = self.stem(x.contiguous(memory_format=self.memory_format))
+        x = self.stem(lay_out(x, self.memory_format))
         outputs = []
         for stage in self.stages:
             x = stage(x)
             outputs.append(x)
         return outputs
 
-    def forward(self, x: Tensor) -> Tensor:
-        # Over the last axes, the mean would have a gradient that is not channels_last, and with it the last blocks.
-        pooled = self.features(x)[-1].permute(0, 2, 3, 1).mean((1, 2))
-        return self.classifier(self.dropout(pooled))
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.features(x)[-1]
 
 
 def init_conv(layer: nn.Module) -> None:

@@ -3,6 +3,7 @@
 import lambdanets.ops.flops  # noqa: F401, registers its formulas
 from lambdanets.ops.content import KeyNorm, content_lambda, normalize_keys
 from lambdanets.ops.cost import Cost, Shape, predict_costs
+from lambdanets.ops.custom_op import is_transformed
 from lambdanets.ops.kernel import kernel_error
 from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose_method, lambda_map
 from lambdanets.ops.masked import causal_mask, masked_lambda_map
@@ -20,6 +21,7 @@ __all__ = [
     "choose_method",
     "content_lambda",
     "hide_later_positions",
+    "is_transformed",
     "kernel_error",
     "lambda_map",
     "masked_lambda_map",

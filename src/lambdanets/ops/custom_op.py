@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+from lambdanets.ops.lambdas import lambdas_first
 
 Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
+Factors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def define_op(
@@ -22,7 +26,8 @@ def define_op(
     """Define the operator `lambdanets::name` of (query, values, table, content).
 
     In a compiled or exported graph the operator is one node, so that its loops stay loops. The backward recomputes
-    intermediate results from the inputs, except for those that the forward saves.
+    intermediate results from the inputs, except for those that the forward saves. It can be differentiated again, to
+    any order. Under `torch.func` transforms and in forward mode, `lambdas_first` computes the product instead.
 
     Args:
         name: name of the operator.
@@ -74,17 +79,75 @@ def define_op(
     def differentiate(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
         return (None,) * 5 if grad is None else (*op_backward(grad, *ctx.saved_tensors), None)
 
+    def save_backward(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
+        ctx.save_for_backward(*inputs[:5])
+        ctx.set_materialize_grads(False)
+
+    def differentiate_backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Differentiate the backward; it uses the product and its backward only, so that any order is possible."""
+        grad, query, values, table, content = ctx.saved_tensors
+        inputs = (query, values, table, content)
+        d_grad: Tensor | None = None
+        d_inputs: list[Tensor | None] = [None] * 4
+        for factors, differentiated in product_rule(inputs, tangents):
+            y = op(*factors, False)[0]
+            d_grad = y if d_grad is None else d_grad + y
+            d_factors = op_backward(grad, *factors, grad.new_empty(0))
+            for index in differentiated:
+                total = d_inputs[index]
+                d_inputs[index] = d_factors[index] if total is None else total + d_factors[index]
+        return d_grad, *d_inputs, None
+
     op = torch.library.custom_op(f"lambdanets::{name}", run, mutates_args=())
     op_backward = torch.library.custom_op(f"lambdanets::{name}_backward", run_backward, mutates_args=())
     op.register_fake(fake)
     op_backward.register_fake(fake_backward)
     op.register_autograd(differentiate, setup_context=save)
+    op_backward.register_autograd(differentiate_backward, setup_context=save_backward)
 
     def method(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
-        training = torch.is_grad_enabled() and any(t.requires_grad for t in (query, values, table, content))
+        if is_transformed():
+            return lambdas_first(query, values, table, content)
+        # The check of a trace runs without gradients and has to give the same graph.
+        differentiable = torch.is_grad_enabled() and not torch.jit.is_tracing()
+        training = differentiable and any(t.requires_grad for t in (query, values, table, content))
         return op(query, values, table, content, training)[0]
 
     return method
+
+
+def product_rule(inputs: Factors, tangents: tuple[Tensor | None, ...]) -> list[tuple[Factors, tuple[int, ...]]]:
+    """Return the products whose sum is the derivative of a product along some tangents.
+
+    Content and position lambdas are one sum that is linear in the query; the position lambdas are linear in values and
+    in the table: F' = F(dq, v, t, c) + F(q, dv, t, dc) + F(q, v, dt, 0).
+
+    Args:
+        inputs: query, values, table and content.
+        tangents: directions for each of them, or None for zeros.
+
+    Returns:
+        For each product its four factors, and the indices of those that are inputs.
+    """
+    query, values, table, content = inputs
+    d_query, d_values, d_table, d_content = tangents
+    products: list[tuple[Factors, tuple[int, ...]]] = []
+    if d_query is not None:
+        products.append(((d_query, values, table, content), (1, 2, 3)))
+    if d_values is not None or d_content is not None:
+        d_values = torch.zeros_like(values) if d_values is None else d_values
+        d_content = torch.zeros_like(content) if d_content is None else d_content
+        products.append(((query, d_values, table, d_content), (0, 2)))
+    if d_table is not None:
+        products.append(((query, values, d_table, torch.zeros_like(content)), (0, 1)))
+    return products
+
+
+def is_transformed() -> bool:
+    """Return whether `torch.func` transforms are active, or forward-mode differentiation, which operators lack."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class Scratch:

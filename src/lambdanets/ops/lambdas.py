@@ -3,6 +3,8 @@
 Made of ordinary differentiable tensor operations, which every exporter supports.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,7 +53,7 @@ def lambda_convolution(
     half = values.dtype in (torch.bfloat16, torch.float16) and values.device.type == "cpu"
     if half:  # a CPU would sum the gradient of the table in half precision
         images, table = images.float(), table.float()
-    with torch.autocast(values.device.type, enabled=torch.is_autocast_enabled(values.device.type) and not half):
+    with torch.autocast("cpu", enabled=False) if half else nullcontext():
         lambdas = F.conv2d(images, table, stride=stride, padding=padding, dilation=dilation).to(values.dtype)
     lambdas = lambdas.unflatten(0, (batch, value_depth)).permute(0, 3, 4, 2, 1)
     return apply_lambdas(query, lambdas, content)
