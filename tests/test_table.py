@@ -24,3 +24,11 @@ def test_a_given_width_is_kept(table, capsys, monkeypatch):
     table.show()
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 60
+
+
+def test_names_with_markup_are_printed_as_they_are(capsys):
+    names = ["photo[red]", "x[/b]", ":cat:", "new\\nline"]
+    Table("a [bold]title", ["[red]column"], [{"[red]column": name} for name in names], ["[/i] :dog:"]).show()
+    shown = capsys.readouterr().out
+    for text in (*names, "a [bold]title", "[red]column", "[/i] :dog:"):
+        assert text in shown

@@ -1,5 +1,7 @@
 """The list of corrupt images that the processes of a run share."""
 
+import os
+
 import pytest
 
 from lambdanets.data.corrupt import CorruptImages, count_corrupt_images
@@ -37,3 +39,14 @@ def test_without_a_permitted_fraction_the_first_one_raises_its_error(tmp_path):
     with pytest.raises(UserError, match="it is damaged"):
         CorruptImages(0.0, tmp_path / "corrupt.txt").add("1.jpg", ERROR, SAMPLES)
     assert not (tmp_path / "corrupt.txt").exists()
+
+
+def test_names_of_any_bytes_are_one_line_of_utf_8_each(tmp_path):
+    names = ["photo[red].jpg", os.fsdecode(b"not-utf8-\xff.jpg"), "new\nline.jpg", "line\u2028separator.jpg"]
+    samples = [(name, 0) for name in names]
+    corrupt = CorruptImages(1.0, tmp_path / "corrupt.txt")
+    for name in names * 2:
+        corrupt.add(name, ERROR, samples)
+    lines = (tmp_path / "corrupt.txt").read_bytes().decode().splitlines()
+    assert lines == ["photo[red].jpg", "not-utf8-\\udcff.jpg", "new\\nline.jpg", "line\\u2028separator.jpg"]
+    assert count_corrupt_images(tmp_path / "corrupt.txt") == 4

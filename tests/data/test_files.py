@@ -1,6 +1,7 @@
 """Decoding photos, and reading image files as a data set."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from lambdanets.data.corrupt import CorruptImages
 from lambdanets.data.files import DecodeThen, ImageFiles, Photo, collate, load_into_memory, read_image
 from lambdanets.data.random_crop import RandomCrop
 from lambdanets.errors import UserError
-from tests.images import encode_jpeg
+from tests.images import encode_jpeg, encode_turned
 
 
 @pytest.fixture
@@ -88,3 +89,52 @@ def test_a_batch_without_images_is_empty():
     images, labels = collate([None, None])
     assert len(images) == len(labels) == 0
     assert labels.dtype == torch.int64
+
+
+FORMATS = {
+    "JPEG": {},
+    "PNG": {},
+    "GIF": {},
+    "BMP": {},
+    "WEBP": {},
+    "TIFF": {},
+    "PPM": {},
+    "AVIF": {"speed": 10},
+    "JPEG2000": {},
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_truncated_file_is_refused_in_plain_words_or_has_all_its_pixels(kind):
+    raw = encode_turned(Photo(encode_jpeg(40, 30), "photo").decode(), 1, kind, **FORMATS[kind])
+    whole, reasons = Photo(raw, "photo").decode(), []
+    for length in {0, 1, len(raw) // 4, len(raw) // 2, 3 * len(raw) // 4, len(raw) - 1}:
+        try:
+            assert torch.equal(Photo(raw[:length], "photo").decode(), whole)
+        except UserError as error:
+            reasons.append(str(error))
+    assert len(reasons) >= 5
+    for reason in reasons:
+        assert re.fullmatch(
+            r"The image 'photo' can't be decoded \((the file is|it is)[\w :,.-]*\): replace or remove it\.", reason
+        )
+
+
+def test_a_truncated_jpeg_has_no_path_of_a_program_in_its_message():
+    with pytest.raises(UserError, match=r"^The image 'photo' can't be decoded \(the file is truncated\): replace"):
+        Photo(encode_jpeg(64, 48)[:700], "photo").decode()
+
+
+def test_a_decompression_bomb_is_refused_by_its_header():
+    bomb = b"P6 20000 20000 255\n"
+    with pytest.raises(UserError, match=r"it has more than 179 million pixels"):
+        Photo(bomb, "bomb")
+
+
+def test_a_set_without_any_image_that_can_be_decoded_is_an_error(tmp_path):
+    samples = [(str(tmp_path / f"{index}.jpg"), 0) for index in range(3)]
+    files = ImageFiles(samples, DecodeThen(lambda image: image), CorruptImages(1.0))
+    with pytest.raises(UserError, match="None of the 3 images can be decoded"):
+        files[0, 1]
+    with pytest.raises(UserError, match="None of the 3 images can be decoded"):
+        load_into_memory(files)

@@ -7,10 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
+from torchvision.datasets import ImageFolder as TorchvisionFolder
+from torchvision.transforms.v2 import functional as F
 
 from lambdanets.data import ImageFolder, ImageNet
+from lambdanets.data.imagefolder import cut_middle
 from lambdanets.errors import UserError
-from tests.images import make_image_folder
+from tests.images import encode_jpeg, make_image_folder
 
 
 @pytest.fixture
@@ -130,3 +133,91 @@ def test_errors_in_a_folder(folder, tmp_path_factory):
     (empty / "train" / "cat").mkdir(parents=True)
     with pytest.raises(UserError, match="has no images"):
         ImageFolder(root=str(empty)).setup("fit")
+
+
+def test_samples_and_classes_of_an_ordinary_folder_are_torchvisions(folder):
+    (folder / "train" / "cat" / "deeper").mkdir()
+    shutil.copy(folder / "train" / "cat" / "00.png", folder / "train" / "cat" / "deeper")
+    data, reference = ImageFolder(root=str(folder), image_size=16), TorchvisionFolder(folder / "train")
+    data.read_classes()
+    assert data.classes == reference.classes
+    assert data.list_samples("train") == reference.samples
+
+
+def test_hidden_and_empty_folders_are_no_classes_and_other_files_are_named_once(folder, caplog):
+    image, train = encode_jpeg(20, 20), folder / "train"
+    hidden = (
+        ".ipynb_checkpoints/a.jpg",
+        "@eaDir/a.jpg",
+        "__MACOSX/a.jpg",
+        "cat/.DS_Store",
+        "cat/._00.jpg",
+        "cat/.git/b.png",
+    )
+    other = ("cat/notes.txt", "loose.jpg", "cat/photo.heic", "cat/a[/b].cr2")
+    read = ("cat/a.JFIF", "cat/a.jpe", "cat/A.Avif", "dog/x.jpg/inside.jpg")
+    for name in (*hidden, *other, *read):
+        (train / name).parent.mkdir(parents=True, exist_ok=True)
+        (train / name).write_bytes(image)
+    (train / "empty").mkdir()
+    data = ImageFolder(root=str(folder), image_size=16)
+    assert data.count_classes() == 2
+    data.read_classes()
+    samples = data.list_samples("train")
+    assert data.classes == ["cat", "dog"]
+    assert {str(train / name) for name in read} <= {path for path, _ in samples}
+    assert len(samples) == 40 + len(read)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("5 files or folders in ")
+    for name in (*other, "empty"):
+        assert f"'{name}'" in record.getMessage()
+
+
+def test_linked_folders_are_read_and_links_that_lead_back_end(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "linked.jpg").write_bytes(encode_jpeg(20, 20))
+    train = folder / "train"
+    (train / "cat" / "more").symlink_to(elsewhere)
+    (train / "bird").symlink_to(elsewhere)
+    for link, target in (("cat/self", "."), ("cat/up", "../.."), ("all", "."), ("dog/loop", "loop")):
+        (train / link).symlink_to(target)
+    data = ImageFolder(root=str(folder), image_size=16)
+    data.read_classes()
+    samples = [path for path, _ in data.list_samples("train")]
+    assert data.classes == ["bird", "cat", "dog"]
+    assert len(samples) == 42
+    assert {str(train / "cat/more/linked.jpg"), str(train / "bird/linked.jpg")} <= set(samples)
+
+
+def test_a_broken_link_is_an_image_that_cannot_be_read(folder, tmp_path):
+    link = folder / "train" / "cat" / "gone.jpg"
+    link.symlink_to("nowhere")
+    data = ImageFolder(root=str(folder), image_size=16, max_corrupt=0.1, batch_size=4)
+    data.corrupt.file = tmp_path / "corrupt.txt"
+    data.setup("fit")
+    assert data.corrupt.file.read_text() == f"{link}\n"
+    with pytest.raises(UserError, match=r"There is no image '.*gone\.jpg': it is a link to nothing"):
+        ImageFolder(root=str(folder), image_size=16).setup("fit")
+
+
+def test_the_classes_of_an_old_run_stay(folder):
+    """Before, hidden and empty folders were classes; their labels are stored with the run's checkpoint."""
+    for name in (".ipynb_checkpoints", "empty"):
+        (folder / "train" / name).mkdir()
+    data = ImageFolder(root=str(folder), image_size=16)
+    data.classes = [".ipynb_checkpoints", "cat", "dog", "empty"]
+    data.setup("fit")
+    data.setup("test")
+    assert torch.cat([labels for _, labels in data.test_dataloader()]).unique().tolist() == [1, 2]
+
+
+def test_an_extreme_shape_is_cut_to_its_middle_and_any_other_left_as_it_is():
+    photo = torch.randint(0, 256, (3, 4, 64), dtype=torch.uint8)
+    assert cut_middle(photo) is photo or torch.equal(cut_middle(photo), photo)
+    strip = torch.randint(0, 256, (3, 2, 8000), dtype=torch.uint8)
+    assert cut_middle(strip).shape == (3, 2, 32)
+    assert cut_middle(strip.transpose(1, 2)).shape == (3, 32, 2)
+    data = ImageFolder(root="", image_size=16, crop_ratio=0.875)
+    strip = strip[..., :200]
+    whole = F.center_crop(F.resize(strip, [18], antialias=True), [16, 16])
+    assert (data.preprocess(strip).int() - whole.int()).abs().max() <= 1

@@ -63,3 +63,15 @@ def test_an_image_may_have_no_objects():
     assert image.shape == (3, 64, 64)
     assert target["boxes"].shape == (0, 4)
     assert target["masks"].shape == (0, 64, 64)
+
+
+@pytest.mark.parametrize("size", [(1, 8000), (8000, 1)])
+def test_a_strip_keeps_a_pixel_of_its_shorter_side(size):
+    target = {
+        "boxes": tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=size),
+        "masks": tv_tensors.Mask(torch.zeros(0, *size, dtype=torch.uint8)),
+        "labels": torch.zeros(0, dtype=torch.long),
+    }
+    image, _ = Jitter(64, scale=(0.1, 0.2))(torch.zeros(3, *size, dtype=torch.uint8), target)
+    assert min(image.shape[1:]) == 1
+    assert max(image.shape[1:]) <= 13

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -209,6 +210,7 @@ def class_folders(folder: Path) -> list[str]:
     return [name for name in list_folders(folder) if any(file.is_image for file in find_files(folder / name))]
 
 
+@rank_zero_only
 def log_skipped_files(folder: Path, skipped: list[str]) -> None:
     """Log the files that are not read, and the folders without images, in one warning."""
     if skipped:
