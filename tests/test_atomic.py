@@ -9,7 +9,7 @@ import torch
 from lambdanets.atomic import atomic_link, atomic_open, atomic_write, corruption, remove_temporary_files, write_archive
 from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
-from lambdanets.runs.folders import last_checkpoint
+from lambdanets.runs.folders import last_checkpoint, rename_damaged
 
 
 def write_checkpoint(path, value):
@@ -113,7 +113,9 @@ def test_a_damaged_checkpoint_is_renamed_and_the_previous_one_used(tmp_path, cap
     assert last_checkpoint(tmp_path) == last
     flip_bit(last, 500)
     assert last_checkpoint(tmp_path) == previous
-    assert "is damaged and was renamed to last.ckpt.damaged" in caplog.text
+    assert f"The checkpoint '{last}' (checksum mismatch" in caplog.text
+    rename_damaged(last.parent)
+    assert "was renamed to last.ckpt.damaged" in caplog.text
     assert file_names(last.parent) == ["last.ckpt.damaged", "previous.ckpt"]
     flip_bit(previous, 500)
     with pytest.raises(UserError, match=r"All checkpoints of the run are damaged or cut off"):

@@ -59,6 +59,12 @@ def atomic_link(source: Path, path: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
+def atomic_copy(source: Path, path: Path) -> None:
+    """Copy a file; a later change of one of the two leaves the other as it is."""
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 class HashingWriter:
     """A binary file for torch.save that appends the SHA-256 of the zip archive as the archive's comment.
 

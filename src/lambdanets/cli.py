@@ -15,10 +15,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lambdanets.config.allowlist import check_targets
-from lambdanets.config.overrides import apply_overrides
+from lambdanets.config.arguments import prepare_arguments
+from lambdanets.config.keys import PATH_KEYS
+from lambdanets.config.overrides import apply_overrides, check_resumable
 from lambdanets.config.search_path import packaged_configs, register_user_configs
 from lambdanets.config.source import register_config_source
 from lambdanets.config.upgrade import write_new_options
@@ -27,9 +29,9 @@ from lambdanets.distributed.local_workers import distributed_job
 from lambdanets.distributed.rendezvous import stop_workers, worker_loop
 from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
-from lambdanets.runs import provenance, sweeps
+from lambdanets.runs import provenance, refusal, sweeps
 from lambdanets.runs.find import Command, Selection, find_checkpoint, find_run, restarted_run_folder
-from lambdanets.runs.folders import SWEEPS, load_config, run_name, sweep_folder
+from lambdanets.runs.folders import SWEEPS, UNRESOLVED_CONFIG, load_config, run_name
 
 log = logging.getLogger(__name__)
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -54,8 +56,11 @@ def main() -> int:
         if detect_launcher() and rank() > 0:
             worker_loop(execute)
         else:
+            provenance.given_arguments[:] = sys.argv
+            sys.argv[1:] = prepare_arguments(sys.argv[1:])
             hydra.main(config_path=str(packaged_configs()), config_name="config", version_base="1.3")(run_job)()
     except Exception as error:
+        refusal.undo()
         message = error_message(error)
         if message is None and isinstance(error, OSError):
             message = f"The output folder cannot be written ({error}): choose another one with hydra.run.dir=<folder>."
@@ -77,6 +82,11 @@ def register_resolvers() -> None:
 def run_folder(*, _root_: DictConfig) -> str:
     """Return the output folder of a single command, for hydra.run.dir."""
     return str(find_run(Command.parse(_root_, _root_.hydra)).folder)
+
+
+def sweep_folder(*, _root_: DictConfig) -> str:
+    """Return the folder of a sweep's run below that of the sweep, for hydra.sweep.subdir."""
+    return sweeps.choose_sweep_folder(_root_)
 
 
 def sweep_root(sweep: str | None, now: str) -> str:
@@ -108,8 +118,9 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
             return {}
         command = Command.parse(composed, settings, folder=folder)
         selection = find_run(command)
+        swept = sweeps.swept_keys(settings)
         if command.is_new_fit and selection.run is not None:
-            results = sweeps.finished_results(folder, composed)
+            results = sweeps.finished_results(folder, composed, swept)
             if results is not None:
                 log.info("finished earlier: %s", os.path.relpath(folder))
                 return sweeper_result(results, composed)
@@ -119,23 +130,36 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
                 f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe."
             )
         checkpoint = find_checkpoint(command, selection)
-        config = resolve_config(composed, command, selection, settings.overrides.task)
-        provenance.record_start(folder, config)
+        overrides = settings.overrides.task
+        config = resolve_config(composed, command, selection, overrides, resumes=checkpoint is not None)
+        expand_paths(config)
+        base = selection.run or command.base_run
+        earlier = provenance.read_overrides(Path(base)) if base and (not sweeping or selection.run != folder) else ()
+        merged = provenance.merge_overrides(earlier, overrides)
+        provenance.announce_start(provenance.Start(folder, config.copy(), merged, swept))
         config.ckpt = None if checkpoint is None else str(checkpoint)
         OmegaConf.resolve(config)
         check_targets(config)
         with distributed_job(command.job, config, folder):
-            return sweeper_result(execute(config, folder), composed)
+            results = execute(config, folder)
+            provenance.record_pending_start()
+            return sweeper_result(results, composed)
     except Exception as error:
         message = error_message(error)
         if message is None or (sweeping and FULL_ERROR):
             traceback.print_exc()  # a defect: print it here, before Hydra adds its own words
         else:
             print_error(error, message)
+        is_new = not (folder / UNRESOLVED_CONFIG).is_file()
+        if is_new and (sweeping or message is None):
+            provenance.record_pending_start()
         if not sweeping:
+            refusal.undo()
             sys.exit(1)
         sweeps.record_failure(folder, message or f"{type(error).__name__}: {error}")
         return sweeper_result({}, composed)
+    finally:
+        provenance.drop_pending_start()
 
 
 def execute(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -143,7 +167,20 @@ def execute(config: DictConfig, folder: Path) -> dict[str, float]:
     return get_method(config.job._target_)(config, folder)
 
 
-def resolve_config(composed: DictConfig, command: Command, selection: Selection, overrides: list[str]) -> DictConfig:
+def expand_paths(config: DictConfig) -> None:
+    """Replace ~ by the home folder in the keys that are paths."""
+    for key in PATH_KEYS:
+        value = OmegaConf.select(config, key, throw_on_missing=False, throw_on_resolution_failure=False)
+        if isinstance(value, str) and value.startswith("~"):
+            OmegaConf.update(config, key, os.path.expanduser(value))
+        elif isinstance(value, ListConfig):
+            paths = [os.path.expanduser(path) if isinstance(path, str) else path for path in value]
+            OmegaConf.update(config, key, paths, merge=False)
+
+
+def resolve_config(
+    composed: DictConfig, command: Command, selection: Selection, overrides: list[str], *, resumes: bool
+) -> DictConfig:
     """Return the config of a command: the composed one, or that of a run with the command's overrides on top.
 
     Args:
@@ -151,9 +188,11 @@ def resolve_config(composed: DictConfig, command: Command, selection: Selection,
         command: the command.
         selection: the run that it works on.
         overrides: the overrides of the command line.
+        resumes: whether the command has a checkpoint to start from.
 
     Raises:
-        UserError: the command names another experiment than the run is of.
+        UserError: the command names another experiment than the run is of, a key that the run lacks, or a value that
+            a training cannot take on when it resumes.
     """
     if selection.run is not None:
         source, base = str(selection.run), load_config(selection.run)
@@ -171,7 +210,9 @@ def resolve_config(composed: DictConfig, command: Command, selection: Selection,
             f"experiment={composed.experiment} does not match '{source}', which is a run of "
             f"experiment={base.get('experiment')}: leave one of the two out."
         )
-    config = apply_overrides(base, composed, overrides)
+    config = apply_overrides(base, composed, overrides, source=source)
+    if command.job == "fit" and resumes:
+        check_resumable(base, config, source=source)
     config.ckpt = config.base_run = None
     return config
 

@@ -54,8 +54,10 @@ class CheckpointWriter(pl.Callback):
     def best(self) -> Path:
         return self.folder / BEST
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.saved_step = trainer.global_step
+        if not self.best.is_file():
+            self.best_score = None  # of a checkpoint elsewhere, or of one that was removed
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_temporary_files(self.folder)

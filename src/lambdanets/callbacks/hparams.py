@@ -29,7 +29,7 @@ class HParams(pl.Callback):
         self.values = values
         self.scores = scores
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         parameters = sum(parameter.numel() for parameter in pl_module.parameters())
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:

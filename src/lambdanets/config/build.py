@@ -1,5 +1,6 @@
 """The objects that a config describes: data, model, task, trainer."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -110,20 +111,25 @@ def build_trainer(config: DictConfig, *, plugins: Sequence[Any] = (), **options:
         **options: the job's arguments, such as loggers and callbacks.
 
     Raises:
-        UserError: the machine lacks the devices that are asked for.
+        UserError: the machine lacks the devices that are asked for, or Lightning refuses an option.
     """
     check_devices(config.trainer)
     # cuDNN tries its algorithms, which pays if all batches have one shape; each run may choose others.
     benchmark = task_class(config).STATIC_SHAPES and not config.trainer.deterministic
-    return instantiate(config.trainer)(
-        benchmark=config.trainer.get("benchmark", benchmark),
-        **trainer_strategy_options(config, plugins),
-        enable_checkpointing=False,  # job=fit has its own callback
-        use_distributed_sampler=False,  # data modules shard their own splits
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        **options,
-    )
+    create = instantiate(config.trainer)
+    strategy_options = trainer_strategy_options(config, plugins)
+    try:
+        return create(
+            benchmark=config.trainer.get("benchmark", benchmark),
+            **strategy_options,
+            enable_checkpointing=False,  # job=fit has its own callback
+            use_distributed_sampler=False,  # data modules shard their own splits
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            **options,
+        )
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"Lightning refuses the trainer's options ({error}): check those that you set.") from error
 
 
 def check_numbers(config: DictConfig) -> None:
@@ -139,6 +145,6 @@ def check_numbers(config: DictConfig) -> None:
         ("recipe.optimizer.lr", float, 0.0),
     ):
         value = OmegaConf.select(config, key)
-        if not isinstance(value, (int, kind)) or isinstance(value, bool) or value < least:
+        if not isinstance(value, (int, kind)) or isinstance(value, bool) or not least <= value < math.inf:
             noun = "a whole number" if kind is int else "a number"
             raise UserError(f"{key}={value} must be {noun} of at least {least}.")

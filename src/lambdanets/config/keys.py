@@ -3,6 +3,7 @@
 Every other module derives its list from here. No import of torch.
 """
 
+SPLIT = "the images of the training and validation splits"
 # The job and the arguments of single jobs. A command gives them anew, whichever run it works on.
 COMMAND_KEYS = (
     "job",
@@ -15,6 +16,8 @@ COMMAND_KEYS = (
     "benchmark",
     "claims",
 )
+# Keys that name a run to continue, to test or to build on.
+RUN_KEYS = ("ckpt", "base_run")
 # The name of a run, and the sweep that it belongs to.
 LABEL_KEYS = ("name", "sweep")
 # Where and on what a run is computed. The same experiment on another machine may differ in them.
@@ -35,6 +38,47 @@ UNNAMED_KEYS = ("job", "ckpt", "base_run", "allow_targets", *LABEL_KEYS, "sweep.
 SWEEP_KEYS = (*COMMAND_KEYS, *LABEL_KEYS, "experiment")
 # Keys whose overrides don't distinguish two rows of a report.
 UNREPORTED_KEYS = (*SWEEP_KEYS, "seed", "hydra", *MACHINE_KEYS)
+# Keys whose values are paths, in which ~ is the home folder.
+PATH_KEYS = (
+    *RUN_KEYS,
+    "input",
+    "sweep_dir",
+    "data.root",
+    "model.backbone_ckpt",
+    "model.pretrained",
+    "job.output_dir",
+    "job.archive_to",
+    "job.images",
+    "job.data.root",
+    "job.redraw",
+    "benchmark.root",
+    "benchmark.shards",
+)
+# Keys that a training which resumes must leave as they are, and what depends on them.
+START_KEYS = {
+    "seed": "the initial weights and the order of the images",
+    "mixer.init": "the initial weights",
+    "model.pretrained": "the initial weights",
+    "model.backbone_ckpt": "the initial weights",
+    "recipe.start": "the initial weights",
+    "recipe.optimizer._target_": "the optimizer's states",
+    "recipe.decay_norm_and_bias": "the optimizer's parameter groups",
+    "data.split_seed": SPLIT,
+    "data.val_size": SPLIT,
+    "data.limit": SPLIT,
+    "data.train": SPLIT,
+    "data.val": SPLIT,
+    "data.size": SPLIT,
+    "data.side": SPLIT,
+    "data.difficulty": SPLIT,
+    "data.train_images": SPLIT,
+    "data.val_images": SPLIT,
+    "data.test_images": SPLIT,
+}
+# Groups whose choice, repeated on a run that has it, leaves the run's own options as they are.
+REPEATABLE_GROUPS = ("data", "mixer", "task", "recipe.optimizer")
+# The keys that a choice of trainer= stands for; the others are the run's own.
+TRAINER_CHOICE_KEYS = ("accelerator", "devices", "strategy", "num_nodes")
 # Keys that a network and the preparation of its images are built from, and the task that interprets its outputs.
 NETWORK_KEYS = ("name", "seed", "mixer", "model", "data", "recipe", "task")
 

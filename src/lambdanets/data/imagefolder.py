@@ -122,6 +122,11 @@ class ImageFolder(ImageData):
             UserError: a folder can't be read, or has images of an unknown class.
         """
         if unknown := sorted(set(list_classes(self.root, split)) - set(self.classes)):
+            if not self.has_split(self.TRAIN):
+                raise UserError(
+                    f"'{self.root / split}' has the class folder {', '.join(unknown)}, which is none of the classes "
+                    f"that the model was trained on: {', '.join(self.classes[:20])}. Rename or remove the folder."
+                )
             raise UserError(
                 f"'{self.root / split}' has the class folder {', '.join(unknown)}, which is missing in "
                 f"'{self.root / self.TRAIN}': add training images of the class, or remove the folder."

@@ -6,8 +6,9 @@ from omegaconf import DictConfig
 
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import print_metrics, silence_lightning
+from lambdanets.data import ImageData, ImageFolder
 from lambdanets.errors import UserError
-from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
+from lambdanets.runs.checkpoints import check_classes, check_state_dict, read_checkpoint
 from lambdanets.runs.folders import write_metrics
 
 
@@ -22,7 +23,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         The test scores.
 
     Raises:
-        UserError: no checkpoint is named, it does not match the model, or the data have no test split.
+        UserError: no checkpoint is named, it does not match the model or the data's classes, or the data have no test
+            split.
     """
     silence_lightning()
     if config.ckpt is None:
@@ -31,7 +33,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     data = build_data(config)
     if not data.has_test:
         raise UserError("The data have no test split: there is no folder 'test' below data.root.")
-    data.classes = checkpoint["labels"]["classes"]
+    load_test_split(data, checkpoint["labels"]["classes"], config.ckpt)
     task = build_task(config, data, data.classes)
     check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
@@ -42,3 +44,24 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         write_metrics(folder, metrics)
         print_metrics(metrics, title=str(config.ckpt))
     return metrics
+
+
+def load_test_split(data: ImageData, trained: list[str], ckpt: str) -> None:
+    """Load the test split, whose classes must be those of the checkpoint.
+
+    Args:
+        data: the data module.
+        trained: names of the checkpoint's classes.
+        ckpt: the checkpoint, for messages.
+
+    Raises:
+        UserError: the classes differ.
+    """
+    if isinstance(data, ImageFolder):
+        try:
+            data.read_classes()
+        except UserError:  # the test split alone, without training folders
+            data.classes = trained
+    data.prepare_data()
+    data.setup("test")
+    check_classes(data.classes, trained, ckpt)

@@ -13,9 +13,8 @@ from lambdanets.config.build import task_class
 from lambdanets.config.keys import UNREPORTED_KEYS, is_key_in, override_key
 from lambdanets.config.upgrade import KEYS, upgrade_config
 from lambdanets.errors import UserError
-from lambdanets.runs.folders import METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG
+from lambdanets.runs.folders import FAILED, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG
 from lambdanets.runs.provenance import PROVENANCE
-from lambdanets.runs.sweeps import FAILED
 from lambdanets.tasks import Classification, Task
 
 ARCHIVE = "runs.jsonl"
@@ -64,7 +63,8 @@ class RunRecord:
     @property
     def setting(self) -> tuple[str, ...]:
         """The overrides that set the run apart from others of its experiment and seed."""
-        return tuple(sorted(filter(is_setting, self.overrides)))
+        swept = {key for start in self.starts for key in start.get("swept", ())}
+        return tuple(sorted(o for o in self.overrides if is_setting(o) or override_key(o) in swept))
 
     @property
     def last_start(self) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,31 @@ def check_state_dict(module: nn.Module, state: Mapping[str, Tensor], path: str |
             f"The checkpoint '{path}' does not match the model: {mismatch}. Leave out the overrides of mixer, model "
             "and data, so that the run's own are used."
         )
+
+
+def check_classes(classes: Sequence[str], trained: Sequence[str], path: str | Path) -> None:
+    """Check that data have the classes of a checkpoint, in the same order.
+
+    Args:
+        classes: names of the data's classes.
+        trained: names of the checkpoint's classes.
+        path: of the checkpoint.
+
+    Raises:
+        UserError: they differ.
+    """
+    classes, trained = [*map(str, classes)], [*map(str, trained)]
+    if classes == trained:
+        return
+    if len(classes) != len(trained):
+        difference = f"{len(classes)} classes, and the checkpoint {len(trained)}"
+    else:
+        own, other = next(pair for pair in zip(classes, trained, strict=True) if pair[0] != pair[1])
+        difference = f"the class '{own}' where the checkpoint has '{other}'"
+    raise UserError(
+        f"The data do not have the classes of '{path}': they have {difference}. Use the data set that it was trained "
+        "on, or start a new run from its config with base_run=<run>."
+    )
 
 
 def is_resizable_table(module: nn.Module, name: str) -> bool:

@@ -4,6 +4,7 @@ No import of torch here: the command line answers from this module before anythi
 """
 
 import logging
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,11 @@ from lambdanets.distributed.launcher import restartable_job_id
 from lambdanets.distributed.rendezvous import was_restarted
 from lambdanets.errors import UserError
 from lambdanets.runs.folders import (
+    EXPORTED,
     OUTPUTS,
     UNRESOLVED_CONFIG,
     best_checkpoint,
+    check_name,
     last_checkpoint,
     load_config,
     new_folder,
@@ -65,9 +68,9 @@ class Command:
         is_given = sweeping or any(override_key(override) == "hydra.run.dir" for override in overrides["hydra"])
         return cls(
             job=settings.runtime.choices["job"],
-            name=config.name,
-            ckpt=config.ckpt,
-            base_run=config.base_run,
+            name=check_name(config.name),
+            ckpt=path_text("ckpt", config.ckpt),
+            base_run=path_text("base_run", config.base_run),
             has_name=any(override_key(override) == "name" for override in overrides["task"]),
             sweeping=sweeping,
             folder=folder if is_given else None,
@@ -77,6 +80,19 @@ class Command:
     def is_new_fit(self) -> bool:
         """True for a training that names no run to continue or to build on."""
         return self.job == "fit" and self.ckpt is None and self.base_run is None
+
+
+def path_text(key: str, value: Any) -> str | None:
+    """Return the path that a key names, with the home folder in the place of `~`, or None.
+
+    Raises:
+        UserError: the value is no text.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str | int | float) or isinstance(value, bool) or value == "":
+        raise UserError(f"{key}={value} is not a path: give one run or file, such as {key}=outputs/<name>/<time>.")
+    return os.path.expanduser(str(value))
 
 
 class Selection(NamedTuple):
@@ -120,7 +136,7 @@ def find_run(command: Command) -> Selection:
         folder = run if command.job == "fit" else run / command.job
     if folder is None:
         keeps_name = command.base_run is None or command.has_name
-        name = command.name if keeps_name else load_config(str(command.base_run)).name
+        name = command.name if keeps_name else check_name(load_config(str(command.base_run)).get("name"))
         folder = new_folder(command.job, name)
     return Selection(folder, run, file)
 
@@ -161,6 +177,11 @@ def find_checkpoint(command: Command, selection: Selection) -> Path | None:
         return file
     if command.job == "fit":
         checkpoint = None if run is None else last_checkpoint(run)
+        if checkpoint is None and run is not None and (run / EXPORTED).is_file():
+            raise UserError(
+                f"'{run}' holds exported weights, which a training cannot resume from: continue the run itself, or "
+                f"start a new training from them with model.pretrained={run / EXPORTED}."
+            )
         if checkpoint is None:
             log.info("There is no checkpoint yet in '%s': starting from the beginning.", run or selection.folder)
     else:

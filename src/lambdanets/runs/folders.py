@@ -6,12 +6,16 @@ No import of torch: the command line uses this module before anything heavy is l
 import hashlib
 import json
 import logging
+import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from lambdanets.atomic import atomic_write, corruption
 from lambdanets.config.upgrade import upgrade_config
@@ -25,11 +29,18 @@ RESOLVED_CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 EXPORTED = "model.safetensors"
 METRICS = "metrics.json"
+FAILED = "failed.json"
 SWEEPS = Path("multirun")
 # Jobs whose results lie in a run's folder; the folders of other jobs have the job's name.
 JOBS_IN_RUN_FOLDER = ("fit", "test", "predict", "export")
-# Separates the overrides in Hydra's override_dirname; a comma would not do, since values contain commas.
+# The longest name of a sweep's run; file systems allow 255 bytes.
+MAX_NAME = 200
+# Separates the overrides in the text that a name's hash is taken of.
 SEPARATOR = ";"
+# Config groups inside of groups, by their names in the names of folders.
+NESTED_GROUPS = {"recipe_optimizer": "recipe/optimizer", "recipe_start": "recipe/start"}
+# A key in the name of a sweep's run. A value in which a key could be read is ambiguous.
+KEY_IN_NAME = re.compile(rf"(?:^|_)({'|'.join(NESTED_GROUPS)}|[A-Za-z][A-Za-z0-9]*(?:\.\w+)*)-", re.ASCII)
 
 
 def new_folder(job: str, name: str) -> Path:
@@ -45,26 +56,89 @@ def new_folder(job: str, name: str) -> Path:
     return folder
 
 
+def check_name(name: Any) -> str:
+    """Return the name of a run, which is a folder below outputs/.
+
+    Raises:
+        UserError: the name leads out of outputs/, or file systems refuse it.
+    """
+    text = "" if name is None or not isinstance(name, str | int | float) or isinstance(name, bool) else str(name)
+    parts = text.split("/")
+    unusable = [part for part in parts if part.strip(". ") == "" or len(part.encode(errors="replace")) > MAX_NAME]
+    if unusable or not text.isprintable() or "\\" in text or text.startswith("~"):
+        raise UserError(
+            f"name={name!r} cannot name a run: its folder is {OUTPUTS}/<name>/<time>, so give a relative name without "
+            f"'..', with parts of at most {MAX_NAME} bytes, such as name=my_run. For another place, set "
+            "hydra.run.dir=<folder>."
+        )
+    return text
+
+
 def run_name(experiment: str | None, sweep: str | None, mixer: str, data: str) -> str:
     """Return the default name of a run: `<experiment>-<data>`, or `<mixer>-<data>`; of a sweep `<sweep>-<data>`."""
     return f"{experiment or sweep or mixer}-{data}"
 
 
-def sweep_folder(overrides: str) -> str:
-    """Return the folder name of a sweep's run, safe for shells, Hydra and file systems: experiment first, seed last.
+def sweep_folder(overrides: Sequence[str]) -> str:
+    """Return the folder name of a sweep's run: experiment first, seed last.
+
+    Names are ASCII without characters that shells, Hydra or file systems treat specially, and have at most 200
+    characters. A name from which the overrides cannot be read back ends with a hash of them, so that different
+    overrides have different names. The exception are experiments that differ in `/` and `_` alone.
 
     Args:
-        overrides: the run's overrides, joined by `SEPARATOR`.
+        overrides: the run's overrides.
     """
+    overrides = sorted(override.lstrip("+") for override in overrides)
+    name = readable_name(overrides)
+    if len(name) <= MAX_NAME and is_unambiguous(name, overrides):
+        return name
+    return hashed_name(name, overrides)
+
+
+def hashed_name(name: str, overrides: Sequence[str]) -> str:
+    """Return a name, shortened, with a hash of the overrides."""
+    text = SEPARATOR.join(override.replace(SEPARATOR, 2 * SEPARATOR) for override in sorted(overrides))
+    return f"{name[:180]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def readable_name(overrides: Sequence[str], *, ascii_only: bool = True) -> str:
+    """Return sorted overrides as a name, in which other characters than letters, digits, `.` and `-` become `_`."""
     groups: dict[str, list[str]] = {"experiment": [], "": [], "seed": []}
-    for override in overrides.split(SEPARATOR):
+    for override in overrides:
         key = override.split("=", 1)[0]
         groups[key if key in groups else ""].append(override.removeprefix("experiment="))
     name = "_".join(override for group in groups.values() for override in group).replace("=", "-")
-    name = re.sub(r"[^\w.-]+", "_", name).strip("_") or "run"
-    if len(name) <= 200:
-        return name
-    return f"{name[:180]}-{hashlib.sha256(overrides.encode()).hexdigest()[:16]}"
+    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII if ascii_only else 0).strip("_") or "run"
+
+
+def is_unambiguous(name: str, overrides: Sequence[str]) -> bool:
+    """Return whether these overrides, and no others, can be read back from their name."""
+    settings = [tuple(override.split("=", 1)) for override in overrides]
+    experiments = [value for key, *values in settings if key == "experiment" for value in values]
+    prefix = "_".join(experiments).replace("/", "_")
+    matches = list(re.finditer(KEY_IN_NAME, name))
+    starts = [*(match.start() for match in matches), len(name)]
+    pairs = [
+        (NESTED_GROUPS.get(match[1], match[1]), name[match.end() : end])
+        for match, end in zip(matches, starts[1:], strict=True)
+    ]
+    others = [setting for setting in settings if setting[0] not in ("experiment", "seed")]
+    return (
+        len(experiments) <= 1
+        and re.fullmatch(r"[\w.]*", prefix, flags=re.ASCII) is not None
+        and name[: starts[0]] == (prefix if overrides else "run")
+        and pairs == [*others, *(setting for setting in settings if setting[0] == "seed")]
+        and not name.endswith(".")
+        and (name != "run" or not overrides)
+    )
+
+
+def former_sweep_folder(overrides: Sequence[str]) -> str:
+    """Return the name that versions up to 0.1.0 gave the folder of a sweep's run."""
+    joined = SEPARATOR.join(sorted(overrides))
+    name = readable_name(joined.split(SEPARATOR), ascii_only=False)
+    return name if len(name) <= MAX_NAME else f"{name[:180]}-{hashlib.sha256(joined.encode()).hexdigest()[:16]}"
 
 
 def newest_run(name: str) -> Path:
@@ -98,7 +172,7 @@ def best_checkpoint(run: Path) -> Path | None:
 def last_checkpoint(run: Path) -> Path | None:
     """Return the checkpoint to continue from, the last one or else the one before it; None before the first.
 
-    Log a damaged checkpoint and rename it; the one before it takes its place.
+    Log a damaged checkpoint; the one before it takes its place.
 
     Raises:
         UserError: all checkpoints are damaged.
@@ -112,9 +186,7 @@ def last_checkpoint(run: Path) -> Path | None:
         if reason is None:
             return file
         damaged.append(f"'{file}' ({reason}, {file.stat().st_size} bytes)")
-        renamed = file.with_name(f"{file.name}.damaged")
-        file.replace(renamed)
-        log.warning("The checkpoint %s is damaged and was renamed to %s.", damaged[-1], renamed.name)
+        log.warning("The checkpoint %s is damaged.", damaged[-1])
     if damaged:
         raise UserError(
             f"All checkpoints of the run are damaged or cut off: {' and '.join(damaged)}. Continue from another one, "
@@ -123,17 +195,65 @@ def last_checkpoint(run: Path) -> Path | None:
     return None
 
 
+def rename_damaged(checkpoints: Path) -> None:
+    """Rename the damaged ones of last.ckpt and previous.ckpt, so that no later one takes an intact one's place."""
+    for kind in ("last", "previous"):
+        file = checkpoints / f"{kind}.ckpt"
+        if file.is_file() and corruption(file) is not None:
+            renamed = file.with_name(f"{file.name}.damaged")
+            file.replace(renamed)
+            log.warning("The damaged checkpoint %s was renamed to %s.", file, renamed.name)
+
+
 def load_config(run: str | Path) -> DictConfig:
     """Return a run's config with its interpolations, under today's names.
 
     Raises:
-        UserError: the folder holds no run.
+        UserError: the folder holds no run, or the config is damaged.
     """
     file = Path(run) / UNRESOLVED_CONFIG
     if not file.is_file():
         raise UserError(f"'{run}' is not the folder of a run ({UNRESOLVED_CONFIG} is missing): give a run's folder.")
-    composed: Any = OmegaConf.to_container(OmegaConf.load(file))
-    return OmegaConf.create(upgrade_config(composed))
+    return read_config(file)
+
+
+def read_config(file: Path) -> DictConfig:
+    """Return the config in a file of a run, under today's names.
+
+    Raises:
+        UserError: the file is damaged or cannot be read.
+    """
+    try:
+        stored: Any = OmegaConf.to_container(OmegaConf.load(file))
+        if isinstance(stored, dict) and stored:
+            return OmegaConf.create(upgrade_config(stored))
+        reason = "it holds no keys"
+    except (OSError, ValueError, AttributeError, TypeError, YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())[:100]
+    raise UserError(
+        f"The config '{file}' is damaged ({reason}): restore the file, or give a checkpoint of the run outside of its "
+        "folder; each checkpoint holds the config."
+    )
+
+
+def read_json(file: Path, kind: type = dict) -> Any:
+    """Return the content of a JSON file of a run, or None if it is missing or damaged; log the damage.
+
+    Args:
+        file: the file.
+        kind: type that the content must have.
+    """
+    if not os.path.lexists(file):
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        reason = None if isinstance(content, kind) else f"it holds no {'object' if kind is dict else 'list'}"
+    except (OSError, ValueError, RecursionError) as error:
+        content, reason = None, " ".join(str(error).split())[:100]
+    if reason is not None:
+        log.warning("'%s' is damaged and was ignored (%s).", file, reason)
+        return None
+    return content
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Optimizer
 
 from lambdanets.bolts import import_bolts
+from lambdanets.errors import UserError
 
 
 def parameter_groups(model: nn.Module, *, decay_norm_and_bias: bool = False) -> list[dict[str, Any]]:
@@ -32,6 +34,9 @@ def create_optimizer(factory: Callable[..., Optimizer], groups: list[dict[str, A
 
     A factory that sets `fused` or `foreach` itself keeps its choice, and so does an optimizer of sharded parameters.
 
+    The optimizer can load the states of another run with the same parameters. Its own options stay, such as learning
+    rate and weight decay.
+
     Args:
         factory: from parameter groups to an optimizer.
         groups: parameter groups.
@@ -39,9 +44,10 @@ def create_optimizer(factory: Callable[..., Optimizer], groups: list[dict[str, A
     parameters = [parameter for group in groups for parameter in group["params"]]
     options = inspect.signature(factory).parameters
     undecided = all(name in options and options[name].default is None for name in ("fused", "foreach"))
-    if not undecided or not all(p.device.type == "cuda" and not isinstance(p, DTensor) for p in parameters):
-        return factory(groups)
-    return prepare_fused(factory(groups, fused=True))
+    fuses = undecided and all(p.device.type == "cuda" and not isinstance(p, DTensor) for p in parameters)
+    optimizer = factory(groups, fused=True) if fuses else factory(groups)
+    optimizer.register_load_state_dict_pre_hook(partial(keep_options, factory=factory))
+    return prepare_fused(optimizer) if fuses else optimizer
 
 
 def prepare_fused(optimizer: Optimizer) -> Optimizer:
@@ -63,6 +69,44 @@ def keep_fused(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, An
     groups = zip(state_dict["param_groups"], optimizer.param_groups, strict=True)
     kept = ("fused", "foreach")
     return {**state_dict, "param_groups": [saved | {name: group[name] for name in kept} for saved, group in groups]}
+
+
+def keep_options(
+    optimizer: Optimizer, state_dict: dict[str, Any], *, factory: Callable[..., Optimizer]
+) -> dict[str, Any]:
+    """Return an optimizer's saved state with its present options.
+
+    Raises:
+        UserError: the state is of other parameter groups, or lacks what the present options need.
+    """
+    saved, present = state_dict["param_groups"], optimizer.param_groups
+    sizes = [[len(group["params"]) for group in groups] for groups in (saved, present)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"The checkpoint's optimizer has groups of {sizes[0]} parameters, and the config needs {sizes[1]}: leave "
+            "recipe.decay_norm_and_bias, recipe.norm and the model as they were, or start a new run with base_run=."
+        )
+    stored_names = {name for state in state_dict["state"].values() for name in state}
+    missing = state_names(factory) - stored_names if state_dict["state"] else set()
+    if missing:
+        raise UserError(
+            f"The checkpoint's optimizer has no {', '.join(sorted(missing))}, which the options in recipe.optimizer "
+            "need: leave them as they were, or start a new run with base_run=."
+        )
+    groups = [
+        group | {name: value for name, value in own.items() if name != "params"}
+        for group, own in zip(saved, present, strict=True)
+    ]
+    return {**state_dict, "param_groups": groups}
+
+
+def state_names(factory: Callable[..., Optimizer]) -> set[str]:
+    """Return the names of the states that an optimizer has of each parameter after a step."""
+    parameter = nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.zeros(2, 2)
+    optimizer = factory([parameter])
+    optimizer.step()
+    return set(optimizer.state[parameter])
 
 
 def match_layouts(optimizer: Optimizer) -> None:

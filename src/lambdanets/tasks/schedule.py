@@ -1,9 +1,23 @@
 """Learning-rate schedule."""
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
+
+
+class ResumableSchedule(LambdaLR):
+    """A schedule whose saved state is its step alone: peak rates and shape are those of the present config."""
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "base_lrs": self.base_lrs, "lr_lambdas": [None] * len(self.lr_lambdas)})
+        rates = [base * shape(self.last_epoch) for base, shape in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._last_lr = rates
 
 
 def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
@@ -21,4 +35,4 @@ def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int) 
         progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
         return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
-    return LambdaLR(optimizer, fraction_of_peak)
+    return ResumableSchedule(optimizer, fraction_of_peak)
