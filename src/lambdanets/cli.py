@@ -34,6 +34,8 @@ from lambdanets.runs.find import Command, Selection, find_checkpoint, find_run, 
 from lambdanets.runs.folders import SWEEPS, UNRESOLVED_CONFIG, load_config, run_name
 
 log = logging.getLogger(__name__)
+# The folders of the jobs that this process has started.
+started_jobs: list[Path] = []
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -64,6 +66,9 @@ def main() -> int:
         message = error_message(error)
         if message is None and isinstance(error, OSError):
             message = f"The output folder cannot be written ({error}): choose another one with hydra.run.dir=<folder>."
+        elif message is None and not started_jobs:
+            reason = " ".join(str(error).split())[:300]
+            message = f"The config cannot be composed ({reason}): check the arguments; --help lists them."
         return print_error(error, message)
     finally:
         stop_workers()
@@ -108,6 +113,7 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
     """
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
+    started_jobs.append(folder)
     sweeping = settings.mode == RunMode.MULTIRUN
     OmegaConf.set_struct(composed, False)
     composed.name, composed.experiment = composed.name, composed.experiment  # resolved while Hydra's config is at hand

@@ -4,7 +4,12 @@ import difflib
 import errno
 from collections.abc import Iterator
 
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -45,6 +50,12 @@ def error_message(error: BaseException) -> str | None:
                 return f"{key} is required: set {key}=…"
             case ValueError() if "No trials are completed" in str(cause):  # of Optuna
                 return "No trial of the sweep ended with a score: see the errors above, or failed.json in its folders."
+            case OverrideParseException(override=str(override)):
+                key, _, value = override.partition("=")
+                return (
+                    f"{override} cannot be read as key=value ({single_line(cause).split(' See https')[0]}): put quotes "
+                    f"around a value with special characters, within those of the shell: '{key}=\"{value}\"'."
+                )
             case TypeError() if "unexpected keyword argument" in str(cause):
                 return f"{single_line(cause)}: leave that key out of the config."
     for cause in chain:

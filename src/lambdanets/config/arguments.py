@@ -24,7 +24,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     Args:
         arguments: of the command line, without the program.
     """
-    overrides, options = [], []
+    overrides: list[str] = []
+    options: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         is_override = OVERRIDE.match(argument) and before not in OPTIONS_WITH_VALUE
         (overrides if is_override else options).append(argument)

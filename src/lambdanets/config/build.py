@@ -1,7 +1,8 @@
 """The objects that a config describes: data, model, task, trainer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ from torch import nn
 from lambdanets.config.strategies import trainer_strategy_options
 from lambdanets.data import ImageData
 from lambdanets.distributed.devices import check_devices
+from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
 from lambdanets.tasks import Task
 
@@ -35,7 +37,30 @@ class ImageSpec(NamedTuple):
 
 def build_data(config: DictConfig) -> ImageData:
     """Return the data module of a config."""
-    return instantiate(config.data)
+    with explained_options("data"):
+        return instantiate(config.data)
+
+
+@contextmanager
+def explained_options(group: str) -> Iterator[None]:
+    """Turn an exception of an object that is built from options into a user's error.
+
+    Args:
+        group: the config groups that the options belong to.
+
+    Raises:
+        UserError: the object cannot be built from its options.
+    """
+    try:
+        yield
+    except Exception as error:
+        if error_message(error) is not None:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(
+            f"The options of {group} fit no such object ({reason}): check those that you set; HYDRA_FULL_ERROR=1 shows "
+            "where it failed."
+        ) from error
 
 
 def image_spec(config: DictConfig) -> ImageSpec:
@@ -43,7 +68,8 @@ def image_spec(config: DictConfig) -> ImageSpec:
     settings = config.data.copy()
     if OmegaConf.is_missing(settings, "root"):
         settings.root = ""
-    data: ImageData = instantiate(settings)
+    with explained_options("data"):
+        data: ImageData = instantiate(settings)
     return ImageSpec(data.channels, data.image_size, data.count_classes() or data.USUAL_CLASSES)
 
 
@@ -53,9 +79,10 @@ def build_model(config: DictConfig, images: ImageSpec) -> nn.Module:
     for part in (settings, settings.get("backbone") or {}):
         for weights in ("backbone_ckpt", "pretrained"):  # loaded by a training
             part.pop(weights, None)
-    return instantiate(settings)(
-        instantiate(config.mixer), image_size=images.size, in_channels=images.channels, num_classes=images.classes
-    )
+    with explained_options("model and mixer"):
+        return instantiate(settings)(
+            instantiate(config.mixer), image_size=images.size, in_channels=images.channels, num_classes=images.classes
+        )
 
 
 def task_class(config: DictConfig) -> type[Task]:
@@ -74,7 +101,8 @@ def build_task(config: DictConfig, data: ImageData, classes: list[str]) -> Task:
     model = build_model(config, ImageSpec(data.channels, data.image_size, len(classes)))
     if config.compile:
         compile_model(config, model)
-    task: Task = instantiate(config.task)(model, num_classes=len(classes))
+    with explained_options("task"):
+        task: Task = instantiate(config.task)(model, num_classes=len(classes))
     if task.DATA_TASK != data.TASK:
         raise UserError(
             f"{type(data).__name__} is a data set for {data.TASK}, and the task needs one for {task.DATA_TASK}: choose "
@@ -116,10 +144,9 @@ def build_trainer(config: DictConfig, *, plugins: Sequence[Any] = (), **options:
     check_devices(config.trainer)
     # cuDNN tries its algorithms, which pays if all batches have one shape; each run may choose others.
     benchmark = task_class(config).STATIC_SHAPES and not config.trainer.deterministic
-    create = instantiate(config.trainer)
     strategy_options = trainer_strategy_options(config, plugins)
-    try:
-        return create(
+    with explained_options("trainer"):
+        return instantiate(config.trainer)(
             benchmark=config.trainer.get("benchmark", benchmark),
             **strategy_options,
             enable_checkpointing=False,  # job=fit has its own callback
@@ -128,8 +155,6 @@ def build_trainer(config: DictConfig, *, plugins: Sequence[Any] = (), **options:
             enable_model_summary=False,
             **options,
         )
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"Lightning refuses the trainer's options ({error}): check those that you set.") from error
 
 
 def check_numbers(config: DictConfig) -> None:

@@ -165,7 +165,7 @@ def check_resumable(base: DictConfig, config: DictConfig, *, source: str) -> Non
 
 def resolve_groups(config: DictConfig) -> dict[str, Any]:
     """Return the resolved values of an experiment's keys by their dotted names, unresolved where that fails."""
-    config = OmegaConf.masked_copy(config, [key for key in config if key not in (*COMMAND_KEYS, *LABEL_KEYS)])
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key not in (*COMMAND_KEYS, *LABEL_KEYS)])
     values: dict[str, Any] = {}
 
     def walk(node: Any, path: str) -> None:
@@ -180,6 +180,6 @@ def resolve_groups(config: DictConfig) -> dict[str, Any]:
             value = config[key]
             value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException:
-            value = OmegaConf.to_container(config)[key]  # type: ignore[index,call-overload]
+            value = OmegaConf.to_container(config)[key]  # type: ignore[index]
         walk(value, str(key))
     return {key: value for key, value in values.items() if not is_key_in(key, MACHINE_KEYS)}

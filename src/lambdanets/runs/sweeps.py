@@ -58,7 +58,8 @@ class SweepSummary(Callback):
         folder = Path(config.hydra.sweep.dir)
         runs = sorted(path.parent for path in folder.glob(f"*/{UNRESOLVED_CONFIG}"))
         finished = sum(run_state(run) == "finished" for run in runs)
-        log.info("%d of %d runs in %s are finished.", finished, len(runs), os.path.relpath(folder))
+        total = max(len(runs), self.total or 0)
+        log.info("%d of %d runs in %s are finished.", finished, total, os.path.relpath(folder))
         failures = [file for file in sorted(folder.glob(f"*/{FAILED}")) if file.stat().st_mtime >= self.start - 1]
         for file in failures:
             error = (read_json(file) or {}).get("error", f"see '{file}'")
@@ -125,7 +126,7 @@ def choose_sweep_folder(root: DictConfig) -> str:
     given: Any = OmegaConf.to_container(root.hydra.overrides.task)
     overrides = [override for override in given if override_key(override) not in excluded]
     name, former = sweep_folder(overrides), former_sweep_folder(overrides)
-    current = OmegaConf.masked_copy(root, [key for key in root if key != "hydra"])
+    current = OmegaConf.masked_copy(root, [str(key) for key in root if key != "hydra"])
     OmegaConf.set_struct(current, False)
     current.name, current.experiment = root.name, root.experiment
     write_new_options(current)
