@@ -59,7 +59,7 @@ def prepare_path(override: str, *, sweeping: bool) -> str:
 def quote_path(path: str) -> str:
     """Return a path as Hydra reads it, with the home folder in the place of `~`."""
     path = os.path.expanduser(path)
-    if re.fullmatch(r"[\w./:@%+~-]*", path, flags=re.ASCII):
+    if path.lower() == "null" or re.fullmatch(r"[A-Za-z_./][\w./-]*", path, flags=re.ASCII):
         return path
     # In quotes, a backslash has a meaning only before a quote.
     escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), path)

@@ -93,6 +93,8 @@ def train_and_test(config: DictConfig, folder: Path) -> dict[str, float]:
         signal_name = training.stop.signal_name
         log.info("Stopped by %s after step %d; resume with ckpt=%s", signal_name, trainer.global_step, run_path)
         exit_after_signal(training.stop)
+    if trainer.is_global_zero:
+        provenance.record_pending_start()  # if no epoch was left
     seconds = training.start.seconds
     images_per_s = trainer.callback_metrics.get("speed/images_per_s")
 
@@ -113,7 +115,6 @@ def train_and_test(config: DictConfig, folder: Path) -> dict[str, float]:
     if corrupt_images := count_corrupt_images(folder / CORRUPT):
         metrics["corrupt_images"] = corrupt_images
     if trainer.is_global_zero:
-        provenance.record_pending_start()
         write_metrics(folder, metrics)
         print_metrics(metrics, title=config.name)
         print_next_steps(

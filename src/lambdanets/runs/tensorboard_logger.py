@@ -5,21 +5,29 @@ from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.loggers.logger import _DummyExperiment, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
+
+from lambdanets.runs import provenance
 
 log = logging.getLogger(__name__)
 
 
 class ResilientTensorBoardLogger(TensorBoardLogger):
-    """Lightning's TensorBoardLogger, except that training continues when the log cannot be written."""
+    """Lightning's TensorBoardLogger, except that training continues when the log cannot be written.
+
+    It writes nothing before the start of the run is recorded: Lightning opens the log earlier, when the training may
+    still be refused.
+    """
 
     @property
     @override
     @rank_zero_experiment
     def experiment(self) -> SummaryWriter:
+        if provenance.pending_starts:
+            return _DummyExperiment()  # type: ignore[return-value]
         is_new = self._experiment is None
         writer = super().experiment
         if is_new and writer.file_writer is not None:
