@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.loggers.logger import _DummyExperiment, rank_zero_experiment
+from pytorch_lightning.loggers.logger import DummyExperiment, rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
@@ -27,7 +27,7 @@ class ResilientTensorBoardLogger(TensorBoardLogger):
     @rank_zero_experiment
     def experiment(self) -> SummaryWriter:
         if provenance.pending_starts:
-            return _DummyExperiment()  # type: ignore[return-value]
+            return DummyExperiment()  # type: ignore[return-value]
         is_new = self._experiment is None
         writer = super().experiment
         if is_new and writer.file_writer is not None:
