@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -158,7 +159,8 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
             print_error(error, message)
         is_new = not (folder / UNRESOLVED_CONFIG).is_file()
         if is_new and (sweeping or message is None):
-            provenance.record_pending_start()
+            with suppress(Exception):  # a config that cannot be resolved; its message counts
+                provenance.record_pending_start()
         if not sweeping:
             refusal.undo()
             sys.exit(1)

@@ -2,18 +2,25 @@
 
 import json
 import math
+import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lambdanets.cli import sweeper_result
+from lambdanets.config.keys import UNNAMED_KEYS, override_key
 from lambdanets.errors import UserError
 from lambdanets.runs import folders as runs
 from lambdanets.runs import sweeps
-from tests.command import command, environment, run
+from tests.command import ROOT, command, environment, run
+from tests.configs import FOLDER
+from tests.in_process import SMALL, invoke, tree
 
 QUICK = ("data=digits", "recipe=digits", "model=tiny", "trainer.enable_progress_bar=false")
 
@@ -137,15 +144,131 @@ def test_a_run_without_the_objective_is_a_failed_trial(results, expected, caplog
     assert missing == ("test/top1" in results)
 
 
-def test_folders_of_different_runs_never_have_one_name():
-    long = [f"experiment=table3/conv;mixer.method={'x' * 250}{end}" for end in "ab"]
-    first, second = map(runs.sweep_folder, long)
+# Names that background jobs and archived results depend on.
+ORDINARY = {
+    "experiment=cifar10/local_attention;recipe.epochs=3;recipe.optimizer.lr=0.1;recipe.optimizer.weight_decay=0.0005;"
+    "seed=1000": "cifar10_local_attention_recipe.epochs-3_recipe.optimizer.lr-0.1_recipe.optimizer.weight_decay-0.0005"
+    "_seed-1000",
+    "experiment=ablation/content_position/both;seed=0": "ablation_content_position_both_seed-0",
+    "mixer=local_attention;data.val_size=-1;seed=0": "data.val_size--1_mixer-local_attention_seed-0",
+    "mixer.heads=8;recipe/optimizer=sgd": "mixer.heads-8_recipe_optimizer-sgd",
+    "recipe.optimizer.lr=1e-3": "recipe.optimizer.lr-1e-3",
+}
+
+
+@pytest.mark.parametrize("overrides", ORDINARY)
+def test_ordinary_runs_keep_their_folders_names(overrides):
+    assert runs.sweep_folder(overrides.split(";")) == ORDINARY[overrides]
+    assert runs.former_sweep_folder(overrides.split(";")) == ORDINARY[overrides]
+
+
+def test_the_runs_of_the_archives_keep_their_folders_names():
+    count = 0
+    for file in (ROOT / "results" / "reproduction").rglob("runs.jsonl"):
+        for line in file.read_text().splitlines():
+            stored = json.loads(line)
+            given = [o for o in stored["overrides"] if override_key(o) not in UNNAMED_KEYS]
+            if Path(stored["run"]).name.startswith("lr_"):  # named by hand
+                continue
+            assert runs.sweep_folder(given) == Path(stored["run"]).name
+            count += 1
+    assert count > 50
+
+
+def test_nested_groups_are_those_of_the_configs():
+    nested = {file.parent.relative_to(FOLDER).as_posix() for group in ("recipe", "model", "data", "trainer")
+              for file in (FOLDER / group).glob("*/*.yaml")}  # fmt: skip
+    assert set(runs.NESTED_GROUPS.values()) == nested
+
+
+KEYS = st.sampled_from(["a", "b.c", "b.c_d", "recipe/optimizer", "experiment", "seed", "mixer", "data.root"])
+VALUES = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=300),
+    st.text("ab_-.=[],;1/ ", max_size=12),
+    st.lists(st.text("CL", max_size=2)).map(str),
+)
+OVERRIDES = st.dictionaries(KEYS, VALUES, max_size=4).map(lambda d: [f"{key}={value}" for key, value in d.items()])
+
+
+def same_but_for_slashes(first, second):
+    """Whether two lists of overrides differ at most in the `/` and `_` of experiments."""
+    texts = [
+        sorted(o.replace("/", "_") if o.startswith("experiment=") else o for o in overrides)
+        for overrides in (first, second)
+    ]
+    return texts[0] == texts[1]
+
+
+@given(OVERRIDES, OVERRIDES)
+def test_different_overrides_have_folders_of_different_names(first, second):
+    names = [runs.sweep_folder(overrides) for overrides in (first, second)]
+    assert (names[0] == names[1]) == same_but_for_slashes(first, second)
+
+
+@given(OVERRIDES)
+def test_names_of_folders_are_safe_on_every_file_system(overrides):
+    name = runs.sweep_folder(overrides)
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", name)
+    assert name[0] not in ".-" or not name.strip(".-")
+    assert name[-1] != "."
+
+
+def test_layouts_that_differ_in_brackets_have_folders_of_their_own():
+    first, second = (runs.sweep_folder([f"model.layout={layout}"]) for layout in ("[C,C,[C],L]", "[C,C,C,L]"))
     assert first != second
-    assert len(first) < 255
-    overrides = "data=digits;experiment=table3/conv;model.layout=[C,C,[2,4],L];seed=1;trainer.max_epochs=3"
-    assert (
-        runs.sweep_folder(overrides) == "table3_conv_data-digits_model.layout-_C_C_2_4_L__trainer.max_epochs-3_seed-1"
+    assert first.startswith("model.layout-_C_C_C_L")
+
+
+def folders_of(place, name):
+    return sorted(path.parent.name for path in (place / name).glob("*/metrics.json"))
+
+
+def test_a_sweep_over_a_machines_key_runs_each_value(tmp_path):
+    arguments = ("--multirun", *SMALL, "trainer.max_epochs=1", "data.num_workers=0,1", "hydra.sweep.dir=s")
+    arguments = tuple(a.replace("data.num_workers", "+data.num_workers") for a in arguments)
+    done = invoke(*arguments, cwd=tmp_path)
+    assert "2 of 2 runs in s are finished" in done.text
+    names = folders_of(tmp_path, "s")
+    assert len(names) == 2
+    before = tree(tmp_path / "s")
+    done = invoke(*arguments, cwd=tmp_path)
+    assert done.text.count("finished earlier: ") == 2
+    assert {k: v for k, v in tree(tmp_path / "s").items() if k != "multirun.yaml"} == {
+        k: v for k, v in before.items() if k != "multirun.yaml"
+    }
+    report = invoke("job=report", "sweep_dir=s", "hydra.run.dir=report", cwd=tmp_path)
+    assert report.code == 0
+    rows = json.loads((tmp_path / "report" / "report.json").read_text())["rows"]
+    assert len(rows) == 2
+
+
+def test_a_folder_that_an_earlier_version_named_is_found(tmp_path):
+    arguments = ("--multirun", *SMALL, "model.strides=[1,2]", "trainer.max_epochs=1")
+    invoke(*arguments, "hydra.sweep.dir=s", cwd=tmp_path)
+    (name,) = folders_of(tmp_path, "s")
+    overrides = [*SMALL, "model.strides=[1,2]", "trainer.max_epochs=1"]
+    overrides = [o for o in overrides if not o.startswith("trainer.enable")]
+    former = runs.former_sweep_folder(overrides)
+    assert former != name
+    (tmp_path / "s" / name).rename(tmp_path / "s" / former)
+    done = invoke(*arguments, "hydra.sweep.dir=s", cwd=tmp_path)
+    assert f"finished earlier: s/{former}" in done.text
+    assert folders_of(tmp_path, "s") == [former]
+
+
+def test_experiments_that_differ_in_slashes_get_folders_of_their_own(tmp_path):
+    rows = "    a_b: {mixer: conv}\n    a/b: {mixer: conv, model.width: 0.25}\n"
+    (tmp_path / "configs" / "sweep").mkdir(parents=True)
+    (tmp_path / "configs" / "sweep" / "own.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - /sweep/grid\n  - override /experiment: a_b\nsweep:\n  rows:\n" + rows
     )
+    small = [argument for argument in SMALL if not argument.startswith(("mixer", "model.width"))]
+    arguments = ("--multirun", "sweep=own", *small, "trainer.max_epochs=1", "hydra.sweep.dir=s")
+    for finished in (0, 2):
+        done = invoke(*arguments, cwd=tmp_path)
+        assert done.code == 0, done.text
+        assert done.text.count("finished earlier") == finished
+        assert len(folders_of(tmp_path, "s")) == 2
 
 
 def test_a_folder_with_another_config_is_not_taken_for_this_run(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import logging.handlers
 import os
 import platform
 import shlex
@@ -24,6 +23,7 @@ from lambdanets.config.keys import override_key
 from lambdanets.distributed.launcher import restartable_job_id
 from lambdanets.machine import processor_name
 from lambdanets.runs.folders import FAILED, RESOLVED_CONFIG, UNRESOLVED_CONFIG, load_config, read_json
+from lambdanets.runs.refusal import drop_logs, release_logs
 
 log = logging.getLogger(__name__)
 PROVENANCE = "provenance.json"
@@ -61,8 +61,7 @@ def announce_start(start: Start) -> None:
 def drop_pending_start() -> None:
     """Forget the announced start and its log: the job leaves its folder as it was."""
     pending_starts.clear()
-    for handler in held_logs():
-        handler.buffer.clear()
+    drop_logs()
 
 
 def record_pending_start() -> None:
@@ -72,18 +71,7 @@ def record_pending_start() -> None:
         start.folder.mkdir(parents=True, exist_ok=True)
         record_start(*start)
         (start.folder / FAILED).unlink(missing_ok=True)
-        write_held_log()
-
-
-def write_held_log() -> None:
-    """Write the log records that were held until the job began, and let later ones follow at once."""
-    for handler in held_logs():
-        handler.capacity = 0
-        handler.flush()
-
-
-def held_logs() -> list[logging.handlers.MemoryHandler]:
-    return [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.handlers.MemoryHandler)]
+        release_logs()
 
 
 def unresolved_config(config: DictConfig, folder: Path) -> DictConfig:

@@ -1,8 +1,10 @@
-"""Refused commands leave the file system as it was, without the folders that Hydra made for them.
+"""Refused commands leave the file system as it was: without a log, and without the folders that Hydra made for them.
 
 No import of torch: the command line uses this module before anything heavy is loaded.
 """
 
+import logging
+import logging.handlers
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,36 @@ MULTIRUN_FILE = "multirun.yaml"
 # The folders that this command has made, the deepest first, and what multirun.yaml held before it.
 new_folders: list[Path] = []
 former_files: dict[Path, bytes | None] = {}
+
+
+class HeldLog(logging.handlers.MemoryHandler):
+    """Log handler that hands its records to another one only once the job has begun."""
+
+    begun = False
+
+    def flush(self) -> None:
+        if self.begun:
+            super().flush()
+
+    def begin(self) -> None:
+        """Write the records so far, and later ones at once."""
+        self.begun, self.capacity = True, 0
+        self.flush()
+
+
+def release_logs() -> None:
+    for handler in held_logs():
+        handler.begin()
+
+
+def drop_logs() -> None:
+    """Forget the records of a job that has not begun."""
+    for handler in held_logs():
+        handler.buffer.clear()
+
+
+def held_logs() -> list[HeldLog]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, HeldLog)]
 
 
 class RefusalGuard(Callback):

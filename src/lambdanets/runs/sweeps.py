@@ -73,7 +73,7 @@ class SweepSummary(Callback):
 def swept_overrides(config: DictConfig) -> list[Override]:
     """Return the overrides of a --multirun that have several values, those of its sweeper included."""
     grid: list[str] = OmegaConf.to_container(config.hydra.overrides.task)  # type: ignore[assignment]
-    params: Any = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create())
+    params = config.hydra.sweeper.get("params") or {}
     grid += [f"{key}={value}" for key, value in params.items()] if is_grid(config) else []
     parsed = OverridesParser.create().parse_overrides(grid)
     return [override for override in parsed if override.is_sweep_override()]
