@@ -26,8 +26,8 @@ SAFETENSORS_SUFFIX = ".safetensors"
 METADATA_KEYS = ("config", "labels")
 # Entries that checkpoints of version 0.1.0 have in the place of "labels".
 FORMER_LABEL_KEYS = ("classes", "category_ids")
-# Checkpoints that were read with keep=True and wait for their next reader.
-unclaimed: dict[Path, dict[str, Any]] = {}
+# The checkpoint that was read with keep=True and waits for its next reader, by its file, size and time of change.
+unclaimed: dict[tuple[Path, int, int], dict[str, Any]] = {}
 
 
 class RunInCheckpoint(pl.Callback):
@@ -74,13 +74,15 @@ def read_checkpoint(path: str | Path, *, keep: bool = False) -> dict[str, Any]:
         UserError: the file is missing, damaged, holds other objects, or is not a checkpoint of a run.
     """
     path = Path(path)
-    checkpoint = unclaimed.pop(path, None)
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint '{path}'; check the path.")
+    version = (path.resolve(), path.stat().st_size, path.stat().st_mtime_ns)
+    checkpoint = unclaimed.pop(version, None)
     if checkpoint is None:
-        if not path.is_file():
-            raise UserError(f"There is no checkpoint '{path}'; check the path.")
         checkpoint = read_safetensors(path) if path.suffix == SAFETENSORS_SUFFIX else read_archive(path)
+    unclaimed.clear()  # of a command that was refused
     if keep:
-        unclaimed[path] = checkpoint
+        unclaimed[version] = checkpoint
     return checkpoint
 
 
