@@ -49,3 +49,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if COUNTER.cases:
         terminalreporter.write_line(f"{COUNTER.cases} cases of properties")
+
+
+@pytest.fixture(scope="session")
+def fuzzing(request: pytest.FixtureRequest) -> None:
+    """Skip a test of whole commands, which takes a second per case, except in `make fuzz`."""
+    if request.config.getoption("--hypothesis-profile") != "fuzz":
+        pytest.skip("whole commands: only in make fuzz")

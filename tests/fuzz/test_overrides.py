@@ -3,24 +3,38 @@
 import math
 
 import pytest
+import torch
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from lambdanets.config.allowlist import check_targets
 from lambdanets.config.arguments import prepare_arguments
+from lambdanets.config.build import (
+    ImageSpec,
+    build_data,
+    build_model,
+    build_trainer,
+    check_numbers,
+    explained_options,
+)
 from lambdanets.config.overrides import apply_overrides, check_resumable
+from lambdanets.config.upgrade import write_new_options
+from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
 from lambdanets.runs.sweeps import flatten
 from tests.configs import composing
 from tests.in_process import SMALL, invoke, tree
 
+IMAGES = ("data=imagefolder", "data.root=x")
+
 
 def configured_keys():
-    from hydra import compose
-
     with composing():
-        config = compose("config", overrides=["data=imagefolder", "data.root=x", "recipe=cifar", "callbacks=scalars"])
+        config = compose("config", overrides=[*IMAGES, "recipe=cifar", "callbacks=scalars"])
         config.name = config.experiment = "x"
         return sorted({key for key in flatten(config) if not key.startswith(("hydra", "ckpt", "base_run"))})
 
@@ -40,16 +54,43 @@ LISTS = st.recursive(NUMBERS | st.booleans(), lambda item: st.lists(item, max_si
 VALUES = st.one_of(NUMBERS.map(str), WORDS, LISTS, TEXT)
 
 
+def build_parts(config):
+    """Build what a training builds before it reads data: all but the logger and callbacks with a folder."""
+    write_new_options(config)
+    OmegaConf.resolve(config)
+    check_targets(config)
+    check_numbers(config)
+    data = build_data(config)
+    with torch.device("meta"):
+        model = build_model(config, ImageSpec(data.channels, data.image_size, 10))
+    with explained_options("task"):
+        instantiate(config.task)(model, num_classes=10)
+    build_trainer(config, logger=False)
+
+
+@pytest.fixture(scope="module")
+def composed():
+    with composing():
+        config = compose("config", overrides=[*SMALL, "mixer=lambda", *IMAGES])
+        OmegaConf.set_struct(config, True)
+        config.name, config.experiment = "x", None
+        return config
+
+
 @given(st.sampled_from(KEYS), VALUES)
-def test_any_value_of_any_key_is_built_or_answered_with_a_sentence(key, value, tmp_path_factory):
-    """job=describe composes the config and builds the data module, the network on `meta` and its costs."""
-    place = tmp_path_factory.getbasetemp() / "describe"
-    place.mkdir(exist_ok=True)
-    data = ("data=imagefolder", "data.root=x") if key.startswith("data.") and "augment" not in key else ()
-    done = invoke("job=describe", "hydra.run.dir=out", *SMALL, *data, f"{key}={value}", cwd=place)
-    if done.code:
-        assert "error: " in done.text
-        assert not done.text.rstrip().endswith("error:")
+def test_any_value_of_any_key_is_built_or_answered_with_a_sentence(composed, key, value):
+    config = composed.copy()
+    try:
+        (override,) = OverridesParser.create().parse_overrides([f"{key}={value}"])
+        if override.is_sweep_override():
+            return
+        OmegaConf.update(config, key, override.value(), merge=False)
+        build_parts(config)
+    except Exception as error:
+        message = error_message(error)
+        if message is None:
+            raise
+        assert message.strip()
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +103,8 @@ def place(tmp_path_factory):
 
 
 @given(st.sampled_from(KEYS), VALUES)
-def test_an_override_of_a_run_is_applied_or_leaves_the_run_as_it_was(place, key, value):
-    """A finished run has no epoch left, so that every command on it leaves it as it was."""
+def test_a_finished_run_stays_as_it_is_under_any_override(fuzzing, place, key, value):
+    """A run without an epoch left is not changed, whether a command on it is accepted or refused."""
     before = tree(place)
     done = invoke("ckpt=r", f"{key}={value}", "trainer.max_epochs=1", cwd=place)
     assert tree(place) == before
@@ -75,7 +116,9 @@ STORED = OmegaConf.create(
 )
 
 
-@given(st.sampled_from(["seed", "recipe.epochs", "recipe.optimizer.lr", "data.root", "data.seed", "new", "a.b"]), VALUES)
+@given(
+    st.sampled_from(["seed", "recipe.epochs", "recipe.optimizer.lr", "data.root", "data.seed", "new", "a.b"]), VALUES
+)
 def test_a_value_of_a_run_is_the_given_one(key, value):
     (override,) = prepare_arguments([f"{key}={value}"])
     try:
@@ -90,9 +133,8 @@ def test_a_value_of_a_run_is_the_given_one(key, value):
     known = OmegaConf.select(STORED, key) is not None
     try:
         config = apply_overrides(STORED, composed, [override], source="r")
-    except UserError as error:
+    except UserError:
         assert not known
-        assert key.split(".")[0] in str(error)
         return
     assert known or "." not in key
     actual = OmegaConf.to_container(config)
