@@ -10,6 +10,8 @@ from lambdanets.config.keys import COMMAND_KEYS, LABEL_KEYS, PATH_KEYS, RUN_KEYS
 OVERRIDE = re.compile(r"[+~]*[A-Za-z_][\w./@-]*=|~[A-Za-z_]", re.DOTALL)
 MULTIRUN_OPTIONS = ("--multirun", "-m")
 OPTIONS_WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
+# Words that Hydra reads as other values than text.
+WORDS = ("true", "false", "nan", "inf")
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
@@ -59,7 +61,8 @@ def prepare_path(override: str, *, sweeping: bool) -> str:
 def quote_path(path: str) -> str:
     """Return a path as Hydra reads it, with the home folder in the place of `~`."""
     path = os.path.expanduser(path)
-    if path.lower() == "null" or re.fullmatch(r"[A-Za-z_./][\w./-]*", path, flags=re.ASCII):
+    is_plain = re.fullmatch(r"([A-Za-z_/]|\.\.?/)[\w./-]*", path, flags=re.ASCII) and path.lower() not in WORDS
+    if is_plain or path.lower() == "null":
         return path
     # In quotes, a backslash has a meaning only before a quote.
     escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), path)
