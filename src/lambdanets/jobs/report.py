@@ -108,7 +108,9 @@ def describe_versions(runs: list[RunRecord]) -> str:
     for run in runs:
         if run.starts:
             start = run.starts[-1]
-            versions.add(f"commit {str(start['git'])[:9]}, torch {start['packages']['torch']}, {start['platform']}")
+            packages = start.get("packages")
+            torch = packages.get("torch") if isinstance(packages, dict) else None
+            versions.add(f"commit {str(start.get('git'))[:9]}, torch {torch}, {start.get('platform')}")
     return " and ".join(sorted(versions)) if len(versions) < 3 else f"{len(versions)} different versions or machines"
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from lambdanets.config.build import task_class
 from lambdanets.config.keys import UNREPORTED_KEYS, is_key_in, override_key
 from lambdanets.config.upgrade import KEYS, upgrade_config
 from lambdanets.errors import UserError
-from lambdanets.runs.folders import FAILED, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG
-from lambdanets.runs.provenance import PROVENANCE
+from lambdanets.runs.folders import FAILED, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG, read_config, read_json
+from lambdanets.runs.provenance import PROVENANCE, read_overrides
 from lambdanets.tasks import Classification, Task
 
+log = logging.getLogger(__name__)
 ARCHIVE = "runs.jsonl"
 FIT = "lambdanets.jobs.fit.run"
 
@@ -126,7 +129,10 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
             raise UserError(f"There is no folder '{folder}': sweep_dir must name a folder of runs.")
         for file in sorted(folder.rglob(RESOLVED_CONFIG)):
             if (file.parent / UNRESOLVED_CONFIG).is_file():
-                runs[file.parent.resolve()] = read_run_folder(file.parent)
+                try:
+                    runs[file.parent.resolve()] = read_run_folder(file.parent)
+                except UserError as error:
+                    log.warning("The run '%s' is left out. %s", file.parent, error)
         archived += [run for file in sorted(folder.rglob(ARCHIVE)) for run in read_archive(file)]
     every = [*runs.values(), *(run for run in archived if run.path.resolve() not in runs)]
     trainings = [run for run in every if OmegaConf.select(run.config, "job._target_") == FIT]
@@ -138,30 +144,42 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
 
 
 def read_run_folder(folder: Path) -> RunRecord:
-    """Read the files that a run has written so far."""
-    overrides = folder / ".hydra" / "overrides.yaml"
-    stored: Any = OmegaConf.to_container(OmegaConf.load(folder / RESOLVED_CONFIG))
+    """Read the files that a run has written so far; other damaged files than its config count as missing.
+
+    Raises:
+        UserError: the run's config is damaged.
+    """
+    config = read_config(folder / RESOLVED_CONFIG)
+    for key, kind in (("name", str), ("seed", int), ("trainer.max_epochs", int)):
+        if not isinstance(OmegaConf.select(config, key, throw_on_resolution_failure=False), kind):
+            raise UserError(f"The config '{folder / RESOLVED_CONFIG}' is damaged ({key} is missing): restore the file.")
+    metrics = read_json(folder / METRICS) or {}
+    error = (read_json(folder / FAILED) or {}).get("error")
     return RunRecord(
         folder,
-        OmegaConf.create(upgrade_config(stored)),
-        tuple(map(str, OmegaConf.load(overrides))) if overrides.is_file() else (),
-        read_json(folder / METRICS, {}),
+        config,
+        tuple(read_overrides(folder)),
+        {name: value for name, value in metrics.items() if isinstance(value, int | float)},
         read_log(folder / "metrics.csv"),
-        read_json(folder / PROVENANCE, []),
-        read_json(folder / FAILED, {}).get("error"),
+        [start for start in read_json(folder / PROVENANCE, list) or () if isinstance(start, dict)],
+        None if error is None else str(error),
     )
 
 
-def read_json(file: Path, default: Any) -> Any:
-    return json.loads(file.read_text()) if file.is_file() else default
-
-
 def read_log(file: Path) -> list[dict[str, float]]:
-    """Read a metrics.csv without its empty cells; an absent file gives no rows."""
+    """Read a metrics.csv without its empty cells and its damaged rows; an absent or damaged file gives no rows."""
     if not file.is_file():
         return []
-    with file.open(newline="") as rows:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(rows)]
+    rows = []
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                with suppress(ValueError, TypeError):
+                    rows.append({key: float(value) for key, value in row.items() if value})
+    except (OSError, ValueError, csv.Error) as error:
+        log.warning("'%s' is damaged and was ignored (%s).", file, " ".join(str(error).split())[:100])
+        return []
+    return rows
 
 
 def read_archive(file: Path) -> list[RunRecord]:
