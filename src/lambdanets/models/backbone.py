@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lambdanets.errors import UserError
 from lambdanets.mixers.interface import lay_out
+from lambdanets.ops import is_transformed
 
 torch.fx.wrap("lay_out")
 
@@ -39,13 +40,17 @@ class Feature(NamedTuple):
 
 
 class BlockSequence(nn.Sequential):
-    """Blocks in sequence, with gradient checkpointing on demand: activations within a block are computed twice."""
+    """Blocks in sequence, with gradient checkpointing on demand: activations within a block are computed twice.
+
+    Transforms of `torch.func` don't support it; under them all activations are saved.
+    """
 
     grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
+        saves_memory = self.grad_checkpointing and torch.is_grad_enabled() and not is_transformed()
         for block in self:
-            x = checkpoint_block(block, x) if self.grad_checkpointing and torch.is_grad_enabled() else block(x)
+            x = checkpoint_block(block, x) if saves_memory else block(x)
         return x
 
 

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lambdanets.ops.content import KeyNorm, normalize_keys
 from lambdanets.ops.cost import GRAPH_BATCH
+from lambdanets.ops.custom_op import is_transformed
 from lambdanets.ops.scores import mirror_offsets, query_embeddings
 from lambdanets.ops.table import dilate_table
 
@@ -52,7 +53,7 @@ def masked_lambda_map(
     for start in range(0, height, step):
         stop = min(height, start + step)
         inputs = query, keys, values, offsets, mask, start, stop, norm
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not is_transformed():
             parts.append(checkpoint(map_rows, *inputs, use_reentrant=False))
         else:
             parts.append(map_rows(*inputs))
