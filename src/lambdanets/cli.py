@@ -26,8 +26,10 @@ from lambdanets.config.search_path import packaged_configs, register_user_config
 from lambdanets.config.source import register_config_source
 from lambdanets.config.upgrade import write_new_options
 from lambdanets.distributed.launcher import detect_launcher, rank, slurm_tasks
-from lambdanets.distributed.local_workers import distributed_job
+from lambdanets.distributed.local_workers import DISTRIBUTED_JOBS, distributed_job
 from lambdanets.distributed.rendezvous import stop_workers, worker_loop
+from lambdanets.distributed.requeue import handle_stop_signals
+from lambdanets.distributed.threads import record_user_threads, set_threads
 from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
 from lambdanets.runs import provenance, refusal, sweeps
@@ -49,6 +51,8 @@ def main() -> int:
     # OmegaConf 2.4 warns of names that Hydra 1.3 uses.
     for warning in (r"register_new_resolver\(\) is deprecated", "Implicit conversion from Version to str"):
         warnings.filterwarnings("ignore", warning)
+    handle_stop_signals()
+    record_user_threads()
     register_resolvers()
     register_user_configs()
     if os.getcwd() not in sys.path:  # where a user's own mixers and data sets are
@@ -171,8 +175,13 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
 
 
 def execute(config: DictConfig, folder: Path) -> dict[str, float]:
-    """Call the job's function."""
-    return get_method(config.job._target_)(config, folder)
+    """Call the job's function, once the process has its share of the threads."""
+    job = get_method(config.job._target_)
+    if "torch" in sys.modules:
+        threads = set_threads()
+        if rank() == 0 and job.__module__.rpartition(".")[2] in DISTRIBUTED_JOBS:
+            log.info(threads)
+    return job(config, folder)
 
 
 def expand_paths(config: DictConfig) -> None:

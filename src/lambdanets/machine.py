@@ -20,6 +20,41 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use, by its CPU affinity and the CPU quota of its cgroup."""
+    affinity = count_cores()
+    with contextlib.suppress(OSError):
+        quota = cpu_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text())
+        return affinity if quota is None else max(1, min(affinity, int(quota)))
+    return affinity
+
+
+def cpu_quota(root: Path, membership: str) -> float | None:
+    """Return the CPU quota of a process, in cores, or None without one.
+
+    Args:
+        root: where the system has mounted the cgroups, of version 1 or 2.
+        membership: the groups of the process, one per line, as in /proc/self/cgroup. A container may see the path of
+            its group outside of the container; then the root's quota applies.
+    """
+    quotas = []
+    for line in membership.splitlines():
+        controllers, path = line.split(":", 2)[1:]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = Path(path.lstrip("/"))
+        for mount in {root, root / "unified"} if not controllers else {root / "cpu", root / controllers}:
+            for folder in (mount / group, *(mount / parent for parent in group.parents)):
+                with contextlib.suppress(OSError, ValueError):
+                    if controllers:
+                        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                    else:
+                        quota, period = (folder / "cpu.max").read_text().split()
+                    if float(quota) > 0:  # "max" in version 2 and -1 in version 1 mean none
+                        quotas.append(float(quota) / float(period))
+    return min(quotas, default=None)
+
+
 def available_memory() -> int | None:
     """Return the bytes of memory that new processes can use, or None if the system does not report them."""
     with contextlib.suppress(OSError):

@@ -1,5 +1,6 @@
-"""Stop requests between the steps of a training."""
+"""Stop requests between the steps of a training, and further signals after the first one."""
 
+import os
 import signal
 from types import SimpleNamespace
 
@@ -30,3 +31,27 @@ def test_several_processes_stop_between_steps_within_a_few_batches(accumulated):
         stopped_after.append(batch_idx - signaled_at)
     assert min(stopped_after) >= 0
     assert max(stopped_after) < max(StopOnSignal.SYNC_EVERY_BATCHES, accumulated) + accumulated
+
+
+def exit_status(*signums):
+    """Send signals to a forked process; return its exit code, or minus the signal that ended it."""
+    child = os.fork()
+    if child == 0:
+        stop = StopOnSignal()
+        for signum in set(signums):
+            signal.signal(signum, stop.catch)
+        for signum in signums:
+            os.kill(os.getpid(), signum)
+        os._exit(0 if stop.caught is signums[0] else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize(
+    "signums", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGUSR1, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)]
+)
+def test_further_signals_do_not_interrupt_the_checkpoint(signums):
+    assert exit_status(*signums) == 0
+
+
+def test_a_second_ctrl_c_ends_the_process():
+    assert exit_status(signal.SIGINT, signal.SIGINT) == -signal.SIGINT

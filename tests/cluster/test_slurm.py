@@ -1,7 +1,11 @@
-"""Sweeps and trainings as jobs of a real SLURM, which are requeued and resume."""
+"""Sweeps and trainings as jobs of a real SLURM, which are requeued and resume.
+
+CLUSTER_REPEATS=20 repeats the test of requeued jobs, at random moments; it prints one line per job.
+"""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +19,7 @@ from tests.command import ROOT, environment, run, single_run_folder
 from tests.endurance.kills import compare_runs
 
 pytestmark = pytest.mark.skipif(slurm.missing_requirement() is not None, reason=f"SLURM {slurm.missing_requirement()}")
+FINAL_STATES = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 LONG = (
     "trainer.max_epochs=6", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1", "recipe.ema_decay=0.9",
     "checkpoint.every_n_steps=7",
@@ -63,17 +68,18 @@ def wait_for(condition, cwd, seconds=180):
         time.sleep(0.1)
 
 
-def start_now(job):
-    """Start a requeued job at once, where SLURM would wait for two minutes."""
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
-
-
 def has_checkpoint(cwd):
     return bool(list(cwd.glob("outputs/*/*/checkpoints/last.ckpt")))
 
 
 def run_command(*arguments):
     return " ".join([sys.executable, str(ROOT / "run.py"), *arguments])
+
+
+def preempt(cwd):
+    """Submit a job of higher priority that needs the whole node, and return its id."""
+    (cwd / "high").mkdir()
+    return submit(cwd / "high", "sleep 1", "--partition=high", "--exclusive")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +118,7 @@ def test_a_killed_task_fails_the_job_which_resumes_when_requeued(tmp_path):
 
     # The same job, requeued by its id, resumes.
     subprocess.run(["scontrol", "requeue", job], check=True)
-    wait_for(lambda: start_now(job) or "resuming from" in (folder / "run.log").read_text(), tmp_path)
+    wait_for(lambda: "resuming from" in (folder / "run.log").read_text(), tmp_path)
     subprocess.run(["scancel", job], check=True)
     wait_for(lambda: job_state(job) == "CANCELLED", tmp_path)
     assert len(list(tmp_path.glob("outputs/*/*"))) == 1
@@ -125,13 +131,46 @@ def test_a_requeued_job_ends_with_the_weights_and_logs_of_the_whole_run(cause, w
     if cause == "USR1":
         subprocess.run(["scancel", "--signal=USR1", job], check=True)
     else:
-        (tmp_path / "high").mkdir()
-        submit(tmp_path / "high", "sleep 2", "--partition=high", "--cpus-per-task=2")
+        preempt(tmp_path)
     folder = single_run_folder(tmp_path)
     wait_for(lambda: "Stopped by SIG" in (folder / "run.log").read_text(), tmp_path)
-    wait_for(lambda: start_now(job) or job_state(job) == "COMPLETED", tmp_path, 240)
+    wait_for(lambda: job_state(job) == "COMPLETED", tmp_path, 240)
     log = (folder / "run.log").read_text()
     print(*[line for line in log.splitlines() if "Stopped by" in line or "resuming from" in line], sep="\n")
     assert "resuming from" in log
     assert len(json.loads((folder / "provenance.json").read_text())) == 2
     assert compare_runs(whole, single_run_folder(tmp_path)) == []
+
+
+@pytest.mark.parametrize("repeat", range(int(os.environ.get("CLUSTER_REPEATS", 1))))
+@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize("cause", ["USR1", "preemption", "preemption without grace time"])
+def test_a_stopped_job_is_requeued_and_completes(cause, tasks, repeat, tmp_path):
+    options = (
+        "mixer=conv", "trainer.enable_progress_bar=false", "trainer.max_epochs=16", "trainer.limit_train_batches=5",
+        "trainer.limit_val_batches=1", *(["trainer=slurm"] if tasks > 1 else []),
+    )  # fmt: skip
+    partition = "low_now" if "without" in cause else "low"
+    line = f"exec srun --kill-on-bad-exit=1 {run_command(*options)}"
+    job = submit(tmp_path, line, "--nodes=1", f"--ntasks-per-node={tasks}", f"--partition={partition}")
+    wait_for(lambda: has_checkpoint(tmp_path), tmp_path, 90)
+    time.sleep(random.Random(repeat).uniform(0.0, 0.5))
+    start = time.monotonic()
+    high = None
+    if cause == "USR1":
+        subprocess.run(["scancel", "--signal=USR1", job], check=True)
+    else:
+        high = preempt(tmp_path)
+    folder = single_run_folder(tmp_path)
+    wait_for(lambda: job_state(job) in FINAL_STATES, tmp_path)
+    log = (folder / "run.log").read_text()
+    state, seconds, resumed = job_state(job), time.monotonic() - start, log.count("resuming from")
+    print(f"\n{cause}, {tasks} tasks, {repeat}: {state} after {seconds:.0f} s, resumed {resumed} times", flush=True)
+    assert state == "COMPLETED", (tmp_path / "job.log").read_text()
+    assert high is None or job_state(high) == "COMPLETED"
+    assert "Stopped by SIG" in log
+    assert "resuming from" in log
+    stopped = int(log.partition("after step ")[2].partition(";")[0])
+    assert f"after step {stopped}\n" in log.partition("resuming from")[2]  # no step is lost
+    assert len(json.loads((folder / "provenance.json").read_text())) == 2
+    assert (folder / "metrics.json").is_file()

@@ -14,7 +14,7 @@ class StopOnSignal(pl.Callback):
     """End training after the current step on SIGTERM and Ctrl-C, in a SLURM job also on SIGUSR1 and SIGUSR2.
 
     During validation, the epoch is completed first. All processes stop at the same step with Lightning's
-    SIGTERMException; `CheckpointWriter` then writes the checkpoint. A second signal ends the process at once.
+    SIGTERMException; `CheckpointWriter` then writes the checkpoint. A second Ctrl-C ends the process at once.
     """
 
     # Batches between two exchanges between the processes of a job, which cost a collective operation each.
@@ -39,11 +39,16 @@ class StopOnSignal(pl.Callback):
         self.previous_handlers = {signum: signal.signal(signum, self.catch) for signum in signals}
 
     def catch(self, signum: int, frame: FrameType | None) -> None:
-        """Record the signal; a second one gets the system's default action."""
-        if self.caught is not None:
+        """Record the first signal; a further Ctrl-C gets the system's default action.
+
+        Further signals of other kinds are ignored: SLURM sends SIGTERM twice, by slurmstepd and by srun, and a
+        preempted job may have got SIGUSR1 before.
+        """
+        if self.caught is None:
+            self.caught = signal.Signals(signum)
+        elif signum == signal.SIGINT:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
-        self.caught = signal.Signals(signum)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

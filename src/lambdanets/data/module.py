@@ -1,6 +1,5 @@
 """The base class of all image data modules."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from lambdanets.data.batches import (
 )
 from lambdanets.data.corrupt import CorruptImages
 from lambdanets.data.files import collate
+from lambdanets.machine import usable_cores
 
 
 class ImageData(pl.LightningDataModule, ABC):
@@ -76,7 +76,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self.augment = augment or Augmentation()
         self.seed = seed
         self.split_seed = split_seed
-        self.num_workers = min(num_workers, os.cpu_count() or 1)
+        self.num_workers = min(num_workers, usable_cores())
         self.prefetch = prefetch
         self.corrupt = CorruptImages(max_corrupt)
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)

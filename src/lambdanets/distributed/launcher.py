@@ -49,11 +49,19 @@ def restartable_job_id() -> str | None:
     """Return the name that a job of torchrun or SLURM keeps across restarts, or None without a launcher."""
     if detect_launcher() == "torchrun":
         run_id = os.environ["TORCHELASTIC_RUN_ID"]
-        # Without --rdzv-id every job has the id "none". The agent outlives its workers, so its process id is unique.
-        return f"torchrun {run_id}" if run_id != "none" else f"torchrun {socket.gethostname()} {os.getppid()}"
+        if run_id != "none":
+            return f"torchrun {run_id}"
+        if slurm_job_id() is None:
+            # Without --rdzv-id every job has the id "none". The agent outlives its workers: its process id is unique.
+            return f"torchrun {socket.gethostname()} {os.getppid()}"
+    return None if slurm_job_id() is None else f"slurm {slurm_job_id()}"
+
+
+def slurm_job_id() -> str | None:
+    """Return the id of this process's SLURM job, as 17, or 17_1 for a task of an array, or None outside of SLURM."""
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        return f"slurm {array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return f"slurm {os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else None
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def slurm_environment() -> Any:

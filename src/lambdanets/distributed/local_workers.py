@@ -90,7 +90,8 @@ def spawn_local_workers(processes: int, job_dir: str, job_json: str) -> Iterator
     folder = Path(job_dir)
     (folder / JOB_FILE).write_text(job_json)
     original_environment = dict(os.environ)
-    os.environ |= {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port())}
+    os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(processes)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port())}
     python_path = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-m", "lambdanets.distributed.worker"]
     workers = {

@@ -27,8 +27,8 @@ job_counter = itertools.count()
 def was_restarted() -> bool:
     """Return whether torchrun or SLURM has started this job before."""
     # Each agent of torchrun counts the failures of its own workers only; the agents' store outlives all workers.
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or 0
-    return int(restarts) > 0 or (detect_launcher() == "torchrun" and rendezvous()[1])
+    restarts = (os.environ.get(name) or 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(int(count) > 0 for count in restarts) or (detect_launcher() == "torchrun" and rendezvous()[1])
 
 
 @cache

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from lambdanets.distributed.launcher import rank
 from lambdanets.distributed.local_workers import JOB_DIR_ENV, JOB_FILE
+from lambdanets.distributed.threads import set_threads
 from lambdanets.error_messages import error_message
 
 
@@ -27,7 +28,9 @@ def main() -> int:
     job = json.loads((job_dir / JOB_FILE).read_text())
     config = OmegaConf.create(job["config"])
     try:
-        get_method(config.job._target_)(config, Path(job["folder"]))
+        run = get_method(config.job._target_)
+        set_threads()
+        run(config, Path(job["folder"]))
     except Exception as error:
         message = error_message(error)
         if message is None:

@@ -21,7 +21,7 @@ from lambdanets.config.build import build_model, image_spec
 from lambdanets.console import silence_lightning
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
 from lambdanets.errors import UserError
-from lambdanets.machine import available_memory, processor_name
+from lambdanets.machine import available_memory, processor_name, usable_cores
 from lambdanets.ops import kernel_error, triton_error
 from lambdanets.progress import progress_bar
 from lambdanets.reports.published import row_label
@@ -71,7 +71,8 @@ def machine_info(folder: Path) -> Table:
     memory = available_memory()
     properties = {
         "system": platform.platform(),
-        "processor": f"{processor_name()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads",
+        "processor": f"{processor_name()}, {usable_cores()} of {os.cpu_count()} cores usable, torch uses "
+        f"{torch.get_num_threads()} threads",
         "memory": "unknown" if memory is None else f"{memory / GIB:.1f} GiB free",
         "disk": f"{shutil.disk_usage(nearest_existing(folder)).free / GIB:.0f} GiB free for outputs",
         "Python, torch": f"{platform.python_version()}, {torch.__version__}, CUDA {torch.version.cuda or 'none'}",
