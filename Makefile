@@ -38,8 +38,10 @@ test-lowest: setup
 	VIRTUAL_ENV=.venv-lowest $(BIN)/uv pip install --quiet --resolution lowest-direct --editable ".[$(LOWEST_EXTRAS)]"
 	.venv-lowest/bin/python -m pytest --ignore=tests/test_docs.py $(ARGS)
 
-# Sets up, uses and tears down SLURM, torchrun's nodes and a Ray cluster on this machine; as root, some 10 minutes.
+# Tests on SLURM, a Ray cluster and torchrun's nodes, which it starts on this machine, with files and ports of their own,
+# and stops; some 20 minutes. Debian and Ubuntu: apt install slurmctld slurmd slurm-client munge
 test-cluster: setup
+	@$(BIN)/python -m tests.cluster.slurm check
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraint requirements.lock --editable ".[ray]"
 	$(BIN)/python -m pytest tests/cluster -o addopts= -rs -s $(ARGS)
 

@@ -1,20 +1,23 @@
 """Two nodes of a real Ray cluster on this machine share a sweep; a run resumes after its worker is killed."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from lambdanets.distributed.local_workers import find_free_port
 from tests.command import ROOT, environment, run
 
 RAY = Path(sys.executable).with_name("ray")
-PORT = 6399
+PORT = find_free_port()
 ADDRESS = f"127.0.0.1:{PORT}"
 LAUNCHER = (
     "hydra/launcher=ray_cluster",
@@ -25,20 +28,53 @@ LAUNCHER = (
 pytestmark = pytest.mark.skipif(not RAY.is_file(), reason="Ray needs pip install -e '.[ray]'")
 
 
-def ray(*arguments):
-    subprocess.run([RAY, *arguments], env=environment(), check=True, capture_output=True, text=True, timeout=120)
+def start_node(log, *options):
+    """Start a node of the cluster in a process that ends with it."""
+    command = (RAY, "start", "--block", "--num-cpus=1", "--disable-usage-stats", *options)
+    own = environment() | {"RAY_AUTH_MODE": "disabled"}  # else a head may ask for a token that its nodes lack
+    return subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
+
+
+def stop_node(node):
+    """End a node with all of its processes."""
+    node.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        node.wait(timeout=30)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # else a head may ask for a token that its nodes lack
-    if subprocess.run([RAY, "status"], env=environment(), capture_output=True, timeout=120).returncode == 0:
-        pytest.skip("Ray already runs on this machine, and 'ray stop' would end it")
-    ray("start", "--head", f"--port={PORT}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats")
-    ray("start", f"--address={ADDRESS}", "--num-cpus=1", "--disable-usage-stats")
-    yield
-    ray("stop", "--force")
-    shutil.rmtree("/tmp/ray", ignore_errors=True)
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # a short path, as Ray's sockets are in it
+    nodes = []
+    try:
+        with (folder / "log").open("w") as log:
+            nodes.append(
+                start_node(log, "--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={folder}/ray")
+            )
+            wait_for_nodes(1, folder / "log", nodes)
+            nodes.append(start_node(log, f"--address={ADDRESS}"))
+            wait_for_nodes(2, folder / "log", nodes)
+        yield
+    finally:
+        for node in reversed(nodes):
+            stop_node(node)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_nodes(count, log, nodes):
+    deadline = time.monotonic() + 120
+    while True:
+        command = (RAY, "status", f"--address={ADDRESS}")
+        status = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120).stdout
+        if status.count(" node_") >= count:
+            return
+        assert time.monotonic() < deadline, status + log.read_text()
+        assert all(node.poll() is None for node in nodes), log.read_text()
+        time.sleep(0.5)
 
 
 def read_provenance(cwd):
