@@ -205,7 +205,10 @@ def test_the_classes_of_an_old_run_stay(folder):
     for name in (".ipynb_checkpoints", "empty"):
         (folder / "train" / name).mkdir()
     data = ImageFolder(root=str(folder), image_size=16)
-    data.classes = [".ipynb_checkpoints", "cat", "dog", "empty"]
+    data.restore_classes([".ipynb_checkpoints", "bird", "cat", "dog"])
+    assert data.classes == ["cat", "dog"]  # a class that isn't there is a difference
+    data.restore_classes([".ipynb_checkpoints", "cat", "dog", "empty"])
+    assert data.classes == [".ipynb_checkpoints", "cat", "dog", "empty"]
     data.setup("fit")
     data.setup("test")
     assert torch.cat([labels for _, labels in data.test_dataloader()]).unique().tolist() == [1, 2]

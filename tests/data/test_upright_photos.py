@@ -137,6 +137,13 @@ def test_the_gpu_decoder_turns_what_it_has_decoded(tmp_path, monkeypatch):
     decoded = gpu_decoder.decode_batch(batch, torch.device("cpu"), crop, lambda image: image)
     assert torch.equal(decoded, torch.stack(images["cpu"]))
 
+    def refuse(contents, mode, device):
+        raise RuntimeError("nvjpegDecode failed")
+
+    monkeypatch.setattr(gpu_decoder, "decode_jpeg", refuse)
+    decoded = gpu_decoder.decode_batch(batch, torch.device("cpu"), crop, lambda image: image)
+    assert torch.equal(decoded, torch.stack(images["cpu"]))
+
 
 def test_prediction_and_drawing_read_turned_files_as_upright_ones(folders):
     for file in sorted((folders / "turned").rglob("*.png")):

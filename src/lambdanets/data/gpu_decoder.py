@@ -94,19 +94,19 @@ def decode_batch(
     Raises:
         UserError: a photo is damaged.
     """
-    contents = batch.contents()
+    contents, orientations = batch.contents(), batch.orientations
     encoded = [index for index, content in enumerate(contents) if content.ndim == 1]
     try:
         jpegs = decode_jpeg([contents[index] for index in encoded], ImageReadMode.RGB, device=device) if encoded else []
     except RuntimeError:
-        for index in encoded:  # the decoder doesn't tell which one is damaged
-            Photo(contents[index].numpy().tobytes(), batch.names[index]).decode()
-        raise
+        # The decoder doesn't tell which one it can't decode. The CPU decodes them, upright, and names a damaged one.
+        jpegs = [Photo(contents[i].numpy().tobytes(), batch.names[i]).decode().to(device) for i in encoded]
+        orientations = [1 if i in encoded else orientation for i, orientation in enumerate(orientations)]
     decoded = dict(zip(encoded, jpegs, strict=True))
     images = []
     for index, box in enumerate(batch.boxes):
         image = decoded[index] if index in decoded else contents[index].to(device, non_blocking=True)
-        image = turn_upright(image, batch.orientations[index])
+        image = turn_upright(image, orientations[index])
         images.append(preprocess(image) if box is None else crop.cut(image, box))
     return torch.stack(images)
 

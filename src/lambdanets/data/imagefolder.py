@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -100,6 +100,13 @@ class ImageFolder(ImageData):
         """Name the classes after the training folders."""
         if not self.classes:
             self.classes = list_classes(self.root, self.TRAIN)
+
+    def restore_classes(self, trained: Sequence[str]) -> None:
+        """Take the classes of a run for which hidden folders and folders without images were classes too."""
+        self.read_classes()
+        former = [name for name in trained if name not in self.classes and (self.root / self.TRAIN / name).is_dir()]
+        if former and sorted([*self.classes, *former]) == list(trained):
+            self.classes = list(trained)
 
     def load_test_split(self) -> Dataset[Any]:
         return self.load_split(self.list_samples(self.TEST), DecodeThen(self.preprocess))

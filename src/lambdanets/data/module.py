@@ -101,6 +101,13 @@ class ImageData(pl.LightningDataModule, ABC):
         """Return what a checkpoint stores about the labels."""
         return {"classes": self.classes}
 
+    def restore_classes(self, trained: Sequence[str]) -> None:
+        """Take the classes of a run that another rule for classes made from the same data; as a default, none is.
+
+        Args:
+            trained: names of the run's classes.
+        """
+
     @abstractmethod
     def load_fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         """Return the training and the validation split."""

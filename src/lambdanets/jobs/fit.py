@@ -269,6 +269,9 @@ def build_training(config: DictConfig, folder: Path) -> Training:
     data = build_data(config)
     data.corrupt.file = folder / CORRUPT
     data.prepare_data()
+    if config.ckpt is not None:
+        labels = read_checkpoint(config.ckpt, keep=config.trainer.strategy != "fsdp").get("labels", {})
+        data.restore_classes(labels.get("classes", ()))
     data.setup("fit")
     task = build_task(config, data, data.classes)
     progress = check_resumed(config, task, data)

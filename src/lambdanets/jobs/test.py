@@ -59,7 +59,7 @@ def load_test_split(data: ImageData, trained: list[str], ckpt: str) -> None:
     """
     if isinstance(data, ImageFolder):
         try:
-            data.read_classes()
+            data.restore_classes(trained)
         except UserError:  # the test split alone, without training folders
             data.classes = trained
     data.prepare_data()
