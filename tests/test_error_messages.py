@@ -42,6 +42,10 @@ def printed_error(*arguments, cwd):
             "sweep=table3 is a grid of runs: start it with --multirun, or describe it with job=describe.",
         ),
         (["mixer.hedas=3"], "mixer.hedas is not a key of the config; did you mean mixer.heads?"),
+        (["logger=null"], "logger=null is no choice of a config group; python run.py --help lists the choices."),
+        (["mixer.heads=[1,2]"], "The options of model and mixer fit no such object (TypeError: "),
+        (["+trainer.overfit_batches=1"], "trainer.overfit_batches replaces the batches of the data "),
+        (["trainer.limit_train_batches=0"], "trainer.limit_train_batches=0 leaves nothing to train on"),
         (["data=imagefolder"], "data.root is required: set data.root=…"),
         (
             ["mixer.heads=3"],

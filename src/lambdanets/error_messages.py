@@ -2,6 +2,8 @@
 
 import difflib
 import errno
+import re
+import sys
 from collections.abc import Iterator
 
 from hydra.errors import (
@@ -48,6 +50,10 @@ def error_message(error: BaseException) -> str | None:
             case MissingMandatoryValue():
                 key = str(cause).split(": ")[-1].split()[0]
                 return f"{key} is required: set {key}=…"
+            case ValueError() if "Config group override must be" in str(cause):
+                # Hydra doesn't name the group.
+                chosen = " ".join(argument for argument in sys.argv[1:] if re.fullmatch(r"[\w/@]+=null", argument))
+                return f"{chosen or 'null'} is no choice of a config group; {program_name()} --help lists the choices."
             case ValueError() if "No trials are completed" in str(cause):  # of Optuna
                 return "No trial of the sweep ended with a score: see the errors above, or failed.json in its folders."
             case OverrideParseException(override=str(override)):

@@ -139,9 +139,10 @@ def build_trainer(config: DictConfig, *, plugins: Sequence[Any] = (), **options:
         **options: the job's arguments, such as loggers and callbacks.
 
     Raises:
-        UserError: the machine lacks the devices that are asked for, or Lightning refuses an option.
+        UserError: the machine lacks the devices that are asked for, or an option is unsupported.
     """
     check_devices(config.trainer)
+    check_batches(config.trainer)
     # cuDNN tries its algorithms, which pays if all batches have one shape; each run may choose others.
     benchmark = task_class(config).STATIC_SHAPES and not config.trainer.deterministic
     strategy_options = trainer_strategy_options(config, plugins)
@@ -155,6 +156,21 @@ def build_trainer(config: DictConfig, *, plugins: Sequence[Any] = (), **options:
             enable_model_summary=False,
             **options,
         )
+
+
+def check_batches(trainer: DictConfig) -> None:
+    """Check the numbers of batches of a trainer's config.
+
+    Raises:
+        UserError: there are no batches to train on, or Lightning should make batches of its own.
+    """
+    if trainer.get("overfit_batches"):
+        raise UserError(
+            "trainer.overfit_batches replaces the batches of the data by batches without augmentation, which is not "
+            f"supported: set trainer.limit_train_batches={trainer.overfit_batches} and a smaller data set."
+        )
+    if trainer.limit_train_batches == 0:
+        raise UserError("trainer.limit_train_batches=0 leaves nothing to train on: set 1 or more, or a fraction.")
 
 
 def check_numbers(config: DictConfig) -> None:
