@@ -5,6 +5,7 @@ import os
 import pytest
 
 from lambdanets.distributed import launcher
+from lambdanets.distributed.rendezvous import was_restarted
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "job-1", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 SRUN = {"SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2", "SLURM_NTASKS": "8"}
@@ -47,6 +48,16 @@ def test_launcher_and_rank(environment, name, rank, world_size, job_id, variable
 def test_torchrun_without_an_id_is_identified_by_its_agent(variables):
     variables(TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"})
     assert launcher.restartable_job_id() == f"torchrun {os.uname().nodename} {os.getppid()}"
+
+
+def test_torchrun_without_an_id_in_a_slurm_job_keeps_the_jobs_name_when_requeued(variables):
+    variables(TORCHRUN | {"TORCHELASTIC_RUN_ID": "none", "SLURM_JOB_ID": "17"})
+    assert launcher.restartable_job_id() == "slurm 17"
+
+
+def test_torchrun_in_a_requeued_slurm_job_resumes(variables):
+    variables(TORCHRUN | {"TORCHELASTIC_RESTART_COUNT": "0", "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": "1"})
+    assert was_restarted()
 
 
 @pytest.mark.parametrize(("value", "tasks"), [("8", 8), ("8(x2)", 8), ("16(x2),4", 16), (None, 1)])
