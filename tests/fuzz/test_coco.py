@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lambdanets.data import Coco
 from lambdanets.data.annotation_errors import ROUNDING
-from lambdanets.data.masks import decode
+from lambdanets.data.masks import decode, find_segmentation_error, to_rle
 from lambdanets.errors import UserError
 from tests.coco import make_coco
 
@@ -26,9 +26,10 @@ NUMBERS = st.one_of(
     st.floats(-40, 80),
     st.sampled_from([float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 10**400, 2**31, 2**63, HEIGHT * WIDTH]),
 )
+COORDINATES = st.floats(-WIDTH, 2 * WIDTH) | st.sampled_from([0, HEIGHT, WIDTH, float("nan"), 1e9])
 COUNTS = st.text(st.characters(min_codepoint=ord("0"), max_codepoint=ord("o")), max_size=12)
 SEGMENTATIONS = st.one_of(
-    st.lists(st.lists(st.floats(-WIDTH, 2 * WIDTH), min_size=6, max_size=12), min_size=1, max_size=3),
+    st.lists(st.lists(COORDINATES, min_size=6, max_size=12), min_size=1, max_size=3),
     st.builds(lambda counts: {"size": [HEIGHT, WIDTH], "counts": counts}, COUNTS | st.lists(st.integers(-1, 800))),
     st.builds(
         lambda start, length: {"size": [HEIGHT, WIDTH], "counts": [start, length, HEIGHT * WIDTH - start - length]},
@@ -92,6 +93,15 @@ def change(document, data):
             data.draw(st.sampled_from(document["annotations"]))["segmentation"] = data.draw(SEGMENTATIONS)
         case _:
             container[key] = data.draw(VALUES, label="value")
+
+
+@given(segmentation=SEGMENTATIONS)
+def test_any_mask_that_is_accepted_decodes_to_the_size_of_its_image(segmentation):
+    if find_segmentation_error(segmentation, (HEIGHT, WIDTH), (0, 0, WIDTH, HEIGHT)) is None:
+        with limited_memory():
+            mask = decode([to_rle(segmentation, (HEIGHT, WIDTH))], (HEIGHT, WIDTH))
+        assert mask.shape == (1, HEIGHT, WIDTH)
+        assert mask.max() <= 1
 
 
 @given(data=st.data())

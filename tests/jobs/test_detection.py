@@ -1,6 +1,7 @@
 """Detectors on the command line: fit, resume, two processes, predict, and errors."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -77,6 +78,33 @@ def test_two_processes_give_the_scores_of_one(trained):
     assert {name: expected[name] for name in scores} == scores
     again = json.loads((folder / "test" / "boxes.json").read_text())
     assert len(again) == len(entries)
+
+
+def test_a_test_names_the_images_and_annotations_that_it_leaves_out(trained, tmp_path):
+    folder = single_run_folder(trained)
+    shutil.copytree(trained / "coco", tmp_path / "coco")
+    broken = tmp_path / "coco" / "val2017" / "000000000104.png"
+    broken.write_bytes(b"no image")
+    annotations = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+    document = json.loads(annotations.read_text())
+    document["annotations"][0]["bbox"][0] = float("nan")
+    annotations.write_text(json.dumps(document))
+    options = (
+        f"ckpt={folder}",
+        "data=coco",
+        "data.root=coco",
+        "data.max_corrupt=0.5",
+        f"hydra.run.dir={tmp_path / 'out'}",
+    )
+    output = run("job=test", *options, "trainer.enable_progress_bar=false", cwd=tmp_path).stdout
+    assert "1 of 5 images are left out" in output
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["corrupt_images"] == 2
+    first, second = (tmp_path / "out" / "corrupt.txt").read_text().splitlines()
+    assert first.startswith("instances_val2017.json: Annotation ")
+    assert second == "coco/val2017/000000000104.png"
+    error = run("job=test", *options[:3], f"hydra.run.dir={tmp_path / 'none'}", cwd=tmp_path, code=1).stderr
+    assert "more than data.max_corrupt=0.01 allows. The first reason: Annotation " in error
+    assert "Traceback" not in error
 
 
 def test_prediction_draws_pictures_and_writes_coco_results(trained, tmp_path):

@@ -27,7 +27,10 @@ COCO_FOLDER = os.environ.get("LAMBDANETS_COCO")
 
 
 def jitter(image, classes, generator):
-    """Return predictions for an image: its objects moved by some pixels, some left out, some of another class."""
+    """Return predictions for an image: its objects moved by some pixels, some left out, some of another class.
+
+    An image without objects gets one that isn't there.
+    """
     boxes, scores, labels, masks = [], [], [], []
     for annotation in image.objects:
         for _ in range(int(torch.randint(3, (), generator=generator))):
@@ -41,6 +44,11 @@ def jitter(image, classes, generator):
             scores.append(float(torch.randint(1, 10, (), generator=generator)) / 10)  # coarse, so that many are equal
             labels.append(int(torch.randint(1, classes + 1, (), generator=generator)) if wrong else annotation.label)
             masks += encode(mask)
+    if not image.objects:
+        boxes, scores, labels = [[2.0, 3.0, 9.0, 8.0]], [0.9], [1]
+        mask = torch.zeros(1, *image.size, dtype=torch.uint8)
+        mask[0, 3:11, 2:11] = 1
+        masks = encode(mask)
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return ImagePrediction(
         image.id, image.size,
@@ -66,11 +74,24 @@ def pycocotools_scores(annotations, results, folder):
     return scores
 
 
-@pytest.fixture(params=["drawn", "COCO"])
+def keep_annotations(root, keep, *, categories):
+    """Remove the validation annotations of other categories than `keep`, and other categories than `categories`."""
+    file = root / "annotations" / "instances_val2017.json"
+    document = json.loads(file.read_text())
+    document["annotations"] = [a for a in document["annotations"] if a["category_id"] in keep]
+    document["categories"] = [c for c in document["categories"] if c["id"] in categories]
+    file.write_text(json.dumps(document))
+
+
+@pytest.fixture(params=["drawn", "a class without objects", "one class", "COCO"])
 def data(request, tmp_path):
     if request.param == "COCO" and COCO_FOLDER is None:
         pytest.skip("LAMBDANETS_COCO, a folder with COCO's annotations/ and val2017/, is not set")
-    root = make_coco(tmp_path / "drawn", train=1, val=12) if request.param == "drawn" else COCO_FOLDER
+    root = COCO_FOLDER if request.param == "COCO" else make_coco(tmp_path / "drawn", train=1, val=12)
+    if request.param == "a class without objects":
+        keep_annotations(root, {3, 90}, categories={3, 7, 90})
+    elif request.param == "one class":
+        keep_annotations(root, {7}, categories={7})
     data = Coco(root=str(root), max_corrupt=0.0)
     data.setup("test")
     return data

@@ -15,6 +15,7 @@ def test_files_that_are_named_after_ids_keep_them():
     assert coco_image_ids([Path("000000000139.jpg"), Path("b/000000000285.jpg")]) == [139, 285]
     assert coco_image_ids([Path("139.jpg"), Path("cat.jpg")]) == [1, 2]
     assert coco_image_ids([Path("a/139.jpg"), Path("b/0139.jpg")]) == [1, 2]  # not unique
+    assert coco_image_ids([Path("139.jpg"), Path("2².jpg")]) == [1, 2]
 
 
 def test_files_of_the_same_name_do_not_overwrite_each_other():

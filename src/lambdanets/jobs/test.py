@@ -7,7 +7,9 @@ from omegaconf import DictConfig
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.data import ImageData, ImageFolder
+from lambdanets.data.corrupt import count_corrupt_images
 from lambdanets.errors import UserError
+from lambdanets.jobs.fit import CORRUPT
 from lambdanets.runs.checkpoints import check_classes, check_state_dict, read_checkpoint
 from lambdanets.runs.folders import write_metrics
 
@@ -17,10 +19,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
     Args:
         config: resolved.
-        folder: output folder of metrics.json.
+        folder: output folder of metrics.json, and of corrupt.txt if images are left out.
 
     Returns:
-        The test scores.
+        The test scores, and the number of corrupt images if there are any.
 
     Raises:
         UserError: no checkpoint is named, it does not match the model or the data's classes, or the data have no test
@@ -38,8 +40,14 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
     trainer = build_trainer(config, logger=False, default_root_dir=folder)
+    data.corrupt.file = folder / CORRUPT
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        data.corrupt.file.unlink(missing_ok=True)  # of an earlier test
     trainer.test(task, datamodule=data, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    if corrupt_images := count_corrupt_images(data.corrupt.file):
+        metrics["corrupt_images"] = corrupt_images
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
         print_metrics(metrics, title=str(config.ckpt))

@@ -69,7 +69,7 @@ def write_object_predictions(
 
 def coco_image_ids(files: Sequence[Path]) -> list[int]:
     """Return COCO's ids, after which its files are named, or 1, 2, … if not all files have such names."""
-    if all(file.stem.isdigit() for file in files) and len({int(file.stem) for file in files}) == len(files):
+    if all(file.stem.isdecimal() for file in files) and len({int(file.stem) for file in files}) == len(files):
         return [int(file.stem) for file in files]
     return list(range(1, len(files) + 1))
 
