@@ -51,6 +51,13 @@ class CorruptImages:
             with self.file.open("a", encoding="utf-8") as lines:
                 lines.writelines(f"{name}\n" for name in new_names)
 
+    def start_file(self, file: Path) -> None:
+        """List the images, with those that are known so far, in a new file."""
+        file.unlink(missing_ok=True)
+        names, self.names = sorted(self.names), set()
+        self.file = file
+        self.write(names)
+
 
 def read_names(file: Path) -> set[str]:
     """Return the distinct names in a list; several processes may have added the same one."""

@@ -40,13 +40,14 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
     trainer = build_trainer(config, logger=False, default_root_dir=folder)
-    data.corrupt.file = folder / CORRUPT
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        data.corrupt.file.unlink(missing_ok=True)  # of an earlier test
+        data.corrupt.start_file(folder / CORRUPT)
+    else:
+        data.corrupt.file = folder / CORRUPT
     trainer.test(task, datamodule=data, verbose=False)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    if corrupt_images := count_corrupt_images(data.corrupt.file):
+    if corrupt_images := count_corrupt_images(folder / CORRUPT):
         metrics["corrupt_images"] = corrupt_images
     if trainer.is_global_zero:
         write_metrics(folder, metrics)
