@@ -41,7 +41,6 @@ def metrics(folder):
 FURTHER = f"trainer.max_epochs={EPOCHS + 1}"
 REFUSED = [
     ([FURTHER, "mixer.heads=2"], "mixer.heads is not a key of the config of 'r'"),
-    ([FURTHER, "recipe.optimizer.foo=1"], "recipe.optimizer.foo is not a key"),
     ([FURTHER, "data.augment.flip=true"], "set recipe.augment.flip."),
     ([FURTHER, "model.width=0.25"], "does not match the model"),
     ([FURTHER, "seed=1"], "seed=1 cannot be applied to a training that resumes"),
@@ -50,17 +49,14 @@ REFUSED = [
     ([FURTHER, "recipe.decay_norm_and_bias=true"], "it determines the optimizer's parameter groups"),
     ([FURTHER, "recipe.ema_decay=0.9"], "whether the checkpoints hold averaged weights"),
     ([FURTHER, "data.val_size=0.2"], "the images of the training and validation splits"),
-    ([FURTHER, "data.split_seed=1"], "the images of the training and validation splits"),
     ([FURTHER, "trainer.limit_train_batches=5"], "would go on with 5 steps per epoch"),
     ([FURTHER, "trainer.accumulate_grad_batches=2"], "would go on with 2 steps per epoch"),
     ([FURTHER, "recipe.optimizer.lr=nan"], "recipe.optimizer.lr=nan must be a number"),
-    ([FURTHER, "trainer.precision=wrong"], "The options of trainer fit no such object"),
     ([FURTHER, "data=random"], "data.size=2560 cannot be applied"),
     (["trainer.max_epochs=1"], "is less than the 2 epochs"),
     (["recipe.optimizer.lr=0.5"], "recipe.optimizer.lr would have no effect"),
     (["job=test", "model.width=0.25"], "does not match the model"),
     (["job=predict", "input=nowhere"], "nowhere"),
-    (["job=export", "format=wrong"], "format=wrong is not known"),
 ]
 
 
@@ -232,16 +228,22 @@ def photos(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("overrides", [["data.root=moved"], ["data=imagefolder", "data.root=moved"]])
-@pytest.mark.parametrize("continued", ["ckpt=f", "base_run=f"])
+@pytest.mark.parametrize(
+    ("continued", "overrides"),
+    [
+        ("ckpt=f", ["data.root=moved"]),
+        ("ckpt=f", ["data=imagefolder", "data.root=moved"]),
+        ("base_run=f", ["data=imagefolder", "data.root=moved"]),
+    ],
+)
 def test_a_moved_data_set_keeps_the_other_options_of_the_data(continued, overrides, photos, tmp_path):
     shutil.copytree(photos / "f", tmp_path / "f")
     (tmp_path / "moved").symlink_to(photos / "moved")
     done = invoke(continued, *overrides, "trainer.max_epochs=2", "trainer=cpu", "hydra.run.dir=f2", cwd=tmp_path)
     assert done.code == 0, done.text
     before, after = (OmegaConf.load(tmp_path / run / "config.yaml") for run in ("f", "f2"))
-    assert after.data == before.data | {"root": "moved"} if isinstance(before.data, dict) else True
-    assert (after.data.root, after.data.val_size, after.trainer.limit_val_batches) == ("moved", 0.3, 1)
+    assert OmegaConf.to_container(after.data) == OmegaConf.to_container(before.data) | {"root": "moved"}
+    assert (after.data.val_size, after.trainer.limit_val_batches) == (0.3, 1)
 
 
 @pytest.mark.parametrize(

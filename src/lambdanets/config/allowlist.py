@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -56,7 +56,11 @@ def check_targets(config: DictConfig) -> None:
     Raises:
         UserError: a `_target_` lies outside of these packages, or in a part of them that runs what it is given.
     """
-    allowed = (*ALLOWED, *(config.get("allow_targets") or ()))
+    trusted = config.get("allow_targets") or ()
+    trusted = (trusted,) if isinstance(trusted, str) else trusted
+    if not isinstance(trusted, Iterable) or not all(isinstance(name, str) for name in trusted):
+        raise UserError(f"allow_targets={trusted} must be a list of packages or names, such as [my_package].")
+    allowed = (*ALLOWED, *trusted)
     for key, target in find_targets(OmegaConf.to_container(config)):
         if not isinstance(target, str) or not is_allowed(target, allowed):
             raise UserError(
