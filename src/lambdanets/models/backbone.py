@@ -182,6 +182,10 @@ class Backbone(nn.Module):
         """Apply the layers between pooling and classifier, such as dropout."""
         raise NotImplementedError
 
+    def classify(self, x: Tensor) -> Tensor:
+        """Compute the logits of the pooled features."""
+        return self.get_classifier()(self.hidden_head(x))
+
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
@@ -200,8 +204,8 @@ class Backbone(nn.Module):
         """
         if self.num_classes and not self.global_pool.pool_type:
             raise UserError(UNPOOLED)
-        x = self.hidden_head(self.global_pool(x))
-        return x if pre_logits else self.get_classifier()(x)
+        x = self.global_pool(x)
+        return self.hidden_head(x) if pre_logits else self.classify(x)
 
     def forward_intermediates(
         self,

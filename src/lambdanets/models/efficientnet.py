@@ -9,7 +9,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import Mixer
-from lambdanets.models.backbone import Backbone, BlockSequence, Feature
+from lambdanets.models.backbone import Backbone, BlockSequence, Feature, GlobalPool
 
 VARIANTS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7")
 
@@ -58,6 +58,7 @@ class EfficientNet(Backbone):
             network.features[0][0] = nn.Conv2d(in_channels, first.out_channels, 3, 2, padding=1, bias=False)
         stages = (part if isinstance(part, Conv2dNormActivation) else BlockSequence(*part) for part in network.features)
         self.features = nn.Sequential(*stages)
+        self.global_pool = GlobalPool(global_pool)
         self.classifier: nn.Sequential = network.classifier
         # The last stage of each stride; the first and the last part are convolutions.
         features = [
@@ -78,6 +79,9 @@ class EfficientNet(Backbone):
         for layer in list(self.classifier)[:-1]:
             x = layer(x)
         return x
+
+    def classify(self, x: Tensor) -> Tensor:
+        return self.classifier(x)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         blocks = r"^features\.(\d+)" if coarse else r"^features\.(\d+)\.(\d+)"

@@ -15,7 +15,7 @@ from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, GatedMixer, Mixer
 from lambdanets.mixers.interface import lay_out, lay_out_like
-from lambdanets.models.backbone import Backbone, BlockSequence, Feature
+from lambdanets.models.backbone import Backbone, BlockSequence, Feature, GlobalPool
 from lambdanets.models.resnet import init_conv, scale_width, strided_size
 
 for traced in ("lay_out", "lay_out_like"):
@@ -148,6 +148,7 @@ class MobileNet(Backbone):
         )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.features = BlockSequence(*network.features)
+        self.global_pool = GlobalPool(global_pool)
         self.classifier: nn.Sequential = network.classifier
         self.classifier_name = f"classifier.{len(self.classifier) - 1}"
         self.has_hidden_head = variant == "v3_large"
@@ -195,6 +196,9 @@ class MobileNet(Backbone):
         for layer in list(self.classifier)[:-1]:
             x = layer(x)
         return x
+
+    def classify(self, x: Tensor) -> Tensor:
+        return self.classifier(x)
 
     def remove_hidden_head(self) -> None:
         self.classifier, self.classifier_name = nn.Sequential(nn.Identity()), "classifier.0"

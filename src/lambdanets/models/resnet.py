@@ -15,7 +15,7 @@ from torchvision.ops import StochasticDepth
 from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, GatedMixer, Mixer
 from lambdanets.mixers.interface import lay_out, lay_out_like
-from lambdanets.models.backbone import Backbone, BlockSequence, Feature
+from lambdanets.models.backbone import Backbone, BlockSequence, Feature, GlobalPool
 
 for traced in ("lay_out", "lay_out_like"):
     torch.fx.wrap(traced)
@@ -261,6 +261,7 @@ class ResNet(Backbone):
             self.feature_channels.append(channels)
             self.feature_strides.append(reduction)
 
+        self.global_pool = GlobalPool(global_pool)
         self.dropout = nn.Dropout(dropout)
         self.classifier: nn.Module = nn.Linear(channels, max(num_classes, 1))
         self.reset_parameters(zero_init)
