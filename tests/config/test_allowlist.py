@@ -52,4 +52,4 @@ def test_others_are_refused_with_a_sentence(target):
 def test_a_stored_config_cannot_allow_itself_anything():
     stored = OmegaConf.create({"allow_targets": ["os"], "model": {"_target_": "os.system"}})
     with pytest.raises(UserError, match="is refused"):
-        check_targets(apply_overrides(stored, OmegaConf.create({"allow_targets": None}), []))
+        check_targets(apply_overrides(stored, OmegaConf.create({"allow_targets": None}), [], source="r"))
