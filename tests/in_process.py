@@ -33,7 +33,7 @@ class Done(NamedTuple):
 def invoke(*arguments, cwd):
     """Run `run.py …` in cwd. A traceback, which is a defect, fails the test."""
     output = io.StringIO()
-    argv, place = sys.argv, Path.cwd()
+    argv, place, environment = sys.argv, Path.cwd(), dict(os.environ)
     level = logging.getLogger().level
     sys.argv = ["run.py", *map(str, arguments)]
     os.chdir(cwd)
@@ -47,6 +47,8 @@ def invoke(*arguments, cwd):
     finally:
         sys.argv = argv
         os.chdir(place)
+        os.environ.clear()
+        os.environ.update(environment)
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
         find.find_run.cache_clear()

@@ -32,14 +32,15 @@ sys.exit(code)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reads"),
+    ("arguments", "reads", "hashes"),
     [
-        (["ckpt=old", "trainer.max_epochs=3"], {"last.ckpt": 1, "best.ckpt": 1}),  # the best one for the test split
-        (["job=test", "ckpt=old"], {"best.ckpt": 1}),
-        (["job=test", "ckpt=alone.ckpt"], {"alone.ckpt": 1}),
+        # The earlier and the new best one are hashed, and the latter is read for the test split.
+        (["ckpt=old", "trainer.max_epochs=3"], {"last.ckpt": 1, "best.ckpt": 1}, 3),
+        (["job=test", "ckpt=old"], {"best.ckpt": 1}, 1),
+        (["job=test", "ckpt=alone.ckpt"], {"alone.ckpt": 1}, 1),
     ],
 )
-def test_a_command_hashes_and_reads_a_checkpoint_once(arguments, reads, tmp_path):
+def test_a_command_hashes_and_reads_a_checkpoint_once(arguments, reads, hashes, tmp_path):
     run = shutil.copytree(FIXTURE, tmp_path / "old")
     shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
     command = [sys.executable, "-c", COUNTED, *arguments, "trainer.enable_progress_bar=false"]
@@ -47,7 +48,7 @@ def test_a_command_hashes_and_reads_a_checkpoint_once(arguments, reads, tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     (paths,) = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("read:")]
     assert Counter(path.rsplit("/", 1)[-1] for path in paths) == reads
-    assert f"hashed: {len(reads)}" in done.stdout
+    assert f"hashed: {hashes}" in done.stdout
 
 
 def save(path, content):

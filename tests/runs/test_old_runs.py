@@ -3,7 +3,9 @@
 tests/fixtures/version-0.1.0/run was written by commit 2746e98 with torch 2.15, on the digits:
 `python run.py name=old model.depth=[1,1] model.strides=[1,2] model.layout=[L,L] model.width=0.125
 trainer.max_epochs=2`.
-The numbers below are that commit's own, from `job=test ckpt=run` and `ckpt=run trainer.max_epochs=3`.
+TESTED are that commit's own numbers, from `job=test ckpt=run`. RESUMED are today's, from `ckpt=run
+trainer.max_epochs=3`: that commit made the first step with the learning rate of the shorter schedule, 0, and came to a
+loss of 2.1903.
 """
 
 import json
@@ -18,9 +20,9 @@ from tests.command import ROOT, run
 FIXTURE = ROOT / "tests" / "fixtures" / "version-0.1.0" / "run"
 TESTED = {"test/loss": 2.237332820892334, "test/top1": 0.2311977744102478, "test/top5": 0.7186629772186279}
 RESUMED = {
-    "test/loss": 2.190304756164551,
-    "test/top1": 0.3064066767692566,
-    "test/top5": 0.7437325716018677,
+    "test/loss": 2.1837024688720703,
+    "test/top1": 0.3091922104358673,
+    "test/top5": 0.7493036389350891,
     "val/top1": 0.3055555522441864,
 }
 QUIET = "trainer.enable_progress_bar=false"

@@ -81,6 +81,9 @@ VALUES: dict[tuple[str, str], dict[Any, Any]] = {
 NEW_OPTIONS: dict[str, dict[str, NewOption]] = {
     f"lambdanets.mixers.{mixer}": {"init": NewOption(former="small", default="paper")}
     for mixer in ("LambdaConv", "LambdaLayer", "SharedLambda")
+} | {
+    f"lambdanets.models.{network}": {"grad_checkpointing": NewOption(former=False, default=False)}
+    for network in ("EfficientNet", "MobileNet", "ResNet")
 }
 
 

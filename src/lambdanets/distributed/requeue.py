@@ -55,12 +55,13 @@ def exit_after_signal(stop: StopOnSignal) -> NoReturn:
     caught = stop.caught or signal.SIGTERM
     previous_handler = stop.previous_handlers.get(caught)
     if caught is signal.SIGUSR2 and callable(previous_handler):
+        watch = SigtermWatch()
         try:
             previous_handler(caught, None)
             if slurm_job_id():  # rank 0 requeues, and the job ends with the first process that exits
-                wait_for_end(caught, RANK_0_LEAD_S if rank() else 0.0)
+                watch.wait(caught, RANK_0_LEAD_S if rank() else 0.0)
         except SystemExit:
-            wait_for_end(caught, END_TIMEOUT_S)
+            watch.wait(caught, END_TIMEOUT_S)
         raise SystemExit(128 + caught)
     requeue_and_exit(caught)
 
@@ -75,8 +76,9 @@ def requeue_and_exit(caught: signal.Signals) -> NoReturn:
     if job is None or caught not in (signal.SIGUSR1, signal.SIGTERM):
         raise SystemExit(128 + caught)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    watch = SigtermWatch()
     if rank() > 0:
-        wait_for_end(caught, RANK_0_LEAD_S)
+        watch.wait(caught, RANK_0_LEAD_S)
     status = read_job_status(job)
     # In any other state, SLURM ends the job already: it is cancelled, out of time, or requeued by SLURM.
     is_running = status.get("JobState") == "RUNNING"
@@ -93,7 +95,7 @@ def requeue_and_exit(caught: signal.Signals) -> NoReturn:
             )
             raise SystemExit(128 + caught)
         log.info("SLURM requeues job %s, which resumes when it starts again.", job)
-        wait_for_end(caught, END_TIMEOUT_S)
+        watch.wait(caught, END_TIMEOUT_S)
         log.warning(
             "SLURM has accepted to requeue job %s, but has not ended it within %.0f s; this process exits now. If "
             "squeue does not list the job, resume the run with ckpt=last.",
@@ -103,14 +105,23 @@ def requeue_and_exit(caught: signal.Signals) -> NoReturn:
     raise SystemExit(128 + caught)
 
 
-def wait_for_end(caught: signal.Signals, seconds: float) -> None:
-    """Wait until SLURM's SIGTERM, which exits with the exit code of the caught signal, or for some seconds."""
+class SigtermWatch:
+    """From now on, SIGTERM is only recorded: SLURM may send it before its request to requeue has returned."""
 
-    def handle(signum: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + caught)
+    def __init__(self) -> None:
+        self.received = False
+        signal.signal(signal.SIGTERM, self.record)
 
-    signal.signal(signal.SIGTERM, handle)
-    time.sleep(seconds)
+    def record(self, signum: int, frame: FrameType | None) -> None:
+        self.received = True
+
+    def wait(self, caught: signal.Signals, seconds: float) -> None:
+        """Wait until SLURM's SIGTERM, which exits with the exit code of the caught signal, or for some seconds."""
+        deadline = time.monotonic() + seconds
+        while not self.received and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if self.received:
+            raise SystemExit(128 + caught)
 
 
 def read_job_status(job: str) -> dict[str, str]:

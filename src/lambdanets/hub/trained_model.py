@@ -1,5 +1,6 @@
 """A trained network together with the preparation of its images."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
@@ -95,8 +96,10 @@ class TrainedModel(nn.Module):
         pixels = read_pixels(image)
         inputs = self.prepare(pixels)
         height, width = pixels.shape[1:]
+        options = {"threshold": threshold, "size": (height, width), "inputs": inputs}
+        kinds = {parameter.kind for parameter in inspect.signature(self.task.interpret).parameters.values()}
         return self.task.interpret(
-            self(inputs[None]), self.classes, top=top, threshold=threshold, size=(height, width), inputs=inputs
+            self(inputs[None]), self.classes, top=top, **(options if inspect.Parameter.VAR_KEYWORD in kinds else {})
         )
 
 

@@ -109,7 +109,7 @@ def readable_name(overrides: Sequence[str], *, ascii_only: bool = True) -> str:
         key = override.split("=", 1)[0]
         groups[key if key in groups else ""].append(override.removeprefix("experiment="))
     name = "_".join(override for group in groups.values() for override in group).replace("=", "-")
-    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII if ascii_only else 0).strip("_") or "run"
+    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII if ascii_only else 0).strip("_").lstrip(".-") or "run"
 
 
 def is_unambiguous(name: str, overrides: Sequence[str]) -> bool:
