@@ -69,3 +69,11 @@ def tree(folder):
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
         for path in sorted(Path(folder).rglob("*"))
     }
+
+
+def refusal_of(*arguments, cwd):
+    """Return the output of `run.py …`, which fails with an error message."""
+    done = invoke(*arguments, cwd=cwd)
+    assert done.code in (1, 2), done.text
+    assert "error: " in done.text
+    return done.text

@@ -1,4 +1,4 @@
-"""User errors on the real command line: a one-line message, no traceback, exit code 1 or 2."""
+"""User errors on the command line: a one-line message, no traceback, exit code 1 or 2."""
 
 import subprocess
 import sys
@@ -8,22 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.command import ROOT, environment, run
+from tests.command import ROOT, run
+from tests.in_process import invoke
 
 
 def printed_error(*arguments, cwd):
-    """Run a command that fails, and return its error message."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *map(str, arguments)],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode in (1, 2), done.stdout + done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    """Run a command that fails without a traceback, and return its error message."""
+    done = invoke(*arguments, cwd=cwd)
+    assert done.code in (1, 2), done.text
+    (line,) = [line for line in done.text.splitlines() if line.startswith("error: ")]
     return line.removeprefix("error: ")
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.command import run
+from tests.in_process import refusal_of
 
 
 def test_the_job_prints_and_writes_its_table(tmp_path):
@@ -19,7 +20,7 @@ def test_the_job_prints_and_writes_its_table(tmp_path):
     text = (tmp_path / "out/methods.md").read_text()
     assert "| map | context | method |" in text
     assert "torch " in text
-    assert "needs a benchmark" in run("job=benchmark", cwd=tmp_path, code=1).stderr
+    assert "needs a benchmark" in refusal_of("job=benchmark", cwd=tmp_path)
 
 
 def test_the_job_measures_experiments(tmp_path):

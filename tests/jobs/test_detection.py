@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.coco import make_coco
 from tests.command import run, single_run_folder
 from tests.endurance.kills import compare_runs, kill_repeatedly
+from tests.in_process import refusal_of
 
 SMALL = (
     "task=detection", "model=mask_rcnn_small", "recipe=coco_small", "mixer=lambda", "mixer.heads=2",
@@ -173,6 +174,9 @@ def test_a_detector_starts_from_a_classification_run(trained, tmp_path):
     ],
 )
 def test_mistakes_are_errors_of_one_line(trained, arguments, message):
-    error = run("task=detection", *arguments.split(), cwd=trained, code=1).stderr
+    if "refers to" in message:  # OmegaConf keeps the key of an interpolation in a process of its own only
+        error = run("task=detection", *arguments.split(), cwd=trained, code=1).stderr
+        assert "Traceback" not in error
+    else:
+        error = refusal_of("task=detection", *arguments.split(), cwd=trained)
     assert message in error
-    assert "Traceback" not in error

@@ -9,6 +9,7 @@ from lambdanets.benchmarks.measure import Setting
 from lambdanets.jobs.gpu import expand_grid
 from tests.command import run
 from tests.configs import EXPERIMENTS, FOLDER
+from tests.in_process import refusal_of
 
 CONFIG = OmegaConf.to_container(OmegaConf.load(FOLDER / "job" / "gpu.yaml"))
 
@@ -22,7 +23,7 @@ def test_without_a_gpu_it_ends_in_one_sentence(tmp_path):
 
 
 def test_unknown_parts_are_named(tmp_path):
-    error = run("job=gpu", "job.device=cpu", "job.part=speed", cwd=tmp_path, code=1).stderr
+    error = refusal_of("job=gpu", "job.device=cpu", "job.part=speed", cwd=tmp_path)
     assert "job.part=speed is not known: choose one of tests, layers, networks, scaling, methods, loop, input" in error
 
 
@@ -58,7 +59,7 @@ def test_tests_are_reported_one_by_one(tmp_path):
 
 def test_a_missing_sweep_is_named(tmp_path):
     command = ("job=gpu", "job.device=cpu", "job.part=reproduction", "job.reproduction.sweep=none")
-    assert "There is no sweep=none" in run(*command, cwd=tmp_path, code=1).stderr
+    assert "There is no sweep=none" in refusal_of(*command, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("name", CONFIG["measurements"])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lambdanets.data import Packed
 from tests.command import run
+from tests.in_process import refusal_of
 
 
 def write_images(root, splits):
@@ -97,4 +98,4 @@ def test_imagenets_val_is_packed_as_test(tmp_path):
 def test_packing_anything_but_an_image_folder_is_an_error(packed, options):
     folder, _ = packed
     expected = "job=pack needs a folder of images: set data=imagefolder or data=imagenet, and data.root."
-    assert expected in run("job=pack", *options, cwd=folder, code=1).stderr
+    assert expected in refusal_of("job=pack", *options, cwd=folder)
