@@ -149,6 +149,7 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
         merged = provenance.merge_overrides(earlier, overrides)
         provenance.announce_start(provenance.Start(folder, config.copy(), merged, swept))
         config.ckpt = None if checkpoint is None else str(checkpoint)
+        OmegaConf.to_container(config, resolve=True)  # unlike resolve(), it names the key of a failing interpolation
         OmegaConf.resolve(config)
         check_targets(config)
         with distributed_job(command.job, config, folder):

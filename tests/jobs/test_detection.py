@@ -174,9 +174,4 @@ def test_a_detector_starts_from_a_classification_run(trained, tmp_path):
     ],
 )
 def test_mistakes_are_errors_of_one_line(trained, arguments, message):
-    if "refers to" in message:  # OmegaConf keeps the key of an interpolation in a process of its own only
-        error = run("task=detection", *arguments.split(), cwd=trained, code=1).stderr
-        assert "Traceback" not in error
-    else:
-        error = refusal_of("task=detection", *arguments.split(), cwd=trained)
-    assert message in error
+    assert message in refusal_of("task=detection", *arguments.split(), cwd=trained)
