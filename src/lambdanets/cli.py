@@ -11,6 +11,7 @@ import traceback
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -141,7 +142,7 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
                 f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe."
             )
         checkpoint = find_checkpoint(command, selection)
-        overrides = settings.overrides.task
+        overrides: Any = OmegaConf.to_container(settings.overrides.task)  # with their interpolations
         config = resolve_config(composed, command, selection, overrides, resumes=checkpoint is not None)
         expand_paths(config)
         base = selection.run or command.base_run

@@ -1,5 +1,7 @@
 """Configs of experiments, composed while a job runs."""
 
+from typing import Any
+
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +25,8 @@ def compose_sweep(config: DictConfig) -> dict[str, DictConfig]:
 
 def row_overrides() -> list[str]:
     """Return the overrides of the command line that apply to every row."""
-    return [override for override in HydraConfig.get().overrides.task if applies_to_rows(override)]
+    given: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
+    return [override for override in given if applies_to_rows(override)]
 
 
 def compose_experiment(experiment: str, overrides: list[str]) -> DictConfig:
