@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lambdanets.error_messages import error_message
 from tests.command import ROOT, run
 from tests.in_process import invoke
 
@@ -38,6 +39,7 @@ def printed_error(*arguments, cwd):
         (["logger=null"], "logger=null is no choice of a config group; python run.py --help lists the choices."),
         (["mixer.heads=[1,2]"], "The options of model and mixer fit no such object (TypeError: "),
         (["+trainer.overfit_batches=1"], "trainer.overfit_batches replaces the batches of the data "),
+        (["logger._partial_=0"], "The options of logger fit no such object (TypeError: "),
         (["trainer.limit_train_batches=0"], "trainer.limit_train_batches=0 leaves nothing to train on"),
         (["data=imagefolder"], "data.root is required: set data.root=…"),
         (
@@ -80,6 +82,14 @@ def printed_error(*arguments, cwd):
 )
 def test_invalid_commands(arguments, expected, tmp_path):
     assert printed_error(*arguments, cwd=tmp_path).startswith(expected)
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IsADirectoryError) as error:
+        (tmp_path / "file").replace(tmp_path / "target")
+    assert error_message(error.value).startswith(f"'{tmp_path / 'target'}' cannot be read or written (Is a directory)")
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):

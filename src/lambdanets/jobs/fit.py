@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lambdanets.atomic import atomic_copy, atomic_write, corruption
 from lambdanets.callbacks import CheckpointWriter, HParams, MovingAverage, NonFiniteGuard, ProgressBar, StopOnSignal
-from lambdanets.config.build import build_data, build_task, build_trainer
+from lambdanets.config.build import build_data, build_task, build_trainer, explained_options
 from lambdanets.config.keys import COMMAND_KEYS, NETWORK_KEYS, is_key_in
 from lambdanets.config.overrides import changed_keys
 from lambdanets.console import print_metrics, print_next_steps, program_name, silence_lightning
@@ -390,13 +390,15 @@ def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
         name = {"name": folder.name, "version": "", "default_hp_metric": False}
         # Entries that an earlier part of the run wrote after its checkpoint, or without any, are void.
         purge = {"purge_step": step} if any(folder.glob("events.out.tfevents.*")) else {}
-        loggers.append(instantiate(config.logger)(folder.parent, **name, **purge))
+        with explained_options("logger"):
+            loggers.append(instantiate(config.logger)(folder.parent, **name, **purge))
     return [*loggers, ResumableCSVLogger(folder, step)]
 
 
 def build_callbacks(config: DictConfig, folder: Path, data: ImageData, task: Task) -> list[pl.Callback]:
     """Return the callbacks of the config, and those that every training has."""
-    callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
+    with explained_options("callbacks"):
+        callbacks: list[pl.Callback] = [instantiate(callback) for callback in (config.callbacks or {}).values()]
     excluded = {"callbacks", "logger", "sweep", *COMMAND_KEYS}
     settings = OmegaConf.masked_copy(config, [str(key) for key in config if key not in excluded])
     callbacks.append(HParams(OmegaConf.to_yaml(settings), flatten(settings), task.SCORES))

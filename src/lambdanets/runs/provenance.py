@@ -99,8 +99,8 @@ def record_start(
     if starts is None and os.path.lexists(file):
         file.replace(file.with_name(f"{file.name}.damaged"))
     origin = describe_origin() | ({"swept": [*swept]} if swept else {})
-    atomic_write(folder / UNRESOLVED_CONFIG, OmegaConf.to_yaml(config))
     atomic_write(folder / RESOLVED_CONFIG, OmegaConf.to_yaml(config, resolve=True))
+    atomic_write(folder / UNRESOLVED_CONFIG, OmegaConf.to_yaml(config))
     if overrides is not None:
         atomic_write(folder / OVERRIDES, OmegaConf.to_yaml(OmegaConf.create([*overrides])))
     atomic_write(file, json.dumps([*(starts or ()), origin], indent=2) + "\n")
