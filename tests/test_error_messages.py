@@ -89,7 +89,7 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(IsADirectoryError) as error:
         (tmp_path / "file").replace(tmp_path / "target")
-    assert error_message(error.value).startswith(f"'{tmp_path / 'target'}' cannot be read or written (Is a directory)")
+    assert error_message(error.value).startswith(f"'{tmp_path / 'target'}' is a folder where a file is expected")
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):

@@ -70,9 +70,9 @@ def error_message(error: BaseException) -> str | None:
                 f"The disk is full or its quota is reached ({cause}). The last checkpoint is intact: free some space, "
                 "then resume with ckpt=last."
             )
-        if isinstance(cause, IsADirectoryError | NotADirectoryError | PermissionError) and cause.filename is not None:
+        if isinstance(cause, IsADirectoryError) and cause.filename is not None:
             path = cause.filename2 or cause.filename  # of a file that is renamed, its new name
-            return f"'{path}' cannot be read or written ({cause.strerror}): check that path and its permissions."
+            return f"'{path}' is a folder where a file is expected: move it away."
     for cause in reversed(chain):
         # By name, since this module must not import torch.
         match type(cause).__name__:
