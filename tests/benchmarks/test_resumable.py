@@ -60,7 +60,7 @@ def test_measurements_and_load_outlast_the_call(tmp_path):
     page = (tmp_path / "layers.md").read_text()
     assert "| a | 3.00 (1.00–4.00) noisy |" in page
     assert "| b | 2.00 (2.00–2.00) |" in page
-    assert "1 of 2 is noisy" in page
+    assert "Noisy cells: 1 of 2." in page
     assert (
         "Other processes used 1.00 of 2 cores during the measurements. Load average: 0.10 before, 0.40 after." in page
     )
