@@ -106,10 +106,10 @@ class Result(Table):
             noisy = sum(cell.is_noisy for cell in measured)
             notes.append(
                 f"In brackets: the range of the measurements, of which the cell is the median. Noisy cells: "
-                f"{noisy or 'none'} of {len(measured)}. A cell is noisy if the middle half of its measurements spans more "
-                f"than {100 * MAX_SPREAD:g} % of the median, or if other processes used the cores."
-                + " Measure again on an idle machine." * bool(noisy)
+                f"{noisy or 'none'} of {len(measured)}. A cell is noisy if the middle half of its measurements spans "
+                f"more than {100 * MAX_SPREAD:g} % of the median, or if other processes used the cores."
             )
+            notes += ["Measure again on an idle machine."] if noisy else []
         others, before, after = (self.machine_load.get(key) for key in ("other cores", "before", "after"))
         if others is not None:
             notes.append(
