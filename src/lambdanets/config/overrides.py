@@ -168,18 +168,21 @@ def resolve_groups(config: DictConfig) -> dict[str, Any]:
     config = OmegaConf.masked_copy(config, [str(key) for key in config if key not in (*COMMAND_KEYS, *LABEL_KEYS)])
     values: dict[str, Any] = {}
 
-    def walk(node: Any, path: str) -> None:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                walk(value, f"{path}.{key}" if path else str(key))
-        else:
-            values[path] = node
-
     for key in config:
         try:
             value = config[key]
             value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException:
             value = OmegaConf.to_container(config)[key]  # type: ignore[index]
-        walk(value, str(key))
+        values |= flatten_values(value, str(key))
     return {key: value for key, value in values.items() if not is_key_in(key, MACHINE_KEYS)}
+
+
+def flatten_values(node: Any, path: str = "") -> dict[str, Any]:
+    """Return the values of nested dicts by their dotted keys, which begin with a path."""
+    if not isinstance(node, dict) or not node:
+        return {path: node}
+    values: dict[str, Any] = {}
+    for key, value in node.items():
+        values |= flatten_values(value, f"{path}.{key}" if path else str(key))
+    return values

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.atomic import atomic_write
 from lambdanets.config.keys import RESTART_KEYS, UNNAMED_KEYS, is_key_in, override_key
+from lambdanets.config.overrides import flatten_values
 from lambdanets.config.upgrade import write_new_options
 from lambdanets.console import program_name
 from lambdanets.errors import UserError
@@ -202,14 +203,4 @@ def record_failure(folder: Path, message: str) -> None:
 
 def flatten(config: DictConfig) -> dict[str, Any]:
     """Return the config's values by their dotted keys; interpolations stay unresolved."""
-    values: dict[str, Any] = {}
-
-    def walk(node: Any, path: str) -> None:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                walk(value, f"{path}.{key}" if path else str(key))
-        else:
-            values[path] = node
-
-    walk(OmegaConf.to_container(config), "")
-    return values
+    return flatten_values(OmegaConf.to_container(config))
