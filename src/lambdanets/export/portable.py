@@ -1,12 +1,12 @@
 """Networks of PyTorch's own operators only, which every runtime can run."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from lambdanets.inference.folding import fold_batch_norms
 from lambdanets.mixers import LambdaLayer
 from lambdanets.ops import MethodName
 
@@ -15,13 +15,13 @@ METHODS: tuple[MethodName, ...] = ("lambdas", "convolution")
 
 
 def portable_copy(network: nn.Module, images: Tensor) -> nn.Module:
-    """Copy a network into evaluation mode, with lambda layers that use the cheaper of METHODS.
+    """Copy a network with batch norms folded, and with lambda layers that use the cheaper of METHODS.
 
     Args:
         network: stays as it is.
         images: (B, C, H, W), an example of its input.
     """
-    network = copy.deepcopy(network).eval()
+    network = fold_batch_norms(network)
     with record_inputs(network) as inputs, torch.no_grad():
         network(images)
     for layer, x in inputs.items():

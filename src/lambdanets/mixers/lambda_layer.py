@@ -219,12 +219,15 @@ class LambdaLayer(nn.Module):
             context: source of keys and values; x itself, if it is the same.
             memory_format: order of the results in memory.
         """
-        weight = self.qkv.weight
+        weight, bias = self.qkv.weight, self.qkv.bias  # a bias has norms folded into it, see lambdanets.inference
         if context is x:
-            query, value, key = pointwise_conv(x, weight, memory_format).split(self.sections, 1)
+            query, value, key = pointwise_conv(x, weight, memory_format, bias).split(self.sections, 1)
         else:
-            query = pointwise_conv(x, weight[: self.sections[0]], memory_format)
-            value, key = pointwise_conv(context, weight[self.sections[0] :], memory_format).split(self.sections[1:], 1)
+            queries = self.sections[0]
+            biases = (None, None) if bias is None else (bias[:queries], bias[queries:])
+            query = pointwise_conv(x, weight[:queries], memory_format, biases[0])
+            context_maps = pointwise_conv(context, weight[queries:], memory_format, biases[1])
+            value, key = context_maps.split(self.sections[1:], 1)
         query = self.query_norm(lay_out(query, memory_format))
         query = query.permute(0, 2, 3, 1).unflatten(3, (self.heads, self.key_depth))
         if self.query_softmax:
@@ -314,19 +317,21 @@ def is_autocast_enabled(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def pointwise_conv(x: Tensor, weight: Tensor, memory_format: torch.memory_format) -> Tensor:
+def pointwise_conv(x: Tensor, weight: Tensor, memory_format: torch.memory_format, bias: Tensor | None = None) -> Tensor:
     """Apply a 1×1 convolution, (B, C, H, W) and (out, C) → (B, out, H, W), with the fastest products for its output."""
     batch, _, height, width = x.shape
     if memory_format == torch.channels_last:
         if memory_format_of(x) == memory_format or height * width < 256:
             # One product per image would be too small to be fast.
-            return nn.functional.linear(x.permute(0, 2, 3, 1).contiguous(), weight).permute(0, 3, 1, 2)
+            return nn.functional.linear(x.permute(0, 2, 3, 1).contiguous(), weight, bias).permute(0, 3, 1, 2)
         rows = torch.bmm(x.flatten(2).mT, weight.T.expand(batch, -1, -1))  # without a copy of x
-        return rows.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    if height * width < 128:  # one large product pays for its copies on small maps only
+        y = rows.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    elif height * width < 128:  # one large product pays for its copies on small maps only
         product = weight @ x.transpose(0, 1).flatten(1)
-        return product.unflatten(1, (batch, height, width)).transpose(0, 1)
-    return torch.bmm(weight.expand(batch, -1, -1), x.flatten(2)).unflatten(2, (height, width))
+        y = product.unflatten(1, (batch, height, width)).transpose(0, 1)
+    else:
+        y = torch.bmm(weight.expand(batch, -1, -1), x.flatten(2)).unflatten(2, (height, width))
+    return y if bias is None else y + bias[:, None, None]
 
 
 def table_size(scope: Scope, feature_size: tuple[int, int] | None) -> tuple[int, int]:

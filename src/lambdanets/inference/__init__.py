@@ -1,0 +1,1 @@
+"""Networks that only infer: batch norms folded, layers fused."""
