@@ -145,6 +145,37 @@ def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, saved
     return y[..., : values.shape[4]]
 
 
+def infer(
+    query: Tensor,
+    values: Tensor,
+    table: Tensor,
+    content: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Compute the product without gradients, followed by a folded batch norm and a ReLU.
+
+    Args:
+        query: (B, H, W, h, k).
+        values: (B, H', W', u, v).
+        table: (k, u, R, C).
+        content: (B, k, v).
+        scale: h·v factors of the result's channels, or None.
+        shift: h·v summands of the result's channels, after the factors, or None.
+        relu: clamp the result at zero.
+
+    Returns:
+        (B, H, W, h, v), contiguous.
+    """
+    y = forward(query, values, table, content, query.new_empty(0))
+    if scale is not None:
+        y = y * scale.view(y.shape[3:])
+    if shift is not None:
+        y = y + shift.view(y.shape[3:])
+    return (y.relu() if relu else y).contiguous()
+
+
 def backward(
     grad: Tensor, query: Tensor, values: Tensor, table: Tensor, content: Tensor, saved: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
