@@ -16,12 +16,23 @@ if TYPE_CHECKING:
     from lambdanets.hub.load import load
     from lambdanets.hub.trained_model import TrainedModel
     from lambdanets.hub.trained_model import TrainedModel as Model
+    from lambdanets.inference.optimize import optimize_for_inference
     from lambdanets.mixers import LambdaConv, LambdaLayer
     from lambdanets.models import MaskRCNN, ResNet
 
 __version__ = "0.1.0"
 # Model is the former name of TrainedModel.
-__all__ = ["LambdaConv", "LambdaLayer", "MaskRCNN", "Model", "ResNet", "TrainedModel", "create", "load"]
+__all__ = [
+    "LambdaConv",
+    "LambdaLayer",
+    "MaskRCNN",
+    "Model",
+    "ResNet",
+    "TrainedModel",
+    "create",
+    "load",
+    "optimize_for_inference",
+]
 
 MODULES = {
     "LambdaConv": "mixers",
@@ -31,6 +42,7 @@ MODULES = {
     "TrainedModel": "hub.trained_model",
     "create": "hub.create",
     "load": "hub.load",
+    "optimize_for_inference": "inference.optimize",
 }
 
 

@@ -1,0 +1,179 @@
+"""Layers for inference on a CPU: fewer passes over memory, and weights in the order that oneDNN reads.
+
+oneDNN computes a convolution together with the activation or the sum behind it. PyTorch has operators for that, which
+`torch.compile` puts into its graphs; the layers here call the same ones, without a compiler.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
+from typing_extensions import Self
+
+from lambdanets.errors import UserError
+from lambdanets.inference.folding import is_foldable, norm_to_affine
+from lambdanets.mixers import LambdaLayer
+from lambdanets.mixers.interface import lay_out
+from lambdanets.models.resnet import Bottleneck
+from lambdanets.ops import kernel
+
+# Name of an activation in oneDNN, and its numbers.
+ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.Identity: ("none", []),
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.SiLU: ("swish", []),
+    nn.Hardswish: ("hardswish", []),
+}
+
+
+class FusedConv(nn.Module):
+    """A convolution and its activation: (B, C, H, W) → (B, out, H', W'), channels last.
+
+    Args:
+        conv: padded with zeros.
+        act: a key of ACTIVATIONS.
+    """
+
+    def __init__(self, conv: nn.Conv2d, act: type[nn.Module] = nn.Identity) -> None:
+        super().__init__()
+        self.sizes: tuple[Any, ...] = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.act = ACTIVATIONS[act]
+        # No buffers, since oneDNN's layouts can't be stored.
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.sizes)
+        self.bias = None if conv.bias is None else conv.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = lay_out(x, torch.channels_last)
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.sizes, *self.act, "")
+
+    def add(self, x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
+        """Compute the convolution plus another map, without the activation, or with a ReLU."""
+        x, act = lay_out(x, torch.channels_last), "relu" if relu else None
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            x, other, self.weight, self.bias, *self.sizes, "add", 1.0, act, [], ""
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # its weights never change
+
+    def __reduce__(self) -> Any:
+        raise UserError("A network from optimize_for_inference can't be stored: store the network that it was made of.")
+
+
+class FusedSqueezeExcitation(nn.Module):
+    """Squeeze-and-excitation whose hidden layers are products of vectors: (B, C, H, W) → (B, C, H, W).
+
+    Args:
+        gate: the same as separate layers.
+    """
+
+    def __init__(self, gate: SqueezeExcitation) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = gate.fc1, gate.fc2
+        self.activation, self.scale_activation = gate.activation, gate.scale_activation
+
+    def factors(self, x: Tensor) -> Tensor:
+        """Compute the factor of each channel: (B, C, 1, 1)."""
+        y = x.permute(0, 2, 3, 1).mean((1, 2))
+        y = self.activation(nn.functional.linear(y, self.fc1.weight.flatten(1), self.fc1.bias))
+        y = nn.functional.linear(y, self.fc2.weight.flatten(1), self.fc2.bias)
+        return self.scale_activation(y)[:, :, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factors(x)
+
+
+class FusedLambda(nn.Module):
+    """A lambda layer, the batch norm behind it and optionally the ReLU: (B, C, H, W) → (B, C, ⌈H / s⌉, ⌈W / s⌉).
+
+    Args:
+        layer: see `is_fusible`.
+        norm: the batch norm behind it.
+        relu: whether a ReLU follows.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, layer: LambdaLayer, norm: nn.Module, *, relu: bool) -> None:
+        super().__init__()
+        self.layer = layer
+        self.relu = relu
+        for name, factor in zip(("scale", "shift"), norm_to_affine(norm), strict=True):
+            self.register_buffer(name, factor, persistent=False)
+
+    @staticmethod
+    def is_fusible(layer: LambdaLayer, norm: nn.Module) -> bool:
+        """Return whether all positions of the layer's input are queries that see it all, and the norm is fixed."""
+        return layer.query_stride == 1 and not layer.causal and is_foldable(norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        x = lay_out(x, torch.channels_last)
+        query, value, key = layer.project(x, x, torch.channels_last)
+        pooled = not isinstance(layer.pool, nn.Identity)
+        table = layer.fit_table(query)
+        method = None if table is None else layer.choose_method(x, x)
+        if table is not None and method == "kernel" and layer.dilation == 1:
+            content = layer.content_lambda(value, key)
+            y = kernel.infer(query, value, table, content, self.scale, self.shift, self.relu and not pooled)
+        else:
+            y = layer.mix(query, value, key, method)
+            sizes = y.shape[3:]
+            y = torch.addcmul(self.shift.view(sizes), y, self.scale.view(sizes))
+            y = y.relu_() if self.relu and not pooled else y
+        y = lay_out(layer.pool(y.permute(0, 3, 4, 1, 2).flatten(1, 2)), torch.channels_last)
+        return y.relu_() if self.relu and pooled else y
+
+
+class FusedBottleneck(nn.Module):
+    """A ResNet's block, see `Bottleneck`: (B, in_channels, H, W) → (B, 4 · channels, ⌈H / stride⌉, ⌈W / stride⌉).
+
+    Args:
+        block: with its batch norms folded.
+    """
+
+    def __init__(self, block: Bottleneck) -> None:
+        super().__init__()
+        self.conv1, self.act1 = fuse_conv(block.conv1, block.act)
+        self.mixer, self.norm2, self.act2 = fuse_mixer(block.mixer, block.norm2, block.act)
+        self.conv3 = FusedConv(block.conv3)
+        self.gate, self.shortcut, self.act = block.gate, block.shortcut, block.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act1(self.conv1(x))
+        y = self.act2(self.norm2(lay_out(self.mixer(y), torch.channels_last)))
+        shortcut, relu = self.shortcut(x), isinstance(self.act, nn.ReLU)
+        if isinstance(self.gate, nn.Identity):
+            y = self.conv3.add(y, shortcut, relu=relu)
+            return y if relu else self.act(y)
+        y = self.conv3(y)
+        if isinstance(self.gate, FusedSqueezeExcitation):
+            return self.act(torch.addcmul(shortcut, y, self.gate.factors(y)))
+        return self.act(self.gate(y) + shortcut)
+
+
+def fuse_conv(conv: nn.Module, act: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Fuse a convolution with the activation behind it.
+
+    Returns:
+        The layers that replace both; another module than a zero-padded convolution stays, and so does an activation
+        that oneDNN doesn't know.
+    """
+    if not isinstance(conv, nn.Conv2d) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return conv, act
+    if type(act) not in ACTIVATIONS:
+        return FusedConv(conv), act
+    return FusedConv(conv, type(act)), nn.Identity()
+
+
+def fuse_mixer(mixer: nn.Module, norm: nn.Module, act: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Fuse a mixer with the norm and the activation behind it, and return the layers that replace the three."""
+    if isinstance(mixer, LambdaLayer) and FusedLambda.is_fusible(mixer, norm):
+        relu = isinstance(act, nn.ReLU)
+        return FusedLambda(mixer, norm, relu=relu), nn.Identity(), nn.Identity() if relu else act
+    if isinstance(norm, nn.Identity):
+        mixer, act = fuse_conv(mixer, act)
+    return mixer, norm, act
