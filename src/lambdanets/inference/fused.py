@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
-from typing_extensions import Self
 
-from lambdanets.errors import UserError
 from lambdanets.inference.folding import is_foldable, norm_to_affine
 from lambdanets.mixers import LambdaLayer
 from lambdanets.mixers.interface import lay_out
@@ -38,28 +36,33 @@ class FusedConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, act: type[nn.Module] = nn.Identity) -> None:
         super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
         self.sizes: tuple[Any, ...] = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self.act = ACTIVATIONS[act]
-        # No buffers, since oneDNN's layouts can't be stored.
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self.sizes)
-        self.bias = None if conv.bias is None else conv.bias.detach()
+        self.packed: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         x = lay_out(x, torch.channels_last)
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.sizes, *self.act, "")
+        weight = self.pack_weight(x.shape)
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.sizes, *self.act, "")
 
     def add(self, x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
         """Compute the convolution plus another map, without the activation, or with a ReLU."""
         x, act = lay_out(x, torch.channels_last), "relu" if relu else None
+        weight = self.pack_weight(x.shape)
         return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, other, self.weight, self.bias, *self.sizes, "add", 1.0, act, [], ""
+            x, other, weight, self.bias, *self.sizes, "add", 1.0, act, [], ""
         )
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # its weights never change
+    def pack_weight(self, shape: torch.Size) -> Tensor:
+        """Return the weight as oneDNN reads it for inputs of this shape; with the order for another it can be slow."""
+        if self.packed is None or self.packed[0] != shape:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.sizes, shape)
+            self.packed = shape, weight
+        return self.packed[1]
 
-    def __reduce__(self) -> Any:
-        raise UserError("A network from optimize_for_inference can't be stored: store the network that it was made of.")
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"packed": None}  # oneDNN's tensors can't be copied or stored
 
 
 class FusedSqueezeExcitation(nn.Module):

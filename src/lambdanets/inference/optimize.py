@@ -22,8 +22,8 @@ def optimize_for_inference(model: Network, *, compile: bool = False) -> Network:
 
     Batch norms are folded into convolutions and into the projections of lambda layers; dropout and drop path are
     removed. On a CPU, in float32, convolutions are fused with activations and sums, and their weights are laid out
-    once; lambda layers are fused with the norm and activation behind them. What the function doesn't know, such as a mixer of your own,
-    stays as it is. Logits are equal up to rounding.
+    once for each size of inputs; lambda layers are fused with the norm and activation behind them. What the function doesn't know, such as a
+    mixer of your own, stays as it is. Logits are equal up to rounding.
 
         model = lambdanets.optimize_for_inference(lambdanets.load("runs/digits/default").network)
 
@@ -33,7 +33,7 @@ def optimize_for_inference(model: Network, *, compile: bool = False) -> Network:
             call and for each other size of the images.
 
     Returns:
-        A network of the same class, in evaluation mode, which can't be trained or stored.
+        A network of the same class, in evaluation mode, which can't be trained.
     """
     network = fold_batch_norms(model)
     if compile:
