@@ -48,6 +48,38 @@ def test_every_format_round_trips(case, tmp_path):
             torch.testing.assert_close(logits, expected[:batch], rtol=0, atol=1e-4 * scale.item())
 
 
+LOCAL = [
+    ["mixer=conv"],
+    ["mixer=se"],
+    ["mixer=lambda", "mixer.scope=5"],
+    ["mixer=lambda", "mixer.scope=3", "mixer.intra_depth=2", "mixer.key_norm=l2"],
+    ["mixer=lambda_conv", "mixer.dilation=2", "mixer.strided=true"],
+]
+
+
+@pytest.mark.parametrize("case", LOCAL, ids=" ".join)
+def test_a_graph_takes_images_of_several_sizes(case, tmp_path):
+    config, network, _ = write_checkpoint(tmp_path, [*case, *SHALLOW, "job=export", "job.dynamic_size=true"])
+    config.format = [*FORMATS]
+    out = tmp_path / "out"
+    export.run(config, out)
+    for graph in FORMATS.values():
+        model = lambdanets.load(out / graph.file)
+        for shape in [(1, 1, 8, 8), (5, 1, 6, 9), (2, 1, 31, 20)]:
+            images = torch.randn(shape)
+            with torch.no_grad():
+                expected = network(images)
+                torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_a_global_scope_has_one_size(tmp_path):
+    overrides = ["mixer=lambda", "mixer.scope=global", *SHALLOW, "job=export", "job.dynamic_size=true"]
+    config, _, _ = write_checkpoint(tmp_path, overrides)
+    config.format = "onnx"
+    with pytest.raises(UserError, match="job.dynamic_size=true needs lambda layers with a local scope"):
+        export.run(config, tmp_path / "out")
+
+
 def test_the_folder_describes_the_model(tmp_path):
     config, network, _ = write_checkpoint(tmp_path, ["mixer=lambda", *SHALLOW])
     (tmp_path / "composed.yaml").touch()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lambdanets.atomic import atomic_open
 from lambdanets.errors import UserError
+from lambdanets.export.products import Runtime
 
 # Names of the graph's input and output.
 INPUT, OUTPUT = "images", "logits"
@@ -21,24 +22,31 @@ Run = Callable[[Tensor], Tensor]
 
 
 class Format(NamedTuple):
-    """A format for whole graphs that take any number of images of one size.
+    """A format for whole graphs that take any number of images.
 
     Args:
         file: name of the file.
-        write: writes a network in evaluation mode, given an example of its input and the file.
+        write: writes a network in evaluation mode, given an example of its input, the file, and whether the graph takes
+            images of any size.
         read: reads the file as a function of normalized images, (B, C, H, W) → (B, num_classes).
+        runtime: that runs the graph; lambda layers are computed in the order that is cheapest there.
     """
 
     file: str
-    write: Callable[[nn.Module, Tensor, Path], None]
+    write: Callable[[nn.Module, Tensor, Path, bool], None]
     read: Callable[[Path], Run]
+    runtime: Runtime = "torch"
 
 
-def write_onnx(network: nn.Module, images: Tensor, file: Path) -> None:
+def write_onnx(network: nn.Module, images: Tensor, file: Path, dynamic_size: bool) -> None:
     import_package("onnxscript")
     # Given the network itself, the exporter of torch 2.9 fixes the batch of some networks.
     program = torch.onnx.export(
-        export_program(network, images), dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
+        export_program(network, images, dynamic_size),
+        dynamo=True,
+        verbose=False,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
     )
     assert program is not None
     with atomic_open(file) as sink:
@@ -53,14 +61,17 @@ def read_onnx(file: Path) -> Run:
     return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.cpu().numpy()})[0])
 
 
-def export_program(network: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
-    """Trace a network for any number of images."""
-    return torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def export_program(network: nn.Module, images: Tensor, dynamic_size: bool = False) -> torch.export.ExportedProgram:
+    """Trace a network for any number of images, of one size or of any."""
+    dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if dynamic_size:
+        dimensions |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    return torch.export.export(network, (images,), dynamic_shapes=(dimensions,))
 
 
-def write_torch_export(network: nn.Module, images: Tensor, file: Path) -> None:
+def write_torch_export(network: nn.Module, images: Tensor, file: Path, dynamic_size: bool) -> None:
     with atomic_open(file) as sink:
-        torch.export.save(export_program(network, images), sink)
+        torch.export.save(export_program(network, images, dynamic_size), sink)
 
 
 def read_torch_export(file: Path) -> Run:
@@ -68,7 +79,8 @@ def read_torch_export(file: Path) -> Run:
     return lambda images: graph(images)
 
 
-def write_torchscript(network: nn.Module, images: Tensor, file: Path) -> None:
+def write_torchscript(network: nn.Module, images: Tensor, file: Path, dynamic_size: bool) -> None:
+    # A trace computes sizes from its input wherever the network's code does, whether they may differ or not.
     script = torch.jit.trace(network, (images,), check_trace=False)
     with atomic_open(file) as sink:
         torch.jit.save(script, sink)
@@ -81,13 +93,13 @@ def read_torchscript(file: Path) -> Run:
 
 
 FORMATS = {
-    "onnx": Format("model.onnx", write_onnx, read_onnx),
+    "onnx": Format("model.onnx", write_onnx, read_onnx, runtime="onnx"),
     "torch_export": Format("model.pt2", write_torch_export, read_torch_export),
     "torchscript": Format("model.ts", write_torchscript, read_torchscript),
 }
 
 
-def write_graph(name: str, network: nn.Module, images: Tensor, file: Path) -> None:
+def write_graph(name: str, network: nn.Module, images: Tensor, file: Path, *, dynamic_size: bool = False) -> None:
     """Write a network in one of FORMATS, as a whole file or none.
 
     Args:
@@ -95,20 +107,24 @@ def write_graph(name: str, network: nn.Module, images: Tensor, file: Path) -> No
         network: in evaluation mode, of PyTorch's own operators.
         images: (B, C, H, W) with B ≥ 2, an example of its input.
         file: path of the file.
+        dynamic_size: write a graph for images of any size.
 
     Raises:
         UserError: a package is missing, or the exporter can't translate the network.
     """
     try:
         with torch.no_grad(), silence_exporters():
-            FORMATS[name].write(network, images, file)
+            FORMATS[name].write(network, images, file, dynamic_size)
     except UserError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
+        advice = (
+            "Leave out job.dynamic_size=true, or choose another format" if dynamic_size else "Choose another format"
+        )
         raise UserError(
-            f"The network can't be exported with format={name}: {reason} Choose another format; format=safetensors "
-            "works for all networks."
+            f"The network can't be exported with format={name}: {reason} {advice}; format=safetensors works for all "
+            "networks."
         ) from error
 
 

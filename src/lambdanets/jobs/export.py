@@ -74,11 +74,17 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     else:
         images = torch.randn(3, data.channels, *data.image_size, generator=torch.Generator().manual_seed(0))
         metrics["difference/safetensors"] = check_logits(weights, network, images, config)
-        portable = portable_copy(network, images) if graphs else network
+        dynamic_size = config.job.get("dynamic_size", False)
         for name in graphs:
             file = folder / FORMATS[name].file
-            write_graph(name, portable, images[:2], file)
+            options = {"runtime": FORMATS[name].runtime, "dynamic_size": dynamic_size}
+            portable = portable_copy(network, images, **options)
+            write_graph(name, portable, images[:2], file, dynamic_size=dynamic_size)
             metrics[f"difference/{name}"] = check_logits(file, network, images, config)
+            if dynamic_size:
+                larger = nn.functional.pad(images, (0, 64, 0, 32))
+                difference = check_logits(file, network, larger, config)
+                metrics[f"difference/{name}"] = max(metrics[f"difference/{name}"], difference)
     scores = run_scores(Path(config.ckpt))
     write_metrics(folder, scores | metrics)
     names = (weights.name, *(known.file for known in FORMATS.values()))

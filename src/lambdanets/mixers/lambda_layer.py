@@ -99,6 +99,7 @@ class LambdaLayer(nn.Module):
         self.method = method
         self.crop_table = crop_table
         self.logged_sizes: set[tuple[int, int]] = set()
+        self.product: nn.Module | None = None  # computes `mix` in exported graphs, see lambdanets.export.products
         if min(key_depth, intra_depth) < 1:
             raise UserError(f"key_depth={key_depth} and intra_depth={intra_depth} must both be at least 1.")
         if not content and not position:
@@ -241,6 +242,8 @@ class LambdaLayer(nn.Module):
     def mix(self, query: Tensor, value: Tensor, key: Tensor | None, method: str | None) -> Tensor:
         """Apply the lambdas to the queries: (B, H, W, h, v)."""
         content = self.content_lambda(value, key)
+        if self.product is not None:
+            return self.product(query, value, content)
         table = self.fit_table(query)
         if table is None or method is None:
             return (query.flatten(1, 3) @ content).view(*query.shape[:4], -1)
@@ -257,9 +260,11 @@ class LambdaLayer(nn.Module):
         if key is not None:
             past = causal_mask(query.shape[1] * query.shape[2], query.device)
             parts.append(masked_lambda_map(query, key, value, None, past, self.key_norm))
-        if table is not None and method is not None:
+        nothing = self.content_lambda(value, None)
+        if self.product is not None:
+            parts.append(self.product(query, value, nothing))
+        elif table is not None and method is not None:
             table = hide_later_positions(table).to(query.dtype)
-            nothing = self.content_lambda(value, None)
             parts.append(lambda_map(query, value, table, nothing, dilation=self.dilation, method=method))
         return sum(parts[1:], parts[0])
 

@@ -2,7 +2,7 @@
 
 import lambdanets.ops.flops  # noqa: F401, registers its formulas
 from lambdanets.ops.content import KeyNorm, content_lambda, normalize_keys
-from lambdanets.ops.cost import Cost, Shape, predict_costs
+from lambdanets.ops.cost import Cost, OpCounts, Shape, predict_costs
 from lambdanets.ops.custom_op import is_transformed
 from lambdanets.ops.kernel import kernel_error
 from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose_method, lambda_map
@@ -16,6 +16,7 @@ __all__ = [
     "Cost",
     "KeyNorm",
     "MethodName",
+    "OpCounts",
     "Shape",
     "causal_mask",
     "choose_method",
