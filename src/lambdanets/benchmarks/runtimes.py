@@ -98,7 +98,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
 
 def export_to_onnx(model: nn.Module, images: Tensor, file: Path) -> Run:
     """Write a network as job=export does, and return a function that runs the file."""
-    write_graph("onnx", portable_copy(model, images), images[:2], file)
+    write_graph("onnx", portable_copy(model, images, runtime="onnx"), images[:2], file)
     return FORMATS["onnx"].read(file)
 
 
