@@ -14,6 +14,7 @@ from lambdanets.data import ImageData
 from lambdanets.data.files import Photo, read_file
 from lambdanets.data.image_names import find_files
 from lambdanets.errors import UserError
+from lambdanets.inference.optimize import optimize_for_inference
 from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
 
 
@@ -43,6 +44,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
     images = InputImages(image_files(Path(config.input)), data)
     trainer = build_trainer(config, logger=False, default_root_dir=folder)
+    if trainer.strategy.root_device.type == "cpu" and trainer.precision == "32-true":
+        task.model = optimize_for_inference(task.model)
     loader = DataLoader(images, config.recipe.batch_size, collate_fn=data.collate)
     batches: Any = trainer.predict(task, loader)
     predictions = [prediction for batch in batches for prediction in batch]

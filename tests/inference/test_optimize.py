@@ -1,0 +1,126 @@
+"""Networks made faster for inference compute the same."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from lambdanets import optimize_for_inference
+from lambdanets.inference.fused import FusedBottleneck, FusedConv
+from lambdanets.mixers import LambdaLayer
+from lambdanets.models import ResNet
+from tests.inference.networks import NETWORKS, make_network, randomize_norms
+from tests.methods import needs_compiler
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*lru_cache.*")
+
+
+def assert_equal_logits(network, optimized, images):
+    """Compare by the rounding that the network itself has in float32."""
+    with torch.no_grad():
+        exact = copy.deepcopy(network).double()(images.double())
+        rounding = (network(images) - exact).abs().max()
+        error = (optimized(images) - exact).abs().max()
+    assert error <= max(1e-5 * exact.abs().max(), 4 * rounding)
+
+
+@pytest.mark.parametrize("choice", NETWORKS, ids=str)
+def test_logits_are_equal_for_any_batch_and_size(choice):
+    network = make_network(*choice)
+    optimized = optimize_for_inference(network)
+    assert type(optimized) is type(network)
+    for batch, size in ((3, 32), (1, 32), (2, 48 if fits_any_size(network) else 32)):
+        assert_equal_logits(network, optimized, torch.randn(batch, 3, size, size))
+
+
+def fits_any_size(network):
+    with torch.no_grad():
+        try:
+            network(torch.randn(1, 3, 48, 48))
+        except Exception:
+            return False
+    return True
+
+
+def test_the_network_itself_stays_trainable():
+    network = make_network("small", "lambda", ()).train()
+    optimize_for_inference(network)
+    network(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_blocks_are_fused():
+    optimized = optimize_for_inference(make_network("small", "lambda", ()))
+    assert sum(isinstance(module, FusedBottleneck) for module in optimized.modules()) == 2
+    assert isinstance(optimized.stem[0], FusedConv)
+
+
+def test_feature_maps_are_equal():
+    network = make_network("small", "lambda", ())
+    optimized = optimize_for_inference(network)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        pairs = zip(
+            optimized.forward_intermediates(images, intermediates_only=True),
+            network.forward_intermediates(images, intermediates_only=True),
+            strict=True,
+        )
+        for fused, plain in pairs:
+            torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_an_optimized_network_can_be_copied_and_stored():
+    optimized = optimize_for_inference(make_network("small", "se", ()))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = optimized(images)
+        buffer = io.BytesIO()
+        torch.save(optimized, buffer)
+        buffer.seek(0)
+        for other in (copy.deepcopy(optimized), torch.load(buffer, weights_only=False)):
+            torch.testing.assert_close(other(images), expected, rtol=0, atol=0)
+
+
+def test_other_precisions_are_folded_only():
+    network = make_network("small", "lambda", ()).double()
+    optimized = optimize_for_inference(network)
+    assert not any(isinstance(module, FusedConv) for module in optimized.modules())
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(optimized(images), network(images))
+
+
+class OwnMixer(nn.Module):
+    """A mixer that reads the weights of its convolution."""
+
+    def __init__(self, channels, *, stride, feature_size):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride, padding=1)
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.conv.weight, stride=self.conv.stride, padding=1).tanh()
+
+
+@pytest.mark.parametrize("act", ["relu", "silu"])
+def test_what_is_not_known_stays(act):
+    network = ResNet(OwnMixer, depth=[1, 1], layout="LL", strides=[1, 2], width=0.25, stem="small", act=act).eval()
+    randomize_norms(network)
+    assert_equal_logits(network, optimize_for_inference(network), torch.randn(2, 3, 16, 16))
+
+
+def test_a_layer_of_its_own_is_optimized():
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 8, 1)).eval()
+    randomize_norms(layers)
+    optimized = optimize_for_inference(layers)
+    assert isinstance(optimized[0], FusedConv)
+    assert_equal_logits(layers, optimized, torch.randn(2, 3, 9, 9))
+    assert isinstance(optimize_for_inference(LambdaLayer(8, scope=3)), LambdaLayer)
+
+
+@needs_compiler
+@pytest.mark.parametrize("choice", [("small", "lambda", ()), ("small", "se", ())], ids=str)
+def test_a_compiled_network_is_equal(choice):
+    network = make_network(*choice)
+    assert_equal_logits(network, optimize_for_inference(network, compile=True), torch.randn(2, 3, 32, 32))
