@@ -40,7 +40,7 @@ def test_norms_without_fixed_statistics_stay():
 
 
 def test_frozen_norms_are_folded():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4)).train()
     randomize_norms(network)
     folded = fold_batch_norms(network)
     assert isinstance(folded[1], nn.Identity)

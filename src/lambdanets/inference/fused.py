@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from lambdanets.inference.folding import is_foldable, norm_to_affine
+from lambdanets.inference.winograd import WinogradConv
 from lambdanets.mixers import LambdaLayer
 from lambdanets.mixers.interface import lay_out
 from lambdanets.models.resnet import Bottleneck
@@ -167,6 +168,9 @@ def fuse_conv(conv: nn.Module, act: nn.Module) -> tuple[nn.Module, nn.Module]:
     """
     if not isinstance(conv, nn.Conv2d) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return conv, act
+    if WinogradConv.is_suitable(conv):
+        relu = isinstance(act, nn.ReLU)
+        return WinogradConv(conv, relu=relu), nn.Identity() if relu else act
     if type(act) not in ACTIVATIONS:
         return FusedConv(conv), act
     return FusedConv(conv, type(act)), nn.Identity()
