@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from lambdanets.inference.folding import is_foldable, norm_to_affine
+from lambdanets.inference.passes import pool, scale_and_add
 from lambdanets.inference.winograd import WinogradConv
 from lambdanets.mixers import LambdaLayer
 from lambdanets.mixers.interface import lay_out
@@ -117,19 +118,18 @@ class FusedLambda(nn.Module):
         layer = self.layer
         x = lay_out(x, torch.channels_last)
         query, value, key = layer.project(x, x, torch.channels_last)
-        pooled = not isinstance(layer.pool, nn.Identity)
+        relu = self.relu and isinstance(layer.pool, nn.Identity)  # otherwise it follows the pooling
         table = layer.fit_table(query)
         method = None if table is None else layer.choose_method(x, x)
         if table is not None and method == "kernel" and layer.dilation == 1:
             content = layer.content_lambda(value, key)
-            y = kernel.infer(query, value, table, content, self.scale, self.shift, self.relu and not pooled)
+            y = kernel.infer(query, value, table, content, self.scale, self.shift, relu)
         else:
             y = layer.mix(query, value, key, method)
-            sizes = y.shape[3:]
-            y = torch.addcmul(self.shift.view(sizes), y, self.scale.view(sizes))
-            y = y.relu_() if self.relu and not pooled else y
-        y = lay_out(layer.pool(y.permute(0, 3, 4, 1, 2).flatten(1, 2)), torch.channels_last)
-        return y.relu_() if self.relu and pooled else y
+            channels = y.shape[3:]
+            y = torch.addcmul(self.shift.view(channels), y, self.scale.view(channels))
+            y = y.relu_() if relu else y
+        return pool(layer.pool, y.flatten(3).contiguous(), relu=self.relu and not relu)
 
 
 class FusedBottleneck(nn.Module):
@@ -155,7 +155,8 @@ class FusedBottleneck(nn.Module):
             return y if relu else self.act(y)
         y = self.conv3(y)
         if isinstance(self.gate, FusedSqueezeExcitation):
-            return self.act(torch.addcmul(shortcut, y, self.gate.factors(y)))
+            y = scale_and_add(y, self.gate.factors(y), shortcut, relu=relu)
+            return y if relu else self.act(y)
         return self.act(self.gate(y) + shortcut)
 
 

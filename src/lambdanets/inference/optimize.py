@@ -21,9 +21,10 @@ def optimize_for_inference(model: Network, *, compile: bool = False) -> Network:
     """Copy a network into a faster one that computes the same, for inference only.
 
     Batch norms are folded into convolutions and into the projections of lambda layers; dropout and drop path are
-    removed. On a CPU, in float32, convolutions are fused with activations and sums, and their weights are laid out
-    once for each size of inputs; lambda layers are fused with the norm and activation behind them. What the function doesn't know, such as a
-    mixer of your own, stays as it is. Logits are equal up to rounding.
+    removed. On a CPU, in float32, convolutions are fused with activations and sums, their weights are laid out once for
+    each size of inputs, and 3×3 convolutions use Winograd's algorithm; lambda layers are fused with the norm and the
+    activation behind them. A layer that the function doesn't know, such as a mixer of your own, stays as it is. Logits
+    are equal up to rounding.
 
         model = lambdanets.optimize_for_inference(lambdanets.load("runs/digits/default").network)
 

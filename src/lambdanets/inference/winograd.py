@@ -14,7 +14,7 @@ SOURCE = Path(__file__).with_name("winograd.c")
 TAPS = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
 # Vectors of output channels that one block of the product holds in registers.
 PANEL = 4
-# Tiles that a thread computes at a time: so many that weights are read rarely, and so few that the rest is in its cache.
+# Tiles that a thread computes at a time: many, so that weights are read rarely, but no more than fit its cache.
 TILES = 24
 
 
@@ -61,7 +61,7 @@ class WinogradConv(nn.Module):
 
     @staticmethod
     def is_suitable(conv: nn.Conv2d) -> bool:
-        """Return whether a convolution is 3×3 without a stride, of whole vectors of channels, and there is a compiler."""
+        """Return whether a compiler exists, and a convolution is 3×3, without a stride, of whole vectors."""
         library = load_library()
         plain = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
         return (

@@ -1,0 +1,71 @@
+"""Single passes over maps in C, where PyTorch makes several or is slow; without a compiler, PyTorch's operators."""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lambdanets.ops.compiler import CompilerError, compile_library
+
+SOURCE = Path(__file__).with_name("passes.c")
+
+
+@cache
+def load_library() -> ctypes.CDLL | None:
+    """Compile the source; None without a compiler."""
+    try:
+        return compile_library(SOURCE)
+    except CompilerError:
+        return None
+
+
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def sizes(*numbers: int) -> list[ctypes.c_int64]:
+    return [ctypes.c_int64(number) for number in numbers]
+
+
+def scale_and_add(y: Tensor, factors: Tensor, other: Tensor, *, relu: bool) -> Tensor:
+    """Compute y · factors + other in the memory of y, and optionally a ReLU.
+
+    Args:
+        y: (B, C, H, W).
+        factors: (B, C, 1, 1).
+        other: (B, C, H, W).
+        relu: clamp the result at zero.
+    """
+    library = load_library()
+    last = torch.channels_last
+    if library is None or not (y.is_contiguous(memory_format=last) and other.is_contiguous(memory_format=last)):
+        y = torch.addcmul(other, y, factors)
+        return y.relu_() if relu else y
+    batch, channels, height, width = y.shape
+    factors = factors.contiguous()
+    numbers = sizes(torch.get_num_threads(), batch, height * width, channels)
+    library.scale_and_add(*numbers, pointer(factors), pointer(other), pointer(y), *sizes(relu))
+    return y
+
+
+def pool(layer: nn.Module, x: Tensor, *, relu: bool) -> Tensor:
+    """Compute a lambda layer's pooling, and optionally a ReLU: (B, H, W, C) → (B, C, H', W'), channels last.
+
+    Args:
+        layer: the pooling, or an identity.
+        x: contiguous.
+        relu: clamp the result at zero.
+    """
+    library = load_library()
+    options = ("kernel_size", "stride", "padding", "count_include_pad")
+    is_paper = isinstance(layer, nn.AvgPool2d) and [getattr(layer, name) for name in options] == [3, 2, 1, False]
+    if library is None or not is_paper:
+        y = layer(x.permute(0, 3, 1, 2))
+        return y.relu() if relu else y
+    batch, height, width, channels = x.shape
+    y = x.new_empty(batch, (height + 1) // 2, (width + 1) // 2, channels)
+    numbers = sizes(torch.get_num_threads(), batch, height, width, channels)
+    library.pool(*numbers, pointer(x), pointer(y), *sizes(relu))
+    return y.permute(0, 3, 1, 2)
