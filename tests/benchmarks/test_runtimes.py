@@ -1,39 +1,43 @@
-"""benchmark=mobilenet on small networks."""
+"""Runtimes of networks: the same logits in each."""
 
+import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
 import torch
 
-from lambdanets.benchmarks import compare_runtimes
-from lambdanets.benchmarks.experiment_networks import NetworkSpec
-from lambdanets.benchmarks.measure import Setting
-from lambdanets.benchmarks.runtimes import calibrate, logit_difference
-from lambdanets.mixers import Conv, LambdaConv
+from lambdanets.benchmarks.runtimes import (
+    RUNTIMES,
+    PreparationTimeoutError,
+    calibrate,
+    logit_difference,
+    preparation_limit,
+)
+from lambdanets.mixers import LambdaLayer
 from lambdanets.models import MobileNet, ResNet
 
-SETTING = Setting(device="cpu", threads=1, repeats=3, seconds=0.1)
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    layer = partial(LambdaLayer, scope=3, heads=2, key_depth=4)
+    model = ResNet(layer, depth=[1, 1], layout="CL", strides=[1, 2], width=0.25, image_size=(32, 32), num_classes=4)
+    calibrate(model, torch.randn(4, 3, 32, 32))
+    return model
 
 
-def test_both_runtimes_compute_the_same_logits():
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    size, layer = (64, 64), partial(LambdaConv, scope=5, key_depth=8)
-    small = partial(ResNet, Conv, depth=[1], layout="C", strides=[1], width=0.25)  # for a quick export
-    light = partial(MobileNet, layer, blocks=[10, 16], expansion=1, width=0.25, image_size=size)
-    networks = {"mobilenet/v2": NetworkSpec(small, 3, size), "mobilenet/lambda_v2": NetworkSpec(light, 3, size)}
-    pairs = [("mobilenet/lambda_v2", "mobilenet/v2")]
-    result = compare_runtimes(SETTING, title="Runtimes", networks=networks, batch=1, pairs=pairs)
-    plain, lambdas = result.rows
-    assert plain["published MFLOPs"] == "603"
-    assert lambdas["published M"] == "3.21"
-    for row in result.rows:
-        # Float32 has 2^-24; a sum of a thousand terms may lose a factor of 30, and 50 layers follow one another.
-        assert 0 <= float(row["difference"]) < 1e-4
-        assert len(row["ONNX ms"].samples) >= 2
-        assert row["ONNX speedup"] == pytest.approx(row["PyTorch ms"] / row["ONNX ms"])
-    ratio = lambdas["PyTorch ms"] / plain["PyTorch ms"]
-    assert f"LambdaMobileNet-v2 takes {ratio:.2f} times the time of MobileNet-v2 in PyTorch" in result.notes[-1]
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "int8"])
+def test_each_runtime_computes_the_same_logits(name, network, tmp_path):
+    if name == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = network.double()(images.double())
+    run = RUNTIMES[name].prepare(network.float(), images, tmp_path)
+    # Float32 has 2^-24; a sum of a thousand terms may lose a factor of 30, and ten layers follow one another.
+    assert (run(images) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def test_calibrated_networks_have_a_signal():
@@ -45,7 +49,35 @@ def test_calibrated_networks_have_a_signal():
     assert not model.training
 
 
+def test_errors_in_any_block_of_a_calibrated_network_change_the_logits(network):
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        before = network(images)
+        for stage in network.stages:
+            (block,) = stage
+            weight = block.conv1.weight
+            weight.neg_()
+            assert (network(images) - before).abs().max() > 1e-2 * before.abs().max()
+            weight.neg_()
+
+
 def test_the_difference_is_in_units_of_the_largest_logit():
     model = torch.nn.Identity()
     logits = torch.tensor([[1.0, -4.0], [2.0, 0.0]])
     assert logit_difference(model, lambda x: x + torch.tensor([0.0, 0.2]), logits) == pytest.approx(0.05)
+
+
+def test_a_preparation_that_takes_too_long_is_stopped_although_exceptions_are_caught():
+    def prepare():
+        with suppress(Exception):
+            time.sleep(60)
+        time.sleep(60)
+
+    start = time.monotonic()
+    with pytest.raises(PreparationTimeoutError, match=r"more than 0\.1 s"), preparation_limit(0.1):
+        prepare()
+    assert time.monotonic() - start < 30
+    with preparation_limit(0.2):
+        prepared = True
+    assert prepared
+    time.sleep(0.3)  # the limit is over with its block

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from torch.nn import functional as F
 
 from lambdanets.config.build import ImageSpec, build_model
+from lambdanets.peers.networks import TIMM_NETWORKS
 from lambdanets.tasks.optimizers import parameter_groups
 from tests.configs import EXPERIMENTS, SWEEPS, composing, experiment
 
@@ -249,6 +250,11 @@ EXPECTED = {
         ("", LONG, figure2()),
         ("", LONG, efficiency()),
         ("mobilenet/", LONG | {"model": "MobileNet", "recipe.image_size": 224}, mobilenet()),
+        (
+            "timm/",
+            LONG | {"model": "timm_resnet", "recipe.image_size": 256},
+            [(name, {"model.name": name}) for name in TIMM_NETWORKS],
+        ),
         ("coco/", DETECTION, coco()),
         (
             "reproduction/",

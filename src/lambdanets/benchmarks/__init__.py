@@ -4,13 +4,13 @@ from lambdanets.benchmarks.callback_cost import measure_callback_cost
 from lambdanets.benchmarks.experiment_networks import compare_experiments
 from lambdanets.benchmarks.figure2 import compare_speed_and_accuracy
 from lambdanets.benchmarks.gpu_model import predict_gpu_times
+from lambdanets.benchmarks.inference import compare_runtimes
 from lambdanets.benchmarks.input_pipeline import measure_input_pipeline
 from lambdanets.benchmarks.layers import compare_layers
 from lambdanets.benchmarks.loop_overhead import measure_loop_overhead
 from lambdanets.benchmarks.methods import compare_methods
 from lambdanets.benchmarks.mobilenet_search import search_mobilenets
 from lambdanets.benchmarks.network_groups import compare_networks
-from lambdanets.benchmarks.runtimes import compare_runtimes
 from lambdanets.benchmarks.scaling import measure_scaling
 from lambdanets.benchmarks.triton_variants import compile_variants
 

@@ -36,7 +36,8 @@ class Setting:
         threads: CPU threads.
         repeats: measurements of each candidate; results are medians.
         passes: candidates that are compared are measured again, up to so many times in all, while a time is noisy.
-        seconds: a candidate whose first step takes longer is measured fewer times, at least twice.
+        seconds: a candidate whose first step takes longer is measured fewer times, `min_repeats` at least.
+        min_repeats: measurements of the slowest candidates.
         memory_gib: limit of the memory; candidates that are known to need more are not run, or with a smaller batch.
         channels_last: lay out the weights and inputs of whole modules with the channels innermost.
         hide_launches: on a GPU, let it wait until the CPU has launched a step, to measure the time of the GPU alone.
@@ -48,6 +49,7 @@ class Setting:
     repeats: int = 9
     passes: int = 3
     seconds: float = 4.0
+    min_repeats: int = 2
     memory_gib: float = 8.0
     channels_last: bool = False
     hide_launches: bool = False
@@ -174,7 +176,7 @@ class Setting:
         except torch.OutOfMemoryError:
             return 0
         first = self.time_step(step)
-        return max(2, min(self.repeats, round(self.repeats * self.seconds / max(first, 1e-9))))
+        return max(self.min_repeats, min(self.repeats, round(self.repeats * self.seconds / max(first, 1e-9))))
 
     def measure_pass(self, steps: Mapping[str, Step], rounds: Mapping[str, int]) -> dict[str, Measured]:
         """Return the seconds of each step, measured in turn as often as `rounds` says."""

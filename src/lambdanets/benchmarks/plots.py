@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from lambdanets.benchmarks.result import Result
+from lambdanets.reports.pareto import draw_pareto
 from lambdanets.reports.speed_accuracy import Panel, Point, draw_panels
 
-SPEED_ACCURACY = "speed_accuracy"
+SPEED_ACCURACY, PARETO = "speed_accuracy", "pareto"
 
 
 def save_plot(result: Result, path: Path) -> None:
     """Save the plot that `result.plot` describes: lines on logarithmic axes, bars, or accuracy over time."""
     if result.plot["kind"] == SPEED_ACCURACY:
-        save_speed_accuracy(result, path)
+        draw_panels(restore_panels(result), result.plot["normalize_to"]).savefig(path, dpi=110)
+    elif result.plot["kind"] == PARETO:
+        draw_pareto(restore_panels(result)).savefig(path, dpi=110)
     else:
         save_columns(result, path)
 
@@ -24,11 +27,15 @@ def speed_accuracy_plot(panels: Sequence[Panel], normalize_to: str) -> dict[str,
     return {"kind": SPEED_ACCURACY, "normalize_to": normalize_to, "panels": [asdict(panel) for panel in panels]}
 
 
-def save_speed_accuracy(result: Result, path: Path) -> None:
-    panels = [
+def pareto_plot(panels: Sequence[Panel]) -> dict[str, Any]:
+    """Return the `plot` of a result that draws the fronts of accuracy over time."""
+    return {"kind": PARETO, "panels": [asdict(panel) for panel in panels]}
+
+
+def restore_panels(result: Result) -> list[Panel]:
+    return [
         Panel(**(panel | {"points": [Point(**point) for point in panel["points"]]})) for panel in result.plot["panels"]
     ]
-    draw_panels(panels, result.plot["normalize_to"]).savefig(path, dpi=110)
 
 
 def save_columns(result: Result, path: Path) -> None:

@@ -26,7 +26,8 @@ class Result(Table):
         setting: the conditions of the measurement.
         machine_load: `describe_load` of the measurement; empty if unknown.
         plot: options of `plots.save_plot`: its kind, and the columns of x, y and the lines' names or, of speed_accuracy
-            plots, the panels and the experiment that times are normalized to; empty for no plot.
+            and pareto plots, the panels, and of the first the experiment that times are normalized to; empty for no
+            plot.
     """
 
     setting: Setting = field(default_factory=Setting)
@@ -84,9 +85,7 @@ class Result(Table):
         gpu = "".join(
             f", {name} {value}" for name, value in (origin.get("gpu") or {}).items() if name != "name" and value
         )
-        machine = describe_machine(self.setting)
-        if "precision" in self.columns:
-            machine = machine.removesuffix(f", {self.setting.precision}")
+        machine = describe_machine(self.setting, columns=self.columns)
         lines = [f"# {self.title}", "", f"{machine}{gpu}. Python {origin['python']}, {packages}.", ""]
         lines += [f"{origin['date'][:10]}, `{origin['command']}`", ""]
         lines += [f"![{self.title}]({name}.png)", ""] if self.plot else []
@@ -150,9 +149,17 @@ def describe_load(start: CpuUse, end: CpuUse) -> dict[str, float | None]:
     }
 
 
-def describe_machine(setting: Setting) -> str:
-    """Return the name of the processor or GPU, with the number of threads and the precision."""
-    if setting.torch_device.type == "cuda":
-        return f"{torch.cuda.get_device_name()}, {setting.precision}"
-    threads = f"{setting.threads} thread{'s' * (setting.threads != 1)}"
-    return f"{processor_name()}, {threads} of {os.cpu_count()}, {setting.precision}"
+def describe_machine(setting: Setting, *, columns: Sequence[str] = ()) -> str:
+    """Return the name of the processor or GPU, with the number of threads and the precision.
+
+    Args:
+        setting: the conditions of the measurement.
+        columns: of a table, which has a column for what differs between its rows.
+    """
+    is_gpu = setting.torch_device.type == "cuda"
+    parts = [torch.cuda.get_device_name() if is_gpu else processor_name()]
+    if not is_gpu and "threads" not in columns:
+        parts.append(f"{setting.threads} thread{'s' * (setting.threads != 1)} of {os.cpu_count()}")
+    if "precision" not in columns:
+        parts.append(setting.precision)
+    return ", ".join(parts)

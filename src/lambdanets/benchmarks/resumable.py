@@ -5,7 +5,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result, restore_measurements, store_measurements
 from lambdanets.config.search_path import PACKAGE
 
-MEASURED, BEGUN = "measured", "begun"
+MEASURED, BEGUN, FAILED = "measured", "begun", "failed"
 
 
 class ResumableResult:
@@ -71,8 +71,44 @@ class ResumableResult:
         self.save()
 
     def fail(self, case: str, error: Exception) -> None:
-        self.cases[case] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        self.cases[case] = f"{FAILED}: {describe_error(error)}"
         self.save()
+
+    def measure(
+        self,
+        cases: Mapping[str, Callable[[], Result]],
+        *,
+        fits: Callable[[], bool] = lambda: True,
+        strict: bool = False,
+    ) -> int:
+        """Measure the cases that are left; one that fails does not stop the others.
+
+        Args:
+            cases: measurement of each case.
+            fits: returns whether there is time for another case.
+            strict: raise the exception of a case that fails.
+
+        Returns:
+            The number of cases that were measured.
+        """
+        measured = 0
+        for case in self.pending(list(cases)):
+            if not fits():
+                break
+            self.begin(case)
+            try:
+                self.finish(case, cases[case]())
+                measured += 1
+            except Exception as error:
+                if strict:
+                    raise
+                self.fail(case, error)
+        return measured
+
+    @property
+    def failures(self) -> list[str]:
+        """The cases that failed, with their errors."""
+        return [f"{case}: {state}" for case, state in self.cases.items() if state.startswith(FAILED)]
 
     def save(self) -> Result:
         """Write and return one result with the rows and notes of all measured cases, and the names of the others."""
@@ -93,6 +129,11 @@ class ResumableResult:
         more |= {"identity": self.identity, "cases": self.cases, "results": self.results}
         result.save(self.folder, self.name, self.origin, more=more)
         return result
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the type and the beginning of the message of an error, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def join_loads(first: dict[str, float | None], second: dict[str, float | None]) -> dict[str, float | None]:

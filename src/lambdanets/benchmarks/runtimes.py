@@ -1,109 +1,110 @@
-"""benchmark=mobilenet: latency of the networks of experiments in PyTorch and in ONNX Runtime."""
+"""The runtimes that run a network in inference, and the preparation that each needs."""
 
-import tempfile
-from collections.abc import Sequence
-from functools import partial
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lambdanets.benchmarks.experiment_networks import NetworkSpec
-from lambdanets.benchmarks.measure import Setting, Step
-from lambdanets.benchmarks.result import Result
-from lambdanets.costs.count import count_costs, sum_costs
 from lambdanets.export.formats import FORMATS, Run, write_graph
 from lambdanets.export.portable import portable_copy
-from lambdanets.progress import progress_bar
-from lambdanets.reports.published import published_value, row_label
-from lambdanets.table import TableRow
+from lambdanets.inference.optimize import optimize_for_inference
+
+# Of the last batch norms of residual blocks. With 1, rounding errors grow to 1e-4 of the logits in deep networks.
+GAIN = 0.1
 
 
-def compare_runtimes(
-    setting: Setting,
-    *,
-    title: str,
-    networks: dict[str, NetworkSpec],
-    batch: int,
-    pairs: Sequence[tuple[str, str]],
-) -> Result:
-    """Compare the latency of networks in PyTorch and, as files of job=export, in ONNX Runtime, measured in turn.
+class PreparationTimeoutError(BaseException):
+    """A preparation takes too long. Not an `Exception`: compilers catch those and try something else."""
+
+
+class Runtime(NamedTuple):
+    """A way to run a network.
 
     Args:
-        setting: the conditions of the measurement; the device is cpu.
-        title: title of the result.
-        networks: by experiment.
-        batch: images.
-        pairs: pairs of experiments whose ratios are noted, such as a lambda network and its baseline.
-
-    Returns:
-        One row per network: parameters and FLOPs as counted and as published, milliseconds of a forward pass, and the
-        largest difference of the logits of both runtimes.
+        label: in tables.
+        description: for the note below a table.
+        prepare: given a network in evaluation mode, images of the shape that it will run on, and a folder for files
+            that further calls for the same network use again, returns a function of images. It may depend on the
+            number of PyTorch's threads.
+        is_exact: whether the logits are those of eager PyTorch but for rounding in float32.
     """
-    columns = ["row", "M parameters", "published M", "MFLOPs", "MFLOPs, paper's order", "published MFLOPs"]
-    columns += ["PyTorch ms", "ONNX ms", "ONNX speedup", "difference"]
-    result = Result(title, columns, setting=setting)
-    steps: dict[str, Step] = {}
-    differences: dict[str, float] = {}
-    with setting.apply(), tempfile.TemporaryDirectory() as folder:
-        for name, network in progress_bar(networks.items(), "networks"):
-            images = torch.randn(max(batch, 2), network.channels, *network.size)
-            model = network.make()
-            calibrate(model, images)
-            run = export_to_onnx(model, images, Path(folder, f"{len(steps)}.onnx"))
-            differences[name] = logit_difference(model, run, images)
-            steps[f"PyTorch {name}"] = setting.make_inference_step(model, images[:batch])
-            steps[f"ONNX {name}"] = partial(run, images[:batch])
-        milliseconds = {step: 1e3 * seconds for step, seconds in setting.measure_times(steps).items()}
-    for name, network in networks.items():
-        cost = sum_costs(count_costs(network.make, channels=network.channels, image_size=network.size, batch=batch))
-        flops = published_value(name, "flops")
-        row: TableRow = {
-            "row": row_label(name),
-            "M parameters": f"{cost.parameters / 1e6:.3f}",
-            "published M": str(published_value(name, "params") or "") or None,
-            "MFLOPs": f"{cost.flops / 1e6:.1f}",
-            "MFLOPs, paper's order": f"{cost.paper_flops / 1e6:.1f}",
-            "published MFLOPs": f"{1e3 * flops.value:.0f}" if flops else None,
-            "ONNX speedup": milliseconds[f"PyTorch {name}"] / milliseconds[f"ONNX {name}"],
-            "difference": f"{differences[name]:.1e}",
-        }
-        for runtime in ("PyTorch", "ONNX"):
-            row[f"{runtime} ms"] = milliseconds[f"{runtime} {name}"]
-        result.rows.append(row)
-    result.notes += [
-        f"Milliseconds of a forward pass of {batch} image{'s' * (batch > 1)} with random weights. ONNX: the file of "
-        "job=export in ONNX Runtime, with the same threads; its lambda layers compute the lambdas first or by "
-        "convolution.",
-        "FLOPs: one image, two per multiply-add, by the exact methods that lambda layers choose in PyTorch, and in the "
-        "paper's order, which computes all lambdas first.",
-        "Difference: the largest one of the logits of both runtimes, in units of the largest logit.",
-    ]
-    for ours, theirs in pairs:
-        ratios = [
-            milliseconds[f"{runtime} {ours}"] / milliseconds[f"{runtime} {theirs}"] for runtime in ("PyTorch", "ONNX")
-        ]
-        result.notes.append(
-            f"{row_label(ours)} takes {ratios[0]:.2f} times the time of {row_label(theirs)} in PyTorch, "
-            f"{ratios[1]:.2f} times in ONNX Runtime."
-        )
-    return result
+
+    label: str
+    description: str
+    prepare: Callable[[nn.Module, Tensor, Path], Run]
+    is_exact: bool = True
+
+
+def prepare_eager(model: nn.Module, images: Tensor, folder: Path) -> Run:
+    return torch.inference_mode()(model)
+
+
+def prepare_optimized(model: nn.Module, images: Tensor, folder: Path) -> Run:
+    return torch.inference_mode()(optimize_for_inference(model))
+
+
+def prepare_compiled(model: nn.Module, images: Tensor, folder: Path) -> Run:
+    torch.compiler.reset()  # code for other shapes and numbers of threads
+    return torch.inference_mode()(optimize_for_inference(model, compile=True))
+
+
+def prepare_onnx(model: nn.Module, images: Tensor, folder: Path) -> Run:
+    file = folder / FORMATS["onnx"].file
+    if not file.exists():
+        pair = images[:2] if len(images) > 1 else torch.cat([images, images])
+        write_graph("onnx", portable_copy(model, pair, runtime=FORMATS["onnx"].runtime), pair, file)
+    return FORMATS["onnx"].read(file)
+
+
+RUNTIMES = {
+    "eager": Runtime("eager", "PyTorch as it is", prepare_eager),
+    "optimized": Runtime("optimized", "`lambdanets.optimize_for_inference`", prepare_optimized),
+    "compiled": Runtime(
+        "compiled", "`lambdanets.optimize_for_inference` with `compile=True`, by `torch.compile`", prepare_compiled
+    ),
+    "onnx": Runtime("ONNX", "the file of `job=export format=onnx` in ONNX Runtime", prepare_onnx),
+}
 
 
 def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Set the statistics of batch norms by images; those of new networks make the signal vanish in the depth."""
+    """Set the statistics of batch norms by images, and gains of 0 to GAIN; then the model is in evaluation mode.
+
+    With the statistics of new networks the signal vanishes in the depth, and blocks that start as identities would hide
+    errors in their layers.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and not module.weight.any():
+            nn.init.constant_(module.weight, GAIN)
     torch.optim.swa_utils.update_bn([images], model)
     model.eval()
 
 
-def export_to_onnx(model: nn.Module, images: Tensor, file: Path) -> Run:
-    """Write a network as job=export does, and return a function that runs the file."""
-    write_graph("onnx", portable_copy(model, images, runtime="onnx"), images[:2], file)
-    return FORMATS["onnx"].read(file)
-
-
-@torch.no_grad()
+@torch.inference_mode()
 def logit_difference(model: nn.Module, run: Run, images: Tensor) -> float:
     """Return the largest difference of logits, in units of the network's largest logit."""
     expected = model(images)
     return float((run(images) - expected).abs().max() / expected.abs().max())
+
+
+@contextmanager
+def preparation_limit(seconds: float) -> Iterator[None]:
+    """Raise PreparationTimeoutError in the block when the time is over; without effect outside of the main thread."""
+
+    def stop(*_: Any) -> None:
+        raise PreparationTimeoutError(f"its preparation took more than {seconds:g} s")
+
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,22 +152,11 @@ def measure_cases(
         summarize=SUMMARIES.get(name, lambda result: {}),
         anew=job.anew,
     )
-    cases = dict(expand_grid(grid))
-    measured = 0
-    for case in file.pending(list(cases)):
-        if not fits():
-            break
-        file.begin(case)
-        try:
-            file.finish(case, measure_case(spec.benchmark, options, setting, cases[case]))
-            measured += 1
-        except Exception as error:
-            if rehearsing:
-                raise
-            file.fail(case, error)
-            failures.append(f"{case}: {file.cases[case]}")
-        if not rehearsing:
-            torch.cuda.empty_cache()
+    cases = {
+        case: partial(measure_case, spec.benchmark, options, setting, values) for case, values in expand_grid(grid)
+    }
+    measured = file.measure(cases, fits=fits, strict=rehearsing)
+    failures += file.failures
     file.save().show()
     log.info("Wrote %s", os.path.relpath(results / f"{name}.md"))
     return measured
@@ -192,6 +182,8 @@ def measure_case(benchmark: str, options: dict[str, Any], setting: dict[str, Any
     settings.setting = OmegaConf.merge(settings.setting, setting)
     for key, value in {**options, **case}.items():
         OmegaConf.update(settings, key, value, merge=False)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # of earlier cases
     result = measure(settings)
     result.rows = [{**row, "precision": result.setting.precision} for row in result.rows]
     result.columns.insert(0, "precision")
