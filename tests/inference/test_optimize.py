@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lambdanets import optimize_for_inference
+from lambdanets.errors import UserError
 from lambdanets.inference.fused import FusedBottleneck, FusedConv
 from lambdanets.mixers import LambdaLayer
 from lambdanets.models import ResNet
@@ -55,6 +56,17 @@ def test_blocks_are_fused():
     optimized = optimize_for_inference(make_network("small", "lambda", ()))
     assert sum(isinstance(module, FusedBottleneck) for module in optimized.modules()) == 2
     assert isinstance(optimized.stem[0], FusedConv)
+
+
+@needs_compiler
+def test_inputs_that_it_can_not_take_are_refused():
+    optimized = optimize_for_inference(make_network("small", "conv", ()))
+    with pytest.raises(UserError, match="needs a gradient"):
+        optimized(torch.randn(1, 3, 32, 32, requires_grad=True))
+    with pytest.raises(UserError, match=r"\(B, 16, H, W\)"):
+        optimized.stages(torch.randn(1, 4, 8, 8))
+    with pytest.raises(UserError, match="optimized for a CPU"):
+        optimized.stages(torch.randn(1, 16, 8, 8, device="meta"))
 
 
 def test_feature_maps_are_equal():
@@ -114,7 +126,7 @@ def test_a_layer_of_its_own_is_optimized():
     layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 8, 1)).eval()
     randomize_norms(layers)
     optimized = optimize_for_inference(layers)
-    assert isinstance(optimized[0], FusedConv)
+    assert isinstance(optimized[0], FusedConv)  # 3 channels
     assert_equal_logits(layers, optimized, torch.randn(2, 3, 9, 9))
     assert isinstance(optimize_for_inference(LambdaLayer(8, scope=3)), LambdaLayer)
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
+from lambdanets.inference.convolution import PackedConv
 from lambdanets.inference.folding import is_foldable, norm_to_affine
 from lambdanets.inference.passes import pool, scale_and_add
-from lambdanets.inference.winograd import WinogradConv
 from lambdanets.mixers import LambdaLayer
 from lambdanets.mixers.interface import lay_out
 from lambdanets.models.resnet import Bottleneck
@@ -29,31 +29,32 @@ ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
 
 
 class FusedConv(nn.Module):
-    """A convolution and its activation: (B, C, H, W) → (B, out, H', W'), channels last.
+    """A convolution, optionally the sum with another map, and an activation: (B, C, H, W) → (B, out, H', W').
+
+    Maps are channels last.
 
     Args:
         conv: padded with zeros.
-        act: a key of ACTIVATIONS.
+        act: a key of ACTIVATIONS; behind a sum only an identity or nn.ReLU.
     """
 
     def __init__(self, conv: nn.Conv2d, act: type[nn.Module] = nn.Identity) -> None:
         super().__init__()
         self.weight, self.bias = conv.weight, conv.bias
         self.sizes: tuple[Any, ...] = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self.act = ACTIVATIONS[act]
+        self.act, self.numbers = ACTIVATIONS[act]
         self.packed: tuple[torch.Size, Tensor] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         x = lay_out(x, torch.channels_last)
         weight = self.pack_weight(x.shape)
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *self.sizes, *self.act, "")
-
-    def add(self, x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
-        """Compute the convolution plus another map, without the activation, or with a ReLU."""
-        x, act = lay_out(x, torch.channels_last), "relu" if relu else None
-        weight = self.pack_weight(x.shape)
+        if other is None:
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, weight, self.bias, *self.sizes, self.act, self.numbers, ""
+            )
+        act = None if self.act == "none" else self.act
         return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, other, weight, self.bias, *self.sizes, "add", 1.0, act, [], ""
+            x, other, weight, self.bias, *self.sizes, "add", 1.0, act, self.numbers, ""
         )
 
     def pack_weight(self, shape: torch.Size) -> Tensor:
@@ -143,20 +144,26 @@ class FusedBottleneck(nn.Module):
         super().__init__()
         self.conv1, self.act1 = fuse_conv(block.conv1, block.act)
         self.mixer, self.norm2, self.act2 = fuse_mixer(block.mixer, block.norm2, block.act)
-        self.conv3 = FusedConv(block.conv3)
         self.gate, self.shortcut, self.act = block.gate, block.shortcut, block.act
+        self.relu = isinstance(block.act, nn.ReLU)
+        self.conv3, _ = fuse_conv(block.conv3, nn.ReLU() if self.relu and self.is_plain else nn.Identity())
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the sum with the shortcut directly follows the last convolution."""
+        return isinstance(self.gate, nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.conv1(x))
         y = self.act2(self.norm2(lay_out(self.mixer(y), torch.channels_last)))
-        shortcut, relu = self.shortcut(x), isinstance(self.act, nn.ReLU)
-        if isinstance(self.gate, nn.Identity):
-            y = self.conv3.add(y, shortcut, relu=relu)
-            return y if relu else self.act(y)
+        shortcut = self.shortcut(x)
+        if self.is_plain:
+            y = self.conv3(y, shortcut)
+            return y if self.relu else self.act(y)
         y = self.conv3(y)
         if isinstance(self.gate, FusedSqueezeExcitation):
-            y = scale_and_add(y, self.gate.factors(y), shortcut, relu=relu)
-            return y if relu else self.act(y)
+            y = scale_and_add(y, self.gate.factors(y), shortcut, relu=self.relu)
+            return y if self.relu else self.act(y)
         return self.act(self.gate(y) + shortcut)
 
 
@@ -165,13 +172,14 @@ def fuse_conv(conv: nn.Module, act: nn.Module) -> tuple[nn.Module, nn.Module]:
 
     Returns:
         The layers that replace both; another module than a zero-padded convolution stays, and so does an activation
-        that oneDNN doesn't know.
+        that the convolution can't take.
     """
     if not isinstance(conv, nn.Conv2d) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return conv, act
-    if WinogradConv.is_suitable(conv):
+    simple = isinstance(act, nn.ReLU | nn.Identity)
+    if PackedConv.is_suitable(conv) and (simple or conv.kernel_size == (3, 3)):
         relu = isinstance(act, nn.ReLU)
-        return WinogradConv(conv, relu=relu), nn.Identity() if relu else act
+        return PackedConv(conv, relu=relu), nn.Identity() if relu else act
     if type(act) not in ACTIVATIONS:
         return FusedConv(conv), act
     return FusedConv(conv, type(act)), nn.Identity()

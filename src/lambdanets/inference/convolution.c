@@ -1,6 +1,8 @@
-/* A 3x3 convolution by Winograd's F(2x2, 3x3) (Lavin and Gray 2016): 16 instead of 36 multiply-adds for four outputs.
+/* Convolutions as products of matrices, whose weights are laid out beforehand as panels of a few vectors of outputs.
  *
- * Each 2x2 tile of the output comes from a 4x4 patch d of the input. With the matrices
+ * 1x1: the rows of the map times the weights, plus bias and another map.
+ *
+ * 3x3: Winograd's F(2x2, 3x3) (Lavin and Gray 2016), 16 instead of 36 multiply-adds for four outputs. Each 2x2 tile of the output comes from a 4x4 patch d of the input. With the matrices
  *
  *          1  0 -1  0            1  0  0
  *     B' = 0  1  1  0      G =  .5 .5 .5     A' = 1 1  1  0
@@ -23,7 +25,7 @@
 typedef int64_t size;
 typedef float vec __attribute__((vector_size(BYTES), aligned(sizeof(float)), may_alias));
 typedef int32_t mask __attribute__((vector_size(BYTES)));
-enum { LANES = BYTES / sizeof(float), ENTRIES = 16, PANEL = 4 }; /* vectors of outputs in a panel of U */
+enum { LANES = BYTES / sizeof(float), PANEL = 4, INNER = 256, ENTRIES = 16 };
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -33,15 +35,24 @@ enum { LANES = BYTES / sizeof(float), ENTRIES = 16, PANEL = 4 }; /* vectors of o
 #define HOLD(vector)
 #endif
 
+/* Sizes of 3x3 convolutions. */
 typedef struct {
     size threads, batch, height, width, channels, outputs;
     size tiles; /* that a thread computes at a time */
     size relu;
 } Sizes;
 
+/* Sizes of 1x1 convolutions. */
+typedef struct {
+    size threads, rows, channels, outputs;
+    size chunk; /* rows that a thread computes at a time */
+    size relu;
+} Rows;
+
 size lanes(void) { return LANES; }
 
 INLINE size least(size a, size b) { return a < b ? a : b; }
+INLINE vec positive(vec x) { return (vec)((mask)x & (mask)(x > 0)); }
 
 /* Compute B' d B of one patch, for all channels. Positions outside of the map are zero. */
 static void transform_input(const Sizes *s, const float *x, size top, size left, float *v, size stride) {
@@ -83,49 +94,74 @@ static void transform_output(const Sizes *s, const float *m, size stride, const 
         const vec shift = *(const vec *)(bias + k);
         for (int i = 0; i < 2 && top + i < s->height; i++) {
             vec out[2] = {e[i][0] + e[i][1] + e[i][2] + shift, e[i][1] - e[i][2] - e[i][3] + shift};
-            for (int j = 0; j < 2 && left + j < s->width; j++) {
-                if (s->relu) out[j] = (vec)((mask)out[j] & (mask)(out[j] > 0));
-                *(vec *)(y + ((top + i) * s->width + left + j) * s->outputs + k) = out[j];
-            }
+            for (int j = 0; j < 2 && left + j < s->width; j++)
+                *(vec *)(y + ((top + i) * s->width + left + j) * s->outputs + k) = s->relu ? positive(out[j]) : out[j];
         }
     }
 }
 
-/* Set m (rows, vectors) to v (rows, channels) times a panel of U (channels, vectors); the compiler knows the sizes. */
-INLINE void block(const int rows, const int vectors, const Sizes *s, const float *v, const float *u, float *m) {
+/* Set c (rows, vectors) to a (rows, inner) times a panel (inner, vectors), or add it; the compiler knows the sizes. */
+INLINE void block(const int rows, const int vectors, size inner, const float *a, size a_row, const float *panel,
+                  float *c, size c_row, int add) {
     vec sum[6][PANEL];
     for (int r = 0; r < rows; r++)
-        for (int n = 0; n < vectors; n++) sum[r][n] = (vec){0};
-    for (size c = 0; c < s->channels; c++, u += vectors * LANES) {
+        for (int n = 0; n < vectors; n++) sum[r][n] = add ? *(const vec *)(c + r * c_row + n * LANES) : (vec){0};
+    for (size i = 0; i < inner; i++, panel += vectors * LANES) {
         vec column[PANEL];
         for (int n = 0; n < vectors; n++) {
-            column[n] = *(const vec *)(u + n * LANES);
+            column[n] = *(const vec *)(panel + n * LANES);
             HOLD(column[n]);
         }
         for (int r = 0; r < rows; r++)
-            for (int n = 0; n < vectors; n++) sum[r][n] += v[r * s->channels + c] * column[n];
+            for (int n = 0; n < vectors; n++) sum[r][n] += a[r * a_row + i] * column[n];
     }
     for (int r = 0; r < rows; r++)
-        for (int n = 0; n < vectors; n++) *(vec *)(m + r * s->outputs + n * LANES) = sum[r][n];
+        for (int n = 0; n < vectors; n++) *(vec *)(c + r * c_row + n * LANES) = sum[r][n];
 }
 
-static void multiply(const Sizes *s, size tiles, const float *v, const float *u, float *m) {
-    for (size k = 0; k < s->outputs; k += PANEL * LANES) {
-        const size vectors = least(PANEL, (s->outputs - k) / LANES);
-        for (size r = 0; r < tiles; r += 6)
-            switch (8 * least(6, tiles - r) + vectors) {
-#define BLOCKS(R)                                                                                       \
-    case 8 * R + 1: block(R, 1, s, v + r * s->channels, u + k * s->channels, m + r * s->outputs + k); break; \
-    case 8 * R + 2: block(R, 2, s, v + r * s->channels, u + k * s->channels, m + r * s->outputs + k); break; \
-    case 8 * R + 3: block(R, 3, s, v + r * s->channels, u + k * s->channels, m + r * s->outputs + k); break; \
-    case 8 * R + 4: block(R, 4, s, v + r * s->channels, u + k * s->channels, m + r * s->outputs + k); break;
-                BLOCKS(1) BLOCKS(2) BLOCKS(3) BLOCKS(4) BLOCKS(5) BLOCKS(6)
+static void multiply(size rows, size vectors, size inner, const float *a, size a_row, const float *panel, float *c,
+                     size c_row, int add) {
+    for (size r = 0; r < rows; r += 6)
+        switch (8 * least(6, rows - r) + vectors) {
+#define BLOCK(R, N) \
+    case 8 * R + N: block(R, N, inner, a + r * a_row, a_row, panel, c + r * c_row, c_row, add); break;
+#define BLOCKS(R) BLOCK(R, 1) BLOCK(R, 2) BLOCK(R, 3) BLOCK(R, 4)
+            BLOCKS(1) BLOCKS(2) BLOCKS(3) BLOCKS(4) BLOCKS(5) BLOCKS(6)
+        }
+}
+
+/* Add a bias and, unless it is null, another map to c (rows, vectors); then a ReLU. */
+static void finish(size rows, size vectors, const float *bias, const float *other, float *c, size c_row, size relu) {
+    for (size r = 0; r < rows; r++)
+        for (size n = 0; n < vectors * LANES; n += LANES) {
+            vec *out = (vec *)(c + r * c_row + n), sum = *out + *(const vec *)(bias + n);
+            if (other) sum += *(const vec *)(other + r * c_row + n);
+            *out = relu ? positive(sum) : sum;
+        }
+}
+
+/* x (rows, C), u (K / panel, C, panel), bias (K), other (rows, K) or null -> y (rows, K). */
+void pointwise(const Rows *s, const float *x, const float *u, const float *bias, const float *other, float *y) {
+    const size panels = (s->outputs + PANEL * LANES - 1) / (PANEL * LANES), chunks = (s->rows + s->chunk - 1) / s->chunk;
+    const size groups = chunks < s->threads ? least(panels, s->threads) : 1; /* few rows: threads share them */
+#pragma omp parallel for num_threads(s->threads) schedule(dynamic)
+    for (size task = 0; task < chunks * groups; task++) {
+        const size first = task / groups * s->chunk, rows = least(s->chunk, s->rows - first), group = task % groups;
+        for (size c = 0; c < s->channels; c += INNER)
+            for (size p = group * panels / groups; p < (group + 1) * panels / groups; p++) {
+                const size k = p * PANEL * LANES, vectors = least(PANEL, (s->outputs - k) / LANES);
+                float *out = y + first * s->outputs + k;
+                const size inner = least(INNER, s->channels - c);
+                multiply(rows, vectors, inner, x + first * s->channels + c, s->channels,
+                         u + k * s->channels + c * vectors * LANES, out, s->outputs, c > 0);
+                if (c + inner == s->channels)
+                    finish(rows, vectors, bias + k, other ? other + first * s->outputs + k : 0, out, s->outputs, s->relu);
             }
     }
 }
 
 /* x (B, H, W, C), u (16, K / panel, C, panel), bias (K) -> y (B, H, W, K); scratch (threads, 16, tiles, C + K). */
-void convolve(const Sizes *s, const float *x, const float *u, const float *bias, float *y, float *scratch) {
+void winograd(const Sizes *s, const float *x, const float *u, const float *bias, float *y, float *scratch) {
     const size rows = (s->height + 1) / 2, columns = (s->width + 1) / 2, count = s->batch * rows * columns;
     const size chunks = (count + s->tiles - 1) / s->tiles;
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
@@ -141,7 +177,9 @@ void convolve(const Sizes *s, const float *x, const float *u, const float *bias,
                             v + t * s->channels, v_stride);
         }
         for (size entry = 0; entry < ENTRIES; entry++)
-            multiply(s, tiles, v + entry * v_stride, u + entry * s->channels * s->outputs, m + entry * m_stride);
+            for (size k = 0; k < s->outputs; k += PANEL * LANES)
+                multiply(tiles, least(PANEL, (s->outputs - k) / LANES), s->channels, v + entry * v_stride, s->channels,
+                         u + (entry * s->outputs + k) * s->channels, m + entry * m_stride + k, s->outputs, 0);
         for (size t = 0; t < tiles; t++) {
             const size tile = first + t, image = tile / (rows * columns);
             const size row = tile / columns % rows, column = tile % columns;

@@ -1,0 +1,76 @@
+"""Convolutions in C against PyTorch's in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+from lambdanets.inference import convolution
+from lambdanets.inference.convolution import PackedConv, share_rows
+from lambdanets.inference.fused import FusedConv
+from tests.methods import needs_compiler
+
+
+def reference(conv, x, other=None, relu=False):
+    with torch.no_grad():
+        bias = None if conv.bias is None else conv.bias.double()
+        y = nn.functional.conv2d(x.double(), conv.weight.double(), bias, conv.stride, conv.padding, conv.dilation)
+        y = y if other is None else y + other
+        return (y.relu() if relu else y).float()
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7), (9, 14), (40, 25)], ids=str)
+@pytest.mark.parametrize(("channels", "outputs"), [(16, 32), (32, 64), (48, 112), (320, 16), (16, 80)])
+@pytest.mark.parametrize(
+    ("side", "bias", "relu"), [(1, True, False), (1, False, True), (3, True, True), (3, False, False)]
+)
+def test_it_is_the_convolution(side, bias, relu, channels, outputs, size, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    conv = nn.Conv2d(channels, outputs, side, padding=side // 2, bias=bias)
+    packed = PackedConv(conv, relu=relu)
+    for batch in (1, 3):
+        x = torch.randn(batch, channels, *size)
+        torch.testing.assert_close(packed(x), reference(conv, x, relu=relu), rtol=1e-4, atol=1e-5)
+        if side == 1:
+            other = torch.randn(batch, outputs, *size).contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(packed(x, other), reference(conv, x, other, relu), rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.Conv2d(16, 24, 1),
+        nn.Conv2d(16, 16, 3, padding=1, stride=2),
+        nn.Conv2d(16, 16, 3),
+        nn.Conv2d(16, 16, 1, stride=2),
+        nn.Conv2d(16, 16, 5, padding=2),
+        nn.Conv2d(16, 16, 3, padding=1, groups=16),
+        nn.Conv2d(16, 16, 3, padding=1, dilation=2),
+        nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"),
+    ],
+)
+def test_other_convolutions_are_not_suitable(conv):
+    assert not PackedConv.is_suitable(conv)
+
+
+def test_one_dnn_repeats_the_order_of_weights_for_each_shape():
+    conv = nn.Conv2d(16, 24, 1, stride=2)
+    fused = FusedConv(conv, nn.ReLU)
+    with torch.no_grad():
+        for batch, size in ((1, 8), (4, 8), (1, 31), (1, 8)):
+            x = torch.randn(batch, 16, size, size)
+            torch.testing.assert_close(fused(x), reference(conv, x, relu=True), rtol=1e-4, atol=1e-5)
+
+
+def test_threads_get_equally_many_rows():
+    assert share_rows(100, 200, 2) == 100
+    assert share_rows(400, 256, 2) == 200
+    assert share_rows(1000, 200, 4) == 125
+
+
+def test_no_convolution_is_suitable_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(convolution, "load_library", lambda: None)
+    assert not PackedConv.is_suitable(nn.Conv2d(16, 16, 1))
