@@ -107,7 +107,7 @@ def test_a_graph_that_differs_from_its_network_is_removed(tmp_path, monkeypatch)
     config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
     config.format = "torchscript"
 
-    def perturbed_copy(network, images):
+    def perturbed_copy(network, images, **options):
         network = copy.deepcopy(network)
         for parameter in network.parameters():
             parameter.data *= 1.01

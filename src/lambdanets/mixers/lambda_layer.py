@@ -326,8 +326,8 @@ def pointwise_conv(x: Tensor, weight: Tensor, memory_format: torch.memory_format
     """Apply a 1×1 convolution, (B, C, H, W) and (out, C) → (B, out, H, W), with the fastest products for its output."""
     batch, _, height, width = x.shape
     if memory_format == torch.channels_last:
-        if memory_format_of(x) == memory_format or height * width < 256:
-            # One product per image would be too small to be fast.
+        # One product per image would be too small to be fast. Exported graphs must not depend on the size of a map.
+        if torch.compiler.is_exporting() or memory_format_of(x) == memory_format or height * width < 256:
             return nn.functional.linear(x.permute(0, 2, 3, 1).contiguous(), weight, bias).permute(0, 3, 1, 2)
         rows = torch.bmm(x.flatten(2).mT, weight.T.expand(batch, -1, -1))  # without a copy of x
         y = rows.unflatten(1, (height, width)).permute(0, 3, 1, 2)
