@@ -18,6 +18,8 @@ from lambdanets.export.products import Runtime
 
 # Names of the graph's input and output.
 INPUT, OUTPUT = "images", "logits"
+# The quantized form of format=onnx, see lambdanets.export.int8. It needs images, which FORMATS don't.
+INT8, INT8_FILE = "onnx_int8", "model_int8.onnx"
 Run = Callable[[Tensor], Tensor]
 
 
@@ -97,6 +99,8 @@ FORMATS = {
     "torch_export": Format("model.pt2", write_torch_export, read_torch_export),
     "torchscript": Format("model.ts", write_torchscript, read_torchscript),
 }
+# Files of graphs in the order in which a folder's model is looked for.
+GRAPH_FILES = (*(known.file for known in FORMATS.values()), INT8_FILE)
 
 
 def write_graph(name: str, network: nn.Module, images: Tensor, file: Path, *, dynamic_size: bool = False) -> None:
@@ -128,8 +132,12 @@ def write_graph(name: str, network: nn.Module, images: Tensor, file: Path, *, dy
         ) from error
 
 
-def import_package(package: str) -> Any:
-    """Import a package that format=onnx needs.
+def import_package(package: str, name: str = "onnx") -> Any:
+    """Import a package, or a module of it, that a format needs.
+
+    Args:
+        package: the package or module.
+        name: the format, for the message.
 
     Raises:
         UserError: it isn't installed.
@@ -137,7 +145,8 @@ def import_package(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"format=onnx needs {package}, which is not installed: pip install -e '.[export]'") from error
+        missing = package.partition(".")[0]
+        raise UserError(f"format={name} needs {missing}, which is not installed: pip install -e '.[export]'") from error
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.data import ImageData
+from lambdanets.export.formats import INT8, INT8_FILE
+from lambdanets.machine import processor_name
 from lambdanets.tasks import Task
 
 
@@ -19,6 +21,7 @@ def model_card(
     metrics: Mapping[str, float],
     origin: Mapping[str, Any],
     files: Sequence[Path],
+    quantization: str = "",
 ) -> str:
     """Return the card's Markdown.
 
@@ -30,6 +33,7 @@ def model_card(
         metrics: the run's scores.
         origin: command, commit and packages of this export.
         files: the model's files in the folder.
+        quantization: see `describe_quantization`.
     """
     mixer, model = (str(config[group]["_target_"]).rsplit(".", 1)[-1] for group in ("mixer", "model"))
     options = ", ".join(
@@ -63,7 +67,7 @@ model(images)  # normalized, (B, {data.channels}, {height}, {width})
 ## Files
 
 {file_list}
-
+{quantization}
 ## Images
 
 {describe_preprocessing(data)}
@@ -88,6 +92,32 @@ recipe, and `python run.py base_run=<this folder>` trains it again.
 ```yaml
 {OmegaConf.to_yaml(config.recipe).strip()}
 ```
+"""
+
+
+def describe_quantization(metrics: Mapping[str, float]) -> str:
+    """Return a section of the card that compares model_int8.onnx with the graph in float.
+
+    Args:
+        metrics: as job=export returns them.
+    """
+    rows = "\n".join(
+        f"| {name} | {100 * metrics[f'{key}/top1']:.2f} % | {metrics[f'{key}/bytes']:,} | {metrics[f'{key}/ms']:.2f} |"
+        for key, name in (("onnx", "float32"), (INT8, "int8"))
+    )
+    split = "test" if metrics[f"{INT8}/test"] else "validation"
+    return f"""
+## Quantization
+
+`{INT8_FILE}` has weights and activations of 8 bits, but float images and logits. Its ranges are those of images of the
+validation split.
+
+| graph | top-1 | bytes | ms |
+|---|---|---|---|
+{rows}
+
+top-1: {metrics[f"{INT8}/images"]:,} images of the {split} split; {100 * metrics[f"{INT8}/agreement"]:.2f} % of them get
+the same class by both graphs. ms: median of one image on one thread of {processor_name()}, in ONNX Runtime.
 """
 
 

@@ -14,7 +14,7 @@ from lambdanets.config.keys import NETWORK_KEYS
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.data import ImageData
 from lambdanets.errors import UserError
-from lambdanets.export.formats import FORMATS
+from lambdanets.export.formats import FORMATS, GRAPH_FILES
 from lambdanets.hub.download import HUB_PREFIX, download_from_hub
 from lambdanets.hub.trained_model import TrainedModel
 from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
@@ -68,7 +68,7 @@ def model_file(path: Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        graphs = (path / known.file for known in FORMATS.values())
+        graphs = (path / name for name in GRAPH_FILES)
         file = best_checkpoint(path) or next((g for g in graphs if g.is_file()), None)
         if file is not None:
             return file

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +13,31 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from lambdanets.atomic import atomic_write
+from lambdanets.benchmarks.measure import Setting
 from lambdanets.config.build import build_data, task_class
 from lambdanets.config.keys import COMMAND_KEYS
 from lambdanets.console import print_metrics, silence_lightning
-from lambdanets.data import ImageData
+from lambdanets.data import ImageData, ImageFolder
 from lambdanets.errors import UserError
-from lambdanets.export.formats import FORMATS, write_graph
-from lambdanets.export.model_card import model_card
+from lambdanets.export.evaluate import classify_images, read_images
+from lambdanets.export.formats import FORMATS, GRAPH_FILES, INT8, INT8_FILE, import_package, read_onnx, write_graph
+from lambdanets.export.int8 import quantize_graph
+from lambdanets.export.model_card import describe_quantization, model_card
 from lambdanets.export.portable import portable_copy
 from lambdanets.hub.load import LABELS_FILE, load, load_network
+from lambdanets.jobs.test import load_test_split
 from lambdanets.runs import provenance
-from lambdanets.runs.checkpoints import read_checkpoint, write_weights
+from lambdanets.runs.checkpoints import check_classes, read_checkpoint, write_weights
 from lambdanets.runs.folders import EXPORTED, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG, write_metrics
 
 log = logging.getLogger(__name__)
 SAFETENSORS = "safetensors"
 # The largest difference of a graph's logits from the network's, in units of the largest logit.
 TOLERANCE = 1e-4
+# The loss of accuracy by quantization, as a fraction of the images, above which a warning is logged.
+MAX_ACCURACY_LOSS = 0.01
+# Metrics of files, which an export doesn't take over from an earlier one.
+FILE_METRICS = ("weights", "difference/", "onnx/", f"{INT8}/")
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -35,7 +45,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
     The folder always gets the weights as model.safetensors, a format that can't hold code; the graphs that are asked
     for, for any number of images; config.yaml, labels.json, preprocessing.json, metrics.json and a model card. Each
-    file is read again and compared with the network. `lambdanets.load(folder)` opens the folder.
+    file is read again and compared with the network: by its logits, and with format=onnx_int8 by its accuracy.
+    `lambdanets.load(folder)` opens the folder.
 
     Args:
         config: resolved.
@@ -43,18 +54,20 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
     Returns:
         The number of weights, and the difference of each format's logits from the network's, in units of the largest
-        one.
+        one; of format=onnx_int8 what `quantize` returns.
 
     Raises:
-        UserError: no checkpoint is named, it can't be read, a format isn't known, or can't hold this model.
+        UserError: no checkpoint is named, it can't be read, a format isn't known, or can't hold this model; or
+            format=onnx_int8 has no validation images.
     """
     silence_lightning()
     if config.ckpt is None:
         raise UserError("job=export needs a checkpoint: ckpt=<run's folder>, ckpt=<file> or ckpt=last.")
     formats = [config.format] if isinstance(config.format, str) else list(config.format)
+    known = (SAFETENSORS, *FORMATS, INT8)
     for name in formats:
-        if name not in (SAFETENSORS, *FORMATS):
-            raise UserError(f"format={name} is not known; choose among {', '.join((SAFETENSORS, *FORMATS))}.")
+        if name not in known:
+            raise UserError(f"format={name} is not known; choose among {', '.join(known)}.")
     task = task_class(config)
     graphs = [name for name in formats if name != SAFETENSORS]
     if graphs and task.NO_GRAPH:
@@ -76,6 +89,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         metrics["difference/safetensors"] = check_logits(weights, network, images, config)
         dynamic_size = config.job.get("dynamic_size", False)
         for name in graphs:
+            if name == INT8:
+                continue
             file = folder / FORMATS[name].file
             options = {"runtime": FORMATS[name].runtime, "dynamic_size": dynamic_size}
             portable = portable_copy(network, images, **options)
@@ -85,9 +100,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
                 larger = nn.functional.pad(images, (0, 64, 0, 32))
                 difference = check_logits(file, network, larger, config)
                 metrics[f"difference/{name}"] = max(metrics[f"difference/{name}"], difference)
+        if INT8 in graphs:
+            metrics |= quantize(network, config, data, checkpoint["labels"]["classes"], folder)
     scores = run_scores(Path(config.ckpt))
     write_metrics(folder, scores | metrics)
-    names = (weights.name, *(known.file for known in FORMATS.values()))
     card = model_card(
         config,
         data,
@@ -95,12 +111,106 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         classes=checkpoint["labels"]["classes"],
         metrics=scores,
         origin=provenance.describe_origin(),
-        files=[folder / name for name in names if (folder / name).is_file()],
+        files=[folder / name for name in (weights.name, *GRAPH_FILES) if (folder / name).is_file()],
+        quantization=describe_quantization(metrics) if INT8 in graphs else "",
     )
     atomic_write(folder / "README.md", card)
     print_metrics(metrics, title=f"{config.name}: differences are in units of the largest logit")
     log.info("Written to %s; lambdanets.load opens it.", os.path.relpath(folder))
     return metrics
+
+
+def quantize(
+    network: nn.Module, config: DictConfig, data: ImageData, classes: list[str], folder: Path
+) -> dict[str, float]:
+    """Write model_int8.onnx, calibrated on validation images, and compare it with the graph in float.
+
+    Log a warning if the accuracy falls by more than MAX_ACCURACY_LOSS.
+
+    Args:
+        network: in evaluation mode.
+        config: of the export; `config.job` has its options.
+        data: the run's data.
+        classes: names of the checkpoint's classes.
+        folder: folder for the file.
+
+    Returns:
+        For "onnx" and "onnx_int8" each: top1, the accuracy; bytes, the size of the file; ms, the median time of one
+        image on one thread. Of "onnx_int8" also: agreement, the fraction of images with the same predicted class;
+        images, their number; test, 1 if they are of the test split, and 0 of the validation split.
+
+    Raises:
+        UserError: the data have no validation images or other classes, or a package is missing.
+    """
+    import_package("onnxruntime", INT8)
+    file, options = folder / INT8_FILE, config.job
+    for key in ("calibration_images", "evaluation_images"):
+        if options[key] < 1:
+            raise UserError(f"job.{key}={options[key]} leaves no images: set 1 or more.")
+    load_validation_split(data, classes, config.ckpt)
+    if data.has_test:
+        load_test_split(data, classes, config.ckpt)
+    images = torch.zeros(2, data.channels, *data.image_size)
+    calibration = (batch for batch, _ in read_images(data, data.val_set, options.calibration_images))
+    with tempfile.TemporaryDirectory() as temporary:
+        float_file = Path(temporary, FORMATS["onnx"].file)
+        portable = portable_copy(network, images, runtime="onnx", dynamic_size=options.dynamic_size)
+        write_graph("onnx", portable, images, float_file, dynamic_size=options.dynamic_size)
+        quantize_graph(float_file, file, calibration, reduce_range=options.reduce_range)
+        files = {"onnx": float_file, INT8: file}
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        split = data.test_set if data.has_test else data.val_set
+        predictions, labels = classify_images(
+            {name: read_onnx(path) for name, path in files.items()}, read_images(data, split, options.evaluation_images)
+        )
+        setting = Setting(device="cpu", threads=1, repeats=30, passes=1, seconds=0.3)
+        with setting.apply():
+            runs = {name: read_onnx(path) for name, path in files.items()}
+            times = setting.measure_times({name: partial(run, images[:1]) for name, run in runs.items()})
+    metrics: dict[str, float] = {}
+    for name in files:
+        top1 = (predictions[name] == labels).float().mean().item()
+        metrics |= {f"{name}/top1": top1, f"{name}/bytes": sizes[name], f"{name}/ms": 1e3 * times[name]}
+    agreement = (predictions["onnx"] == predictions[INT8]).float().mean().item()
+    metrics |= {f"{INT8}/agreement": agreement, f"{INT8}/images": len(labels), f"{INT8}/test": int(data.has_test)}
+    loss = metrics["onnx/top1"] - metrics[f"{INT8}/top1"]
+    if loss > MAX_ACCURACY_LOSS:
+        log.warning(
+            "Quantization costs %.1f points of top-1 accuracy, %.2f %% instead of %.2f %%, more than %g: %s was "
+            "written, but use model.onnx, or try job.calibration_images=%d.",
+            100 * loss,
+            100 * metrics[f"{INT8}/top1"],
+            100 * metrics["onnx/top1"],
+            100 * MAX_ACCURACY_LOSS,
+            file.name,
+            4 * options.calibration_images,
+        )
+    return metrics
+
+
+def load_validation_split(data: ImageData, trained: list[str], ckpt: str) -> None:
+    """Load the validation split, whose classes must be those of the checkpoint.
+
+    Args:
+        data: the data module.
+        trained: names of the checkpoint's classes.
+        ckpt: the checkpoint, for messages.
+
+    Raises:
+        UserError: there are no such images, or the classes differ.
+    """
+    if isinstance(data, ImageFolder):
+        data.memory_gib = 0.0  # decodes the images in use only, instead of all splits
+    try:
+        data.restore_classes(trained)
+        data.prepare_data()
+        data.setup("fit")
+    except UserError as error:
+        raise UserError(f"format={INT8} calibrates on validation images, which can't be read: {error}") from error
+    val_set: Any = data.val_set
+    if not len(val_set):
+        raise UserError(f"format={INT8} calibrates on validation images, and the data have none: add some.")
+    check_classes(data.classes, trained, ckpt)
 
 
 def write_descriptions(config: DictConfig, data: ImageData, labels: dict[str, Any], folder: Path) -> None:
@@ -161,5 +271,5 @@ def run_scores(ckpt: Path) -> dict[str, float]:
     for folder in (ckpt.parent.parent, ckpt.parent):
         if (file := folder / METRICS).is_file() and (folder / UNRESOLVED_CONFIG).is_file():
             metrics = json.loads(file.read_text())
-            return {n: value for n, value in metrics.items() if n != "weights" and not n.startswith("difference/")}
+            return {name: value for name, value in metrics.items() if not name.startswith(FILE_METRICS)}
     return {}

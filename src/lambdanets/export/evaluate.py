@@ -1,0 +1,50 @@
+"""Accuracy of networks and exported graphs, of any format, on images of a split."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
+
+from lambdanets.data import ImageData
+
+
+def classify_images(
+    networks: Mapping[str, Callable[[Tensor], Tensor]], batches: Iterator[tuple[Tensor, Tensor]]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Classify the same images by several networks.
+
+    Args:
+        networks: by name, (B, C, H, W) → (B, num_classes); a network, a graph, or what `lambdanets.load` returns.
+        batches: normalized images (B, C, H, W) and labels (B,).
+
+    Returns:
+        The predicted classes (N,) by name, and the labels (N,).
+    """
+    classes: dict[str, list[Tensor]] = {name: [] for name in networks}
+    labels: list[Tensor] = []
+    with torch.inference_mode():
+        for images, targets in batches:
+            labels.append(targets)
+            for name, network in networks.items():
+                classes[name].append(network(images).argmax(-1))
+    return {name: torch.cat(parts) for name, parts in classes.items()}, torch.cat(labels)
+
+
+def read_images(data: ImageData, split: Any, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images of a split, prepared as in evaluation: batches (B, C, H, W) float32 and labels (B,).
+
+    Args:
+        data: the data module of the split.
+        split: `data.val_set` or `data.test_set`.
+        count: number of images, spread evenly over the split, since files are sorted by class.
+    """
+    size = len(split)
+    count = min(count, size)
+    indices = torch.arange(count) * size // max(count, 1)
+    part = TensorDataset(*split[indices]) if isinstance(split, TensorDataset) else Subset(split, indices.tolist())
+    for batch in data.make_loader(part):
+        images, labels = data.on_after_batch_transfer(data.transfer_batch_to_device(batch, torch.device("cpu"), 0), 0)
+        if len(labels):  # all images of a batch may be corrupt
+            yield images, labels
