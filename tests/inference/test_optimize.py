@@ -1,7 +1,7 @@
 """Networks made faster for inference compute the same."""
 
 import copy
-import io
+import pickle
 
 import pytest
 import torch
@@ -88,10 +88,7 @@ def test_an_optimized_network_can_be_copied_and_stored():
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = optimized(images)
-        buffer = io.BytesIO()
-        torch.save(optimized, buffer)
-        buffer.seek(0)
-        for other in (copy.deepcopy(optimized), torch.load(buffer, weights_only=False)):
+        for other in (copy.deepcopy(optimized), pickle.loads(pickle.dumps(optimized))):
             torch.testing.assert_close(other(images), expected, rtol=0, atol=0)
 
 
@@ -132,7 +129,6 @@ def test_a_layer_of_its_own_is_optimized():
 
 
 @needs_compiler
-@pytest.mark.parametrize("choice", [("small", "lambda", ()), ("small", "se", ())], ids=str)
-def test_a_compiled_network_is_equal(choice):
-    network = make_network(*choice)
+def test_a_compiled_network_is_equal():
+    network = make_network("small", "lambda", ("model.depth=[1]", "model.layout=L", "model.strides=[1]"))
     assert_equal_logits(network, optimize_for_inference(network, compile=True), torch.randn(2, 3, 32, 32))

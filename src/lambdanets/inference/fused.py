@@ -65,7 +65,7 @@ class FusedConv(nn.Module):
         return self.packed[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"packed": None}  # oneDNN's tensors can't be copied or stored
+        return self.__dict__ | {"packed": None}  # oneDNN's tensors can't be copied or stored
 
 
 class FusedSqueezeExcitation(nn.Module):
