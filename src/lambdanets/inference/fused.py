@@ -106,19 +106,21 @@ class FusedLambda(nn.Module):
     def __init__(self, layer: LambdaLayer, norm: nn.Module, *, relu: bool) -> None:
         super().__init__()
         self.layer = layer
+        self.qkv = fuse_projection(layer.qkv)
         self.relu = relu
         for name, factor in zip(("scale", "shift"), norm_to_affine(norm), strict=True):
             self.register_buffer(name, factor, persistent=False)
 
     @staticmethod
     def is_fusible(layer: LambdaLayer, norm: nn.Module) -> bool:
-        """Return whether all positions of the layer's input are queries that see it all, and the norm is fixed."""
-        return layer.query_stride == 1 and not layer.causal and is_foldable(norm)
+        """Return whether all positions of the layer's input are queries that see it all, and the norms are fixed."""
+        norms = (layer.query_norm, layer.value_norm)
+        folded = all(isinstance(norm, nn.Identity) for norm in norms)
+        return layer.query_stride == 1 and not layer.causal and folded and is_foldable(norm)
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
-        x = lay_out(x, torch.channels_last)
-        query, value, key = layer.project(x, x, torch.channels_last)
+        query, value, key = layer.split_heads(*self.qkv(x).split(layer.sections, 1))
         relu = self.relu and isinstance(layer.pool, nn.Identity)  # otherwise it follows the pooling
         table = layer.fit_table(query)
         method = None if table is None else layer.choose_method(x, x)
@@ -165,6 +167,15 @@ class FusedBottleneck(nn.Module):
             y = scale_and_add(y, self.gate.factors(y), shortcut, relu=self.relu)
             return y if self.relu else self.act(y)
         return self.act(self.gate(y) + shortcut)
+
+
+def fuse_projection(projection: nn.Linear) -> nn.Module:
+    """Make a 1×1 convolution of a projection, as fast as there is."""
+    conv = nn.Conv2d(projection.in_features, projection.out_features, 1, bias=projection.bias is not None)
+    conv.weight = nn.Parameter(projection.weight.detach()[:, :, None, None], requires_grad=False)
+    if projection.bias is not None:
+        conv.bias = nn.Parameter(projection.bias.detach(), requires_grad=False)
+    return fuse_conv(conv, nn.Identity())[0]
 
 
 def fuse_conv(conv: nn.Module, act: nn.Module) -> tuple[nn.Module, nn.Module]:

@@ -230,10 +230,14 @@ class LambdaLayer(nn.Module):
             context_maps = pointwise_conv(context, weight[queries:], memory_format, biases[1])
             value, key = context_maps.split(self.sections[1:], 1)
         query = self.query_norm(lay_out(query, memory_format))
+        value = self.value_norm(lay_out(value, memory_format))
+        return self.split_heads(query, value, key)
+
+    def split_heads(self, query: Tensor, value: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Split the channels of queries, values and keys, (B, ·, H, W) each, as `project` returns them."""
         query = query.permute(0, 2, 3, 1).unflatten(3, (self.heads, self.key_depth))
         if self.query_softmax:
             query = query.softmax(-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(value.dtype)
-        value = self.value_norm(lay_out(value, memory_format))
         value = value.permute(0, 2, 3, 1).unflatten(3, (self.intra_depth, self.value_depth))
         if not self.sections[2]:
             return query, value, None
