@@ -10,8 +10,8 @@ as `scores_first`.
 
 import ctypes
 import logging
-from functools import cache
-from math import ceil
+from functools import cache, lru_cache
+from math import ceil, prod
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ class Sizes(ctypes.Structure):
         for name in (
             *("threads", "groups", "parts", "batch", "height", "width", "context_height", "context_width"),
             *("heads", "key_depth", "value_depth", "intra_depth", "rows", "columns"),
-            *("padded_key", "padded_value", "span", "batched_queries"),
+            *("padded_key", "padded_value", "query_stride", "value_stride", "band", "span", "batched_queries"),
         )
     ]
 
@@ -84,6 +84,45 @@ class Kernel:
             batched_queries=max(1, min(width, CACHED_SCORES // (heads * span))) if same_view else 1,
         )
 
+    @lru_cache(maxsize=1024)  # noqa: B019, each kernel lives as long as the process
+    def forward_sizes(
+        self,
+        query: torch.Size,
+        values: torch.Size,
+        table: torch.Size,
+        query_stride: int,
+        value_stride: int,
+        threads: int,
+    ) -> tuple[Sizes, int]:
+        """Return the sizes for the forward pass, from the shapes of the inputs, and the elements of its scratch memory."""
+        batch, height, width, heads, key_depth = query
+        _, context_height, context_width, intra_depth, value_depth = values
+        rows, columns = table[2:]
+        pitch = self.round_up(min(columns, context_width))
+        band = max(1, min(rows, context_height, CACHED_SCORES // (heads * pitch)))
+        sizes = Sizes(
+            threads=threads,
+            # Shares of unequal time are dealt to the threads one by one.
+            parts=1 if threads == 1 else min(width, ceil(4 * threads / (batch * height))),
+            batch=batch,
+            height=height,
+            width=width,
+            context_height=context_height,
+            context_width=context_width,
+            heads=heads,
+            key_depth=key_depth,
+            value_depth=value_depth,
+            intra_depth=intra_depth,
+            rows=rows,
+            columns=columns,
+            padded_value=self.round_up(value_depth),
+            query_stride=query_stride,
+            value_stride=value_stride,
+            band=band,
+            span=band * pitch,
+        )
+        return sizes, threads * heads * band * pitch + prod(table) + self.lanes
+
     def round_up(self, depth: int) -> int:
         """Round a depth up to whole vectors."""
         return self.lanes * ceil(depth / self.lanes)
@@ -98,8 +137,9 @@ class Kernel:
         flat = tensor.new_empty(tensor.numel() + self.lanes)
         return flat[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
-    def __call__(self, name: str, sizes: Sizes, *tensors: Tensor) -> None:
-        getattr(self.library, name)(ctypes.byref(sizes), *(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors))
+    def __call__(self, name: str, sizes: Sizes, *arguments: Tensor | bool | None) -> None:
+        pointers = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments]
+        getattr(self.library, name)(ctypes.byref(sizes), *pointers)
 
 
 @cache
@@ -134,15 +174,7 @@ def visible_pairs(queries: int, context: int, scope: int) -> int:
 
 
 def forward(query: Tensor, values: Tensor, table: Tensor, content: Tensor, saved: Tensor) -> Tensor:
-    if not is_available(query):
-        return scores.forward(query, values, table, content, saved)
-    run = load_kernel(query.dtype)
-    sizes = run.sizes(query, values, table)
-    y = query.new_empty(*query.shape[:4], sizes.padded_value)
-    scratch = query.new_empty(sizes.groups, sizes.heads, sizes.span)
-    inputs = run.pad_depth(query), run.pad_depth(values), run.pad_end(table), run.pad_depth(content)
-    run("forward", sizes, *inputs, y, scratch)
-    return y[..., : values.shape[4]]
+    return infer(query, values, table, content)
 
 
 def infer(
@@ -156,8 +188,10 @@ def infer(
 ) -> Tensor:
     """Compute the product without gradients, followed by a folded batch norm and a ReLU.
 
+    Queries and values may be slices of the channels of a larger map: they aren't copied.
+
     Args:
-        query: (B, H, W, h, k).
+        query: (B, H, W, h, k), in single or double precision.
         values: (B, H', W', u, v).
         table: (k, u, R, C).
         content: (B, k, v).
@@ -168,12 +202,36 @@ def infer(
     Returns:
         (B, H, W, h, v), contiguous.
     """
-    y = forward(query, values, table, content, query.new_empty(0))
-    if scale is not None:
-        y = y * scale.view(y.shape[3:])
-    if shift is not None:
-        y = y + shift.view(y.shape[3:])
-    return (y.relu() if relu else y).contiguous()
+    if not is_available(query):
+        y = scores.forward(query, values, table, content, query.new_empty(0))
+        y = y if scale is None else y * scale.view(y.shape[3:])
+        y = y if shift is None else y + shift.view(y.shape[3:])
+        return y.relu() if relu else y
+    run = load_kernel(query.dtype)
+    heads, value_depth = query.shape[3], values.shape[4]
+    if value_depth % run.lanes:
+        values, content = run.pad_depth(values), run.pad_depth(content)
+        scale, shift = (None if t is None else run.pad_depth(t.view(heads, value_depth)) for t in (scale, shift))
+    query, query_stride = to_rows(query)
+    values, value_stride = to_rows(values)
+    sizes, scratch_size = run.forward_sizes(
+        query.shape, values.shape, table.shape, query_stride, value_stride, torch.get_num_threads()
+    )
+    y = query.new_empty(*query.shape[:4], sizes.padded_value)
+    inputs = (query, values, table.contiguous(), content.contiguous(), scale, shift)
+    run("forward", sizes, *inputs, relu, y, query.new_empty(scratch_size))
+    return y if sizes.padded_value == value_depth else y[..., :value_depth].contiguous()
+
+
+def to_rows(maps: Tensor) -> tuple[Tensor, int]:
+    """Return maps (B, H, W, ·, ·) with their positions at equal distances in memory, copied if need be, and the distance."""
+    batch, height, width, outer, inner = maps.shape
+    strides = maps.stride()
+    stride = strides[2]
+    if strides != (height * width * stride, width * stride, stride, inner, 1):
+        maps = maps.contiguous()
+        stride = outer * inner
+    return maps, stride
 
 
 def backward(
