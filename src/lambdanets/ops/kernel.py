@@ -16,11 +16,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn import functional as F
 
 from lambdanets.ops import scores
 from lambdanets.ops.compiler import CompilerError, compile_library
-from lambdanets.ops.custom_op import define_op
+from lambdanets.ops.custom_op import define_op, is_transformed
 
 log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernel.c")
@@ -94,12 +95,13 @@ class Kernel:
         value_stride: int,
         threads: int,
     ) -> tuple[Sizes, int]:
-        """Return the sizes for the forward pass, from the shapes of the inputs, and the elements of its scratch memory."""
+        """Return the forward pass's sizes, from the shapes of its inputs, and the elements of its scratch memory."""
         batch, height, width, heads, key_depth = query
         _, context_height, context_width, intra_depth, value_depth = values
         rows, columns = table[2:]
         pitch = self.round_up(min(columns, context_width))
         band = max(1, min(rows, context_height, CACHED_SCORES // (heads * pitch)))
+        queries = max(1, CACHED_SCORES // (heads * band * pitch))
         sizes = Sizes(
             threads=threads,
             # Shares of unequal time are dealt to the threads one by one.
@@ -120,8 +122,9 @@ class Kernel:
             value_stride=value_stride,
             band=band,
             span=band * pitch,
+            batched_queries=queries,
         )
-        return sizes, threads * heads * band * pitch + prod(table) + self.lanes
+        return sizes, threads * queries * heads * band * pitch + prod(table) + self.lanes
 
     def round_up(self, depth: int) -> int:
         """Round a depth up to whole vectors."""
@@ -224,8 +227,8 @@ def infer(
 
 
 def to_rows(maps: Tensor) -> tuple[Tensor, int]:
-    """Return maps (B, H, W, ·, ·) with their positions at equal distances in memory, copied if need be, and the distance."""
-    batch, height, width, outer, inner = maps.shape
+    """Return maps (B, H, W, ·, ·), copied unless their positions lie at equal distances in memory, and that distance."""
+    _, height, width, outer, inner = maps.shape
     strides = maps.stride()
     stride = strides[2]
     if strides != (height * width * stride, width * stride, stride, inner, 1):
@@ -265,4 +268,28 @@ def sum_parts(parts: Tensor) -> Tensor:
     return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
-scores_kernel = define_op("scores_kernel", forward, backward)
+op = define_op("scores_kernel", forward, backward)
+
+
+def scores_kernel(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
+    """Compute the product by the operator, or without gradients at once, for the operator's call costs more."""
+    tensors = query, values, table, content
+    return infer(*tensors) if is_plain(tensors) else op(*tensors)
+
+
+def is_plain(tensors: tuple[Tensor, ...]) -> bool:
+    """Return whether tensors are plain arrays on a CPU, and no gradients, graphs, transforms or modes follow them."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        return False
+    gradients = torch.is_grad_enabled()
+    return all(
+        type(tensor) in (Tensor, Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.dtype in C_TYPES
+        and tensor.dtype == tensors[0].dtype
+        and not (gradients and tensor.requires_grad)
+        and tensor.numel() > 0
+        for tensor in tensors
+    )
