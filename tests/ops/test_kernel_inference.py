@@ -117,7 +117,8 @@ def test_a_plain_loop_in_c_agrees(tmp_path, compiler, flags, runner, real):
         pytest.skip(f"{missing[0]} isn't installed")
     program = tmp_path / "driver"
     command = [compiler, "-O2", "-fopenmp", f"-DREAL={real}", f'-DSOURCE="{kernel.SOURCE}"', *flags]
-    built = subprocess.run([*command, str(DRIVER), "-o", str(program), "-lm"], capture_output=True, text=True, check=False)
+    command += [str(DRIVER), "-o", str(program), "-lm"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
     if "-mno-avx512f" in flags and "unrecognized" in built.stderr:
         pytest.skip("this processor has no AVX")
     assert built.returncode == 0, built.stderr

@@ -165,18 +165,30 @@ SIZES(DEFINE, 1) SIZES(DEFINE, 2) SIZES(DEFINE, 3) SIZES(DEFINE, 4)
 static void (*const computes[4][BLOCK][2])(const Product *p, const Run *run) = {
     {SIZES(NAME, 1)}, {SIZES(NAME, 2)}, {SIZES(NAME, 3)}, {SIZES(NAME, 4)}};
 
+/* Large products, or those of many queries. */
 INLINE void product(size rows, size vectors, const Product p) {
     for (size n = 0, step, count; n < vectors; n += step * count) {
         const size left = vectors - n;
         step = left == BLOCK + 1 ? BLOCK - 1 : least(BLOCK, left); /* a single vector is slow */
         count = p.lines || left < 2 * BLOCK + 2 ? 1 : (left - 2) / BLOCK;
-        const Run run = {0, n, count, step * p.second.b_vector, step * LANES};
-        const Run lines = {0, n, p.lines, p.b_line, p.c_line};
         for (size r = 0; r < rows; r += 4) {
-            Run blocks = p.lines ? lines : run;
-            blocks.row = r;
-            computes[least(4, rows - r) - 1][step - 1][p.plain](&p, &blocks);
+            const Run blocks = {r, n, count, step * p.second.b_vector, step * LANES};
+            const Run lines = {r, n, p.lines, p.b_line, p.c_line};
+            computes[least(4, rows - r) - 1][step - 1][p.plain](&p, p.lines ? &lines : &blocks);
         }
+    }
+}
+
+/* The same for small products: a call would take longer than they do. */
+INLINE void small_product(size rows, size vectors, const Product p) {
+    for (size n = 0, step; n < vectors; n += step) {
+        step = vectors - n == 4 ? 2 : least(3, vectors - n);
+        for (size r = 0; r < rows; r += 4)
+            switch (4 * least(4, rows - r) + step) {
+#define CASE(R, N) case 4 * R + N: compute(R, N, 0, &p, (Run){r, n, 1, 0, 0}); break;
+#define CASES(R) CASE(R, 1) CASE(R, 2) CASE(R, 3)
+                CASES(1) CASES(2) CASES(3) CASES(4)
+            }
     }
 }
 
@@ -212,18 +224,19 @@ INLINE void gather(const Sizes *s, View *view, size y, size x, size end) {
 
 /* Compute a[h] . b[m] for each head and all positions m of a view; b is (depth, rows, columns). For further queries, b
  * is a table of embeddings. */
-INLINE void to_scores(const Sizes *s, View view, const real *a, size a_row, size a_query, const real *b, size depth,
-                      size b_depth, size b_row, real *scores) {
+INLINE void to_scores(const Sizes *s, const int small, View view, const real *a, size a_row, size a_query,
+                      const real *b, size depth, size b_depth, size b_row, real *scores) {
     size lines = 0, vectors = view.rows, step = b_row;
     if (view.pitch == b_row)
         vectors = vectors_of((view.rows - 1) * b_row + view.columns), step = LANES;
     else if (view.pitch != LANES)
         lines = view.rows, vectors = view.pitch / LANES, step = LANES;
-    product(s->heads, vectors, (Product){
+    const Product p = {
         .second = {.outer = 1, .inner = depth, .a = a, .a_row = a_row, .a_inner = 1,
                    .b = b, .b_inner = b_depth, .b_vector = step, .a_query = a_query, .b_query = view.next_left - 1},
         .lines = lines, .b_line = b_row, .c_line = view.pitch, .c = scores, .c_row = s->span, .plain = 1,
-        .queries = view.queries, .c_query = s->heads * s->span});
+        .queries = view.queries, .c_query = s->heads * s->span};
+    small ? small_product(s->heads, vectors, p) : product(s->heads, vectors, p);
 }
 
 /* The sum over m of scores[h, m] b[m] for each head h; b is (rows, columns, depth). */
@@ -238,7 +251,7 @@ INLINE Sum sum_of(const Sizes *s, View view, const real *scores, const real *b, 
 INLINE void add_outer(const Sizes *s, View view, size heads, const real *scores, const real *a, size depth, real *c,
                       size c_row, size c_column) {
     for (size y = 0; y < view.rows; y++)
-        product(view.columns, depth / LANES, (Product){
+        small_product(view.columns, depth / LANES, (Product){
             .second = {.outer = 1, .inner = heads, .a = scores + y * view.pitch, .a_row = 1, .a_inner = s->span,
                        .b = a, .b_inner = depth, .b_vector = LANES},
             .c = c + y * c_row, .c_row = c_column, .add = 1, .queries = 1});
@@ -247,7 +260,7 @@ INLINE void add_outer(const Sizes *s, View view, size heads, const real *scores,
 /* Set c to a b, or add to it: a (rows, inner), b (inner, columns), c (rows, columns), all row by row. */
 INLINE void multiply(size rows, size columns, size inner, const real *a, size a_row, size a_inner, const real *b,
                      real *c, int add) {
-    product(rows, columns / LANES, (Product){
+    small_product(rows, columns / LANES, (Product){
         .second = {.outer = 1, .inner = inner, .a = a, .a_row = a_row, .a_inner = a_inner,
                    .b = b, .b_inner = columns, .b_vector = LANES},
         .c = c, .c_row = columns, .add = add, .queries = 1});
@@ -259,7 +272,7 @@ void forward(const Sizes *s, const real *query, const real *values, const real *
              const real *scale, const real *shift, int relu, real *y, real *scratch) {
     const size depth = s->padded_value, plane = s->rows * s->columns, last_u = s->intra_depth - 1;
     const size v_row = s->context_width * s->value_stride, entries = s->key_depth * s->intra_depth * plane;
-    /* with memory for one more vector behind its end */
+    /* A copy with memory for one more vector behind its end. */
     real *embeddings = scratch + s->threads * s->batched_queries * s->heads * s->span;
     memcpy(embeddings, table, entries * sizeof(real));
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
@@ -279,7 +292,7 @@ void forward(const Sizes *s, const real *query, const real *values, const real *
                     gather(s, &view, row, x, end);
                     if (vectors_of((rows - 1) * s->columns + view.columns) < rows * view.pitch / LANES)
                         view.pitch = s->columns;
-                    to_scores(s, view, q, s->key_depth, s->query_stride, embeddings + u * plane + view.offset,
+                    to_scores(s, 0, view, q, s->key_depth, s->query_stride, embeddings + u * plane + view.offset,
                               s->key_depth, s->intra_depth * plane, s->columns, scores);
                     const int begins = top == first && u == 0, ends = top + rows >= last && u == last_u;
                     product(s->heads, depth / LANES, (Product){
@@ -334,15 +347,16 @@ void backward(const Sizes *s, const real *grad, const real *query, const real *t
                             real *d_v = d_values + (item * s->context_height + top) * v_row;
                             d_v += view.left * v_column + u * depth;
                             real *scores_x = scores + slot * s->heads * s->span;
-                            to_scores(s, view, q_x, keys, 0, table + u * plane + view.offset, s->key_depth,
+                            to_scores(s, 1, view, q_x, keys, 0, table + u * plane + view.offset, s->key_depth,
                                       s->intra_depth * plane, s->columns, scores_x);
-                            to_scores(s, view, g_x, depth, 0, v + top * s->context_width + view.left, s->value_depth,
+                            to_scores(s, 1, view, g_x, depth, 0, v + top * s->context_width + view.left, s->value_depth,
                                       context, s->context_width, d_scores);
                             if (slot == s->batched_queries - 1 || x == s->width - 1)
                                 add_outer(s, view, (slot + 1) * s->heads, scores, g_x - slot * s->heads * depth, depth,
                                           d_v, v_row, v_column);
-                            add_outer(s, view, s->heads, d_scores, q_x, keys, d_embeddings + entry, s->columns * keys, keys);
-                            product(s->heads, keys / LANES, (Product){
+                            add_outer(s, view, s->heads, d_scores, q_x, keys, d_embeddings + entry, s->columns * keys,
+                                      keys);
+                            small_product(s->heads, keys / LANES, (Product){
                                 .second = sum_of(s, view, d_scores, turned_table + entry, s->columns * keys, keys),
                                 .c = d_q + x * s->heads * keys, .c_row = keys, .add = 1, .queries = 1});
                         }

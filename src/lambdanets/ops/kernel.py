@@ -227,7 +227,7 @@ def infer(
 
 
 def to_rows(maps: Tensor) -> tuple[Tensor, int]:
-    """Return maps (B, H, W, ·, ·), copied unless their positions lie at equal distances in memory, and that distance."""
+    """Return maps (B, H, W, ·, ·), copied unless positions lie at equal distances in memory, and that distance."""
     _, height, width, outer, inner = maps.shape
     strides = maps.stride()
     stride = strides[2]
