@@ -1,6 +1,6 @@
 """Networks made faster for inference."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -38,12 +38,12 @@ def optimize_for_inference(model: Network, *, compile: bool = False) -> Network:
     """
     network = fold_batch_norms(model)
     if compile:
-        options = {"freezing": True} if is_on_cpu(network) else {}
-        return torch.compile(network, options=options)  # type: ignore[return-value]
+        compiled: Any = torch.compile(network, options={"freezing": is_on_cpu(network)})
+        return compiled
     if is_on_cpu(network) and torch.backends.mkldnn.is_available():
-        root = nn.Sequential(network)  # the network itself may be a layer to fuse
+        root: Any = nn.ModuleList([network])  # the network itself may be a layer to fuse
         fuse_layers(root)
-        return root[0]  # type: ignore[return-value]
+        return root[0]
     return network
 
 
@@ -66,7 +66,7 @@ def fuse_layers(module: nn.Module) -> None:
             setattr(module, name, FusedSqueezeExcitation(child))
         elif isinstance(child, InvertedBottleneck):
             child.mixer, child.norm, child.act = fuse_mixer(child.mixer, child.norm, child.act)
-        elif type(child).forward in PLAIN_FORWARDS:
+        elif isinstance(child, nn.Sequential) and type(child).forward in PLAIN_FORWARDS:
             fuse_sequence(child)
 
 
