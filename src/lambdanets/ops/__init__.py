@@ -6,6 +6,7 @@ from lambdanets.ops.cost import Cost, OpCounts, Shape, predict_costs
 from lambdanets.ops.custom_op import is_transformed
 from lambdanets.ops.kernel import kernel_error
 from lambdanets.ops.lambda_map import CHANNELS_FIRST, METHODS, MethodName, choose_method, lambda_map
+from lambdanets.ops.lambda_node import Depths, lambda_node
 from lambdanets.ops.masked import causal_mask, masked_lambda_map
 from lambdanets.ops.table import hide_later_positions, resize_table, scope_to_offsets
 from lambdanets.ops.triton_kernel import triton_error
@@ -14,6 +15,7 @@ __all__ = [
     "CHANNELS_FIRST",
     "METHODS",
     "Cost",
+    "Depths",
     "KeyNorm",
     "MethodName",
     "OpCounts",
@@ -25,6 +27,7 @@ __all__ = [
     "is_transformed",
     "kernel_error",
     "lambda_map",
+    "lambda_node",
     "masked_lambda_map",
     "normalize_keys",
     "predict_costs",
