@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 
 from lambdanets.errors import UserError
 from lambdanets.mixers.interface import channels_per_head, lay_out, memory_format_of, stride_pool
@@ -20,7 +19,8 @@ from lambdanets.ops import (
     choose_method,
     content_lambda,
     hide_later_positions,
-    is_transformed,
+    is_eager_training,
+    is_plain,
     lambda_map,
     lambda_node,
     masked_lambda_map,
@@ -219,28 +219,25 @@ class LambdaLayer(nn.Module):
     def is_plain_training(self, x: Tensor) -> bool:
         """Return whether one autograd node may compute the layer, see `lambdanets.ops.lambda_node`.
 
-        Not in compiled or traced graphs, under transforms and dispatch modes, with other norms than plain ones in
-        training, or if somebody hooks these norms.
+        Not where C functions must not replace operators, with other norms than plain ones in training, or if somebody
+        hooks these norms.
         """
-        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        usual = not (self.causal or self.query_softmax or self.qkv.bias is not None) and self.dilation == 1
+        if not usual or not is_eager_training(x) or not (is_plain(self.query_norm) and is_plain(self.value_norm)):
             return False
-        usual = not (self.causal or self.query_softmax) and self.dilation == 1 and type(x) is Tensor
-        if not usual or is_transformed() or torch._C._len_torch_dispatch_stack() or self.qkv.bias is not None:
-            return False
-        norms = self.query_norm, self.value_norm
-        parameters = [self.qkv.weight, self.table, *(norm.weight for norm in norms if type(norm) is nn.BatchNorm2d)]
+        parameters = self.qkv.weight, self.table, self.query_norm.weight, self.value_norm.weight
+        dtype = self.qkv.weight.dtype
         return (
-            all(type(norm) is nn.BatchNorm2d and is_plain(norm) for norm in norms)
-            and (self.key_norm == "softmax" or not self.sections[2])
-            and all(p is not None and type(p) is nn.Parameter and p.dtype is self.qkv.weight.dtype for p in parameters)
-            and self.qkv.weight.dtype in (torch.float32, torch.float64)
-            and self.product_dtype(x) in (self.qkv.weight.dtype, torch.bfloat16)
-            and x.numel() > self.qkv.in_features  # one position has no variance
+            (self.key_norm == "softmax" or not self.sections[2])
+            and all(type(parameter) is nn.Parameter and parameter.dtype is dtype for parameter in parameters)
+            and self.product_dtype(x) in (dtype, torch.bfloat16)
+            and x.numel() > x.shape[1]  # one position has no variance
         )
 
     def run_node(self, x: Tensor) -> Tensor:
         """Compute the layer as one autograd node: (B, C, H, W) → (B, C, H, W)."""
-        assert isinstance(self.query_norm, nn.BatchNorm2d) and isinstance(self.value_norm, nn.BatchNorm2d)
+        assert isinstance(self.query_norm, nn.BatchNorm2d)
+        assert isinstance(self.value_norm, nn.BatchNorm2d)
         depths = Depths(self.heads, self.key_depth, self.value_depth, self.intra_depth, self.sections[2] > 0)
         table = self.fit_table(x.permute(0, 2, 3, 1))
         assert table is not None
@@ -361,13 +358,6 @@ class LambdaLayer(nn.Module):
     def extra_repr(self) -> str:
         names = ("scope", "key_depth", "heads", "intra_depth", "value_depth")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
-
-
-def is_plain(norm: nn.BatchNorm2d) -> bool:
-    """Return whether a batch norm normalizes by the batch, has all its parameters, and nobody hooks it."""
-    hooks = norm._forward_hooks, norm._forward_pre_hooks, norm._backward_hooks, norm._backward_pre_hooks
-    hooked = any(hooks) or has_global_hooks()
-    return norm.training and norm.affine and norm.track_running_stats and not hooked
 
 
 def is_autocast_enabled(device: str) -> bool:

@@ -150,6 +150,14 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def must_be_differentiable(grad: Tensor) -> bool:
+    """Return whether a backward pass must consist of PyTorch's operators, given the gradient that it gets.
+
+    It may be differentiated again, or compute several gradients at once.
+    """
+    return torch.is_grad_enabled() or is_transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
 class Scratch:
     """Reusable buffers for the steps of a loop; allocating new ones costs more than the steps.
 

@@ -1,6 +1,6 @@
 """The lambda layer in training on a CPU, as one node of the autograd graph.
 
-On small maps, PyTorch spends as much time between the products as in them: copies, views, the gradients of slices and the
+On small maps, PyTorch spends a third of the time between the products: copies, views, the gradients of slices and the
 dispatch of some forty operators. This node computes the projection, the batch norms of queries and values, the softmax
 of keys, the content lambda and the product of queries and lambdas, with a backward pass by hand:
 
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from lambdanets.ops import kernel, passes
 from lambdanets.ops.content import content_lambda
-from lambdanets.ops.custom_op import is_transformed
+from lambdanets.ops.custom_op import must_be_differentiable
 
 
 class Depths(NamedTuple):
@@ -108,11 +108,13 @@ class LambdaNode(torch.autograd.Function):
         depths: Depths = ctx.depths
         x, rows, weight, projected, query, values, keys, content, table, *norms = ctx.saved_tensors
         query_gain, query_bias, value_gain, value_bias, *statistics = norms
-        if torch.is_grad_enabled() or is_transformed():  # to be differentiated again
+        if must_be_differentiable(grad):
             inputs = x, weight, query_gain, query_bias, value_gain, value_bias, table
             return *differentiate_again(grad, inputs, ctx.needs_input_grad, depths, ctx.eps), None, None, None
         heads = grad.permute(0, 2, 3, 1).to(table.dtype).unflatten(3, (depths.heads, depths.value_depth))
-        d_query, d_values, d_table, d_content = kernel.backward(heads, query, values, table, content, query.new_empty(0))
+        d_query, d_values, d_table, d_content = kernel.backward(
+            heads, query, values, table, content, query.new_empty(0)
+        )
         d_projected = torch.empty_like(projected)
         columns, d_columns = split_columns(projected, depths), split_columns(d_projected, depths)
         if depths.content:

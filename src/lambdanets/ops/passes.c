@@ -195,7 +195,8 @@ void normalize(const Norm *n, const input *x, const real *gain, const real *bias
         }
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (size row = 0; row < n->rows; row++) {
+    for (size step = 1; step <= n->rows; step++) {
+        const size row = n->rows - step; /* from the end, which is still in the cache */
         const input *p = x + row * n->input_stride;
         const result *s = summand ? summand + row * n->result_stride : 0;
         result *q = y + row * n->result_stride;
@@ -268,8 +269,8 @@ void differentiate(const Norm *n, const input *x, const real *gain, const real *
         shift[c] = -factor * scratch[c] / n->rows;
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (size row = 0; row < n->rows; row++) {
-        const size at = row * n->result_stride;
+    for (size step = 1; step <= n->rows; step++) {
+        const size row = n->rows - step, at = row * n->result_stride;
         const input *p = x + row * n->input_stride;
         CHANNELS({
             const vec g = gradient_at(n, grad, y, at + c, count);

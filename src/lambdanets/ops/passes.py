@@ -59,7 +59,7 @@ def normalize(
         summand: (rows, channels) in the layout of y, added to the result, or None.
         relu: apply a ReLU at the end.
     """
-    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     real, threads = norm.weight.dtype, torch.get_num_threads()
@@ -68,7 +68,9 @@ def normalize(
     scratch = x.new_empty(threads * 5 * x.shape[1], dtype=torch.float64)
     parameters = norm.weight, norm.bias, summand, norm.running_mean, norm.running_var
     library = load_library(real, x.dtype, y.dtype)
-    library.normalize(ctypes.byref(sizes), address(x), *map(address, parameters), *map(address, (mean, rstd, y, scratch)))
+    library.normalize(
+        ctypes.byref(sizes), address(x), *map(address, parameters), *map(address, (mean, rstd, y, scratch))
+    )
     return Statistics(mean, rstd)
 
 
