@@ -154,7 +154,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics_but_memory(netwo
         with LiveTensors() as live:
             loss = trained(images).square().sum()
             held = live.count_bytes()
-        loss.backward()
+            loss.backward()  # under the same mode: what is computed twice must be computed in the same way
         results.append((held, {name: p.grad for name, p in trained.named_parameters()}, trained.state_dict()))
     (plain, gradients, state), (checkpointed, same_gradients, same_state) = results
     assert all(torch.equal(gradients[name], same_gradients[name]) for name in gradients)

@@ -163,7 +163,8 @@ class Bottleneck(nn.Module):
         y = norm_act(self.conv1(x), self.norm1, self.act)
         y = lay_out_like(self.mixer(y), y)
         y = self.conv3(norm_act(y, self.norm2, self.act))
-        if isinstance(self.gate, nn.Identity) and not self.drop_path.p:
+        drops = isinstance(self.drop_path, StochasticDepth) and self.drop_path.p > 0
+        if isinstance(self.gate, nn.Identity) and not drops:
             return norm_act(y, self.norm3, self.act, self.shortcut(x))
         y = self.drop_path(self.gate(norm_act(y, self.norm3)))
         # In place, since drop path doesn't need its output for the gradient; a gate may.

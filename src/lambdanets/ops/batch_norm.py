@@ -29,7 +29,7 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module | None = None, summand: 
         summand: (B, C, H, W), or None.
     """
     if can_fuse(x, norm, act, summand):
-        y: Tensor = BatchNormNode.apply(x, norm.weight, norm.bias, summand, norm, act is not None)  # type: ignore[no-untyped-call]
+        y: Tensor = BatchNormNode.apply(x, norm.weight, norm.bias, summand, norm, act is not None)
         return y
     y = norm(x)
     if summand is not None:

@@ -60,7 +60,7 @@ def lambda_node(
         depths: the layer's sizes.
     """
     parameters = query_norm.weight, query_norm.bias, value_norm.weight, value_norm.bias
-    y: Tensor = LambdaNode.apply(x, weight, *parameters, table, query_norm, value_norm, depths)  # type: ignore[no-untyped-call]
+    y: Tensor = LambdaNode.apply(x, weight, *parameters, table, query_norm, value_norm, depths)
     return y
 
 
@@ -144,24 +144,15 @@ def differentiate_again(
 ) -> list[Tensor | None]:
     """Return the gradients of the inputs, which can be differentiated themselves."""
     with torch.enable_grad():
-        y = compose_layer(*inputs, depths, eps)
+        y = compose_layer(inputs, depths, eps)
         chosen = [tensor for tensor, needed in zip(inputs, needs_grad, strict=False) if needed]
         grads = iter(torch.autograd.grad(y, chosen, grad, create_graph=True))
     return [next(grads) if needed else None for _, needed in zip(inputs, needs_grad, strict=False)]
 
 
-def compose_layer(
-    x: Tensor,
-    weight: Tensor,
-    query_gain: Tensor,
-    query_bias: Tensor,
-    value_gain: Tensor,
-    value_bias: Tensor,
-    table: Tensor,
-    depths: Depths,
-    eps: tuple[float, float],
-) -> Tensor:
+def compose_layer(inputs: tuple[Tensor, ...], depths: Depths, eps: tuple[float, float]) -> Tensor:
     """Compute the same as `lambda_node` by differentiable operators, without running statistics."""
+    x, weight, query_gain, query_bias, value_gain, value_bias, table = inputs
     rows = to_rows(x) @ weight.to(x.dtype).T
     query, values, keys = split_columns(rows, depths)
     maps = x.shape[0], *x.shape[2:]
