@@ -49,6 +49,16 @@ def test_calibrated_networks_have_a_signal():
     assert not model.training
 
 
+def test_the_signal_of_calibrated_networks_does_not_grow():
+    torch.manual_seed(0)
+    layer = partial(LambdaLayer, scope="global")
+    deep = ResNet(layer, depth=[1, 1, 1, 16], layout="CCLL", width=0.25, image_size=(16, 16), drop_path=0.5)
+    images = torch.randn(2, 3, 16, 16)  # two values per channel in the last stages
+    calibrate(deep, images)
+    for stage in deep.forward_features(images), deep(images):
+        assert 1e-3 < stage.abs().max() < 1e3
+
+
 def test_errors_in_any_block_of_a_calibrated_network_change_the_logits(network):
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():

@@ -146,6 +146,7 @@ class Comparison:
             UserError: the logits of a runtime are wrong.
         """
         result = Result(self.title, self.columns, setting=self.setting)
+        torch.manual_seed(0)
         model = network.make()
         images = torch.randn(max(*self.batches, CALIBRATION_IMAGES), network.channels, *network.size)
         calibrate(model, images[:CALIBRATION_IMAGES])

@@ -71,17 +71,27 @@ RUNTIMES = {
 }
 
 
+@torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> None:
     """Set the statistics of batch norms by images, and gains of 0 to GAIN; then the model is in evaluation mode.
 
     With the statistics of new networks the signal vanishes in the depth, and blocks that start as identities would hide
-    errors in their layers.
+    errors in their layers. All else is in evaluation mode: with drop path, the signal of a later pass may grow without
+    limit.
     """
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and not module.weight.any():
-            nn.init.constant_(module.weight, GAIN)
-    torch.optim.swa_utils.update_bn([images], model)
     model.eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        if norm.affine and not norm.weight.any():
+            nn.init.constant_(norm.weight, GAIN)
+        norm.reset_running_stats()
+        norm.momentum = None  # averages
+        norm.train()
+    model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 @torch.inference_mode()
