@@ -40,6 +40,14 @@ def test_each_runtime_computes_the_same_logits(name, network, tmp_path):
     assert (run(images) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_int8_logits_are_near(network, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    images = torch.randn(2, 3, 32, 32)
+    run = RUNTIMES["int8"].prepare(network, images, tmp_path)
+    assert 1e-6 < logit_difference(network, run, images) < 0.1
+
+
 def test_calibrated_networks_have_a_signal():
     torch.manual_seed(0)
     model, images = MobileNet(width=0.25, num_classes=5), torch.randn(4, 3, 64, 64)

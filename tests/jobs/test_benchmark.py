@@ -55,7 +55,7 @@ def test_inference_continues_where_it_stopped_and_is_plotted(tmp_path):
     options = [
         "job=benchmark", "benchmark=inference", "benchmark.runtimes=[eager,optimized]", "benchmark.batches=[1,2]",
         "benchmark.setting.repeats=3", "benchmark.setting.passes=1", "~benchmark.variants", "benchmark.timm=[]",
-        "data=random", "data.image_size=32", "recipe=digits", "hydra.run.dir=out",
+        "data=random", "data.image_size=64", "recipe=digits", "hydra.run.dir=out",
     ]  # fmt: skip
     run(*options, "benchmark.experiments=[efficientnet/b0]", cwd=tmp_path)
     first = json.loads((tmp_path / "out/inference.json").read_text())
@@ -66,7 +66,7 @@ def test_inference_continues_where_it_stopped_and_is_plotted(tmp_path):
     assert (tmp_path / "out/inference.png").stat().st_size > 10_000
     page = (tmp_path / "out/inference.md").read_text()
     assert "| row | image | published top-1 | M parameters | eager ms | optimized ms | eager img/s |" in page
-    assert "| LambdaResNet-50, 128² | 32² | 77.42 (unconfirmed) |" in page
+    assert "| LambdaResNet-50, 128² | 64² | 77.42 (unconfirmed) |" in page
 
 
 def test_the_training_loop_beside_a_bare_one(tmp_path):

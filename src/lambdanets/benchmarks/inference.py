@@ -18,6 +18,7 @@ from lambdanets.benchmarks.plots import pareto_plot
 from lambdanets.benchmarks.result import Result, describe_load, describe_machine
 from lambdanets.benchmarks.resumable import ResumableResult, describe_error, join_loads
 from lambdanets.benchmarks.runtimes import (
+    CALIBRATION_IMAGES,
     RUNTIMES,
     PreparationTimeoutError,
     calibrate,
@@ -35,7 +36,6 @@ from lambdanets.table import TableRow
 
 # The largest difference of a runtime's logits from those of eager PyTorch, in units of the largest logit.
 TOLERANCE = 1e-4
-CALIBRATION_IMAGES = 2
 # Upper bound of a runtime's peak memory over that of eager PyTorch.
 PEAK_OVER_EAGER = 2.0
 ALL_CORES = "all"

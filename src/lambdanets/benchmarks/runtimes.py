@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lambdanets.export.formats import FORMATS, Run, write_graph
+from lambdanets.export.formats import FORMATS, INT8_FILE, Run, write_graph
+from lambdanets.export.int8 import quantize_graph
 from lambdanets.export.portable import portable_copy
 from lambdanets.inference.optimize import optimize_for_inference
 
 # Of the last batch norms of residual blocks. With 1, rounding errors grow to 1e-4 of the logits in deep networks.
 GAIN = 0.1
+CALIBRATION_IMAGES = 2
+SMALLEST_VARIANCE = 0.1  # of a channel, in units of the mean over channels
 
 
 class PreparationTimeoutError(BaseException):
@@ -54,11 +57,23 @@ def prepare_compiled(model: nn.Module, images: Tensor, folder: Path) -> Run:
 
 
 def prepare_onnx(model: nn.Module, images: Tensor, folder: Path) -> Run:
+    return FORMATS["onnx"].read(write_onnx_once(model, images, folder))
+
+
+def prepare_int8(model: nn.Module, images: Tensor, folder: Path) -> Run:
+    file = folder / INT8_FILE
+    if not file.exists():
+        quantize_graph(write_onnx_once(model, images, folder), file, [images[:CALIBRATION_IMAGES]])
+    return FORMATS["onnx"].read(file)
+
+
+def write_onnx_once(model: nn.Module, images: Tensor, folder: Path) -> Path:
+    """Return the file of job=export in a folder, and write it if it is not there."""
     file = folder / FORMATS["onnx"].file
     if not file.exists():
         pair = images[:2] if len(images) > 1 else torch.cat([images, images])
         write_graph("onnx", portable_copy(model, pair, runtime=FORMATS["onnx"].runtime), pair, file)
-    return FORMATS["onnx"].read(file)
+    return file
 
 
 RUNTIMES = {
@@ -68,6 +83,9 @@ RUNTIMES = {
         "compiled", "`lambdanets.optimize_for_inference` with `compile=True`, by `torch.compile`", prepare_compiled
     ),
     "onnx": Runtime("ONNX", "the file of `job=export format=onnx` in ONNX Runtime", prepare_onnx),
+    "int8": Runtime(
+        "INT8", "the file of `job=export format=onnx_int8`, calibrated by random images", prepare_int8, is_exact=False
+    ),
 }
 
 
@@ -90,6 +108,8 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
         norm.train()
     model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
+        # Channels with almost equal values in few positions would amplify rounding errors.
+        norm.running_var.clamp_(min=SMALLEST_VARIANCE * norm.running_var.mean())
         norm.momentum = momentum
         norm.eval()
 
