@@ -81,6 +81,14 @@ def test_the_epilogue_without_a_compiler(monkeypatch):
 
 
 @needs_compiler
+def test_half_precision_is_summed_in_single():
+    tensors = [tensor.bfloat16() for tensor in draw(SHAPES[0])]
+    y = kernel.infer(*tensors)
+    assert y.dtype == torch.bfloat16
+    assert relative_error(y, lambdas_first(*(tensor.double() for tensor in tensors))) < 2**-8
+
+
+@needs_compiler
 def test_nan_is_not_hidden_by_the_relu():
     query, *rest = draw(SHAPES[0])
     query[0, 2, 3, 1, 0] = torch.nan

@@ -294,10 +294,10 @@ def kernel_ops(s: Shape) -> OpCounts:
     columns = kernel.visible_pairs(s.width, s.context[1], s.scope[1])
     pairs = s.batch * s.heads * rows * columns * s.intra_depth
     maps = copies(s.batch * s.queries * s.heads * s.value_depth)
-    forward = OpCounts(kernel=pairs * (s.key_depth + s.value_depth)) + maps + calls(15)
+    forward = OpCounts(kernel=pairs * (s.key_depth + s.value_depth)) + maps + calls(1)
     if not s.training:
         return forward
-    return forward + OpCounts(kernel=pairs * (3 * s.key_depth + 2 * s.value_depth)) + maps * 2 + calls(40)
+    return forward + OpCounts(kernel=pairs * (3 * s.key_depth + 2 * s.value_depth)) + maps * 2 + calls(54)
 
 
 def partition_product(s: Shape) -> Partition:

@@ -1,8 +1,8 @@
 """Scores first on a CPU, by a kernel in C.
 
 With PyTorch's own operators, matrix products are fast only for many queries at a time, and their scores have to be
-written to memory: these reads and writes take longer than the products do. `kernel.c` keeps the scores of one query in
-the nearest cache instead. It needs a C compiler; without one the other methods replace it.
+written to memory: these reads and writes take longer than the products do. `kernel.c` keeps the scores of a few queries
+in the nearest cache instead. It needs a C compiler; without one the other methods replace it.
 
 A graph that was exported on another machine may run on a GPU or without a compiler: the operator then computes the same
 as `scores_first`.
@@ -194,7 +194,7 @@ def infer(
     Queries and values may be slices of the channels of a larger map: they aren't copied.
 
     Args:
-        query: (B, H, W, h, k), in single or double precision.
+        query: (B, H, W, h, k); half precision is converted to single.
         values: (B, H', W', u, v).
         table: (k, u, R, C).
         content: (B, k, v).
@@ -210,6 +210,9 @@ def infer(
         y = y if scale is None else y * scale.view(y.shape[3:])
         y = y if shift is None else y + shift.view(y.shape[3:])
         return y.relu() if relu else y
+    if query.dtype not in C_TYPES:
+        inputs = (query, values, table, content, scale, shift)
+        return infer(*(None if t is None else t.float() for t in inputs), relu).to(query.dtype)  # type: ignore[arg-type]
     run = load_kernel(query.dtype)
     heads, value_depth = query.shape[3], values.shape[4]
     if value_depth % run.lanes:
@@ -221,8 +224,8 @@ def infer(
         query.shape, values.shape, table.shape, query_stride, value_stride, torch.get_num_threads()
     )
     y = query.new_empty(*query.shape[:4], sizes.padded_value)
-    inputs = (query, values, table.contiguous(), content.contiguous(), scale, shift)
-    run("forward", sizes, *inputs, relu, y, query.new_empty(scratch_size))
+    tensors = (query, values, table.contiguous(), content.contiguous(), scale, shift)
+    run("forward", sizes, *tensors, relu, y, query.new_empty(scratch_size))
     return y if sizes.padded_value == value_depth else y[..., :value_depth].contiguous()
 
 
