@@ -211,8 +211,9 @@ def infer(
         y = y if shift is None else y + shift.view(y.shape[3:])
         return y.relu() if relu else y
     if query.dtype not in C_TYPES:
-        inputs = (query, values, table, content, scale, shift)
-        return infer(*(None if t is None else t.float() for t in inputs), relu).to(query.dtype)  # type: ignore[arg-type]
+        scale, shift = (None if t is None else t.float() for t in (scale, shift))
+        y = infer(query.float(), values.float(), table.float(), content.float(), scale, shift, relu)
+        return y.to(query.dtype)
     run = load_kernel(query.dtype)
     heads, value_depth = query.shape[3], values.shape[4]
     if value_depth % run.lanes:
