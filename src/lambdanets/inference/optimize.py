@@ -41,9 +41,10 @@ def optimize_for_inference(model: Network, *, compile: bool = False) -> Network:
         compiled: Any = torch.compile(network, options={"freezing": is_on_cpu(network)})
         return compiled
     if is_on_cpu(network) and torch.backends.mkldnn.is_available():
-        root: Any = nn.ModuleList([network])  # the network itself may be a layer to fuse
+        root = nn.ModuleList([network])  # the network itself may be a layer to fuse
         fuse_layers(root)
-        return root[0]
+        optimized: Any = root[0]
+        return optimized
     return network
 
 
@@ -65,7 +66,9 @@ def fuse_layers(module: nn.Module) -> None:
         elif isinstance(child, SqueezeExcitation):
             setattr(module, name, FusedSqueezeExcitation(child))
         elif isinstance(child, InvertedBottleneck):
-            child.mixer, child.norm, child.act = fuse_mixer(child.mixer, child.norm, child.act)
+            fused = fuse_mixer(child.mixer, child.norm, child.act)
+            for layer_name, layer in zip(("mixer", "norm", "act"), fused, strict=True):
+                setattr(child, layer_name, layer)
         elif isinstance(child, nn.Sequential) and type(child).forward in PLAIN_FORWARDS:
             fuse_sequence(child)
 

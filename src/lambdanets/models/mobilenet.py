@@ -68,8 +68,8 @@ class InvertedBottleneck(nn.Module):
                     raise UserError(f"expansion={expansion:g} leaves no channels of {in_channels}: enlarge it.")
             self.expand = conv_norm_act(in_channels, channels, activation_layer=act)
         self.mixer = mixer(channels, stride=depthwise[0].stride[0], feature_size=feature_size)
-        self.norm: nn.Module = norm(channels)
-        self.act: nn.Module = act(inplace=True)
+        self.norm = norm(channels)
+        self.act = act(inplace=True)
         self.se: nn.Module = nn.Identity()
         if squeeze is not None:
             hidden = scale_width(squeeze.fc1.out_channels, channels / old_channels)
