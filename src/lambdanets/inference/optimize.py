@@ -43,8 +43,7 @@ def optimize_for_inference(model: Network, *, compile: bool = False) -> Network:
     if is_on_cpu(network) and torch.backends.mkldnn.is_available():
         root = nn.ModuleList([network])  # the network itself may be a layer to fuse
         fuse_layers(root)
-        optimized: Any = root[0]
-        return optimized
+        return root[0]  # type: ignore[return-value]
     return network
 
 
