@@ -108,6 +108,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
         norm.train()
     model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
+        assert norm.running_var is not None
         # Channels with almost equal values in few positions would amplify rounding errors.
         norm.running_var.clamp_(min=SMALLEST_VARIANCE * norm.running_var.mean())
         norm.momentum = momentum

@@ -52,7 +52,7 @@ typedef struct {
 size lanes(void) { return LANES; }
 
 INLINE size least(size a, size b) { return a < b ? a : b; }
-INLINE vec positive(vec x) { return (vec)((mask)x & (mask)(x > 0)); }
+INLINE vec positive(vec x) { return (vec)((mask)x & ~(mask)(x < 0)); } /* NaN stays */
 
 /* Compute B' d B of one patch, for all channels. Positions outside of the map are zero. */
 static void transform_input(const Sizes *s, const float *x, size top, size left, float *v, size stride) {

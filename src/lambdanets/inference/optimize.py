@@ -44,7 +44,7 @@ def optimize_for_inference(model: Network, *, compile: bool = False) -> Network:
         root = nn.ModuleList([network])  # the network itself may be a layer to fuse
         fuse_layers(root)
         return root[0]  # type: ignore[return-value]
-    return network
+    return network  # type: ignore[return-value]
 
 
 def is_on_cpu(network: nn.Module) -> bool:

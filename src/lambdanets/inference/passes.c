@@ -14,7 +14,7 @@ void scale_and_add(size threads, size batch, size positions, size channels, cons
         if (relu)
             for (size c = 0; c < channels; c++) {
                 const float sum = out[c] * f[c] + o[c];
-                out[c] = sum > 0 ? sum : 0;
+                out[c] = sum < 0 ? 0 : sum; /* NaN stays */
             }
         else
             for (size c = 0; c < channels; c++) out[c] = out[c] * f[c] + o[c];
