@@ -10,11 +10,11 @@ from lambdanets.inference.folding import fold_batch_norms
 from lambdanets.inference.fused import FusedBottleneck, FusedSqueezeExcitation, fuse_conv, fuse_mixer
 from lambdanets.models.backbone import BlockSequence
 from lambdanets.models.mobilenet import InvertedBottleneck
-from lambdanets.models.resnet import Bottleneck, LayerSequence
+from lambdanets.models.resnet import Bottleneck
 
 Network = TypeVar("Network", bound=nn.Module)
 # Of sequences that run their layers one after another.
-PLAIN_FORWARDS = (nn.Sequential.forward, BlockSequence.forward, LayerSequence.forward)
+PLAIN_FORWARDS = (nn.Sequential.forward, BlockSequence.forward)
 
 
 def optimize_for_inference(model: Network, *, compile: bool = False) -> Network:  # noqa: A002

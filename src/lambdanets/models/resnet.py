@@ -16,7 +16,6 @@ from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, GatedMixer, Mixer
 from lambdanets.mixers.interface import lay_out, lay_out_like
 from lambdanets.models.backbone import Backbone, BlockSequence, Feature, GlobalPool
-from lambdanets.ops import norm_act
 
 for traced in ("lay_out", "lay_out_like"):
     torch.fx.wrap(traced)
@@ -42,21 +41,6 @@ Layout = str | Sequence[str | Sequence[int]]
 # Layers
 
 
-class LayerSequence(nn.Sequential):
-    """Layers in sequence; a batch norm and the ReLU behind it are computed together where that is faster."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        layers = [*self]
-        while layers:
-            layer = layers.pop(0)
-            if isinstance(layer, nn.BatchNorm2d):
-                act = layers.pop(0) if layers and isinstance(layers[0], nn.ReLU) else None
-                x = norm_act(x, layer, act)
-            else:
-                x = layer(x)
-        return x
-
-
 def conv_norm_act(in_channels: int, channels: int, kernel: int, stride: int, act: type[nn.Module]) -> list[nn.Module]:
     return [
         nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False),
@@ -65,7 +49,7 @@ def conv_norm_act(in_channels: int, channels: int, kernel: int, stride: int, act
     ]
 
 
-def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module]) -> LayerSequence:
+def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module]) -> nn.Sequential:
     """Make the layers before the stages: (B, in_channels, H, W) → (B, channels, ⌈H / s⌉, ⌈W / s⌉).
 
     Args:
@@ -96,7 +80,7 @@ def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module]) 
             layers = conv_norm_act(in_channels, channels, 3, STEM_STRIDES[kind], act)
         case _:
             raise UserError(f"stem={kind} is not known; choose one of {', '.join(STEM_STRIDES)}.")
-    return LayerSequence(*layers)
+    return nn.Sequential(*layers)
 
 
 def make_shortcut(kind: str, in_channels: int, channels: int, stride: int) -> nn.Module | None:
@@ -115,7 +99,7 @@ def make_shortcut(kind: str, in_channels: int, channels: int, stride: int) -> nn
         layers.append(nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False))
         stride = 1
     layers += [nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)]
-    return LayerSequence(*layers)
+    return nn.Sequential(*layers)
 
 
 # Block
@@ -160,14 +144,11 @@ class Bottleneck(nn.Module):
         self.act = act(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = norm_act(self.conv1(x), self.norm1, self.act)
+        y = self.act(self.norm1(self.conv1(x)))
         y = lay_out_like(self.mixer(y), y)
-        y = self.conv3(norm_act(y, self.norm2, self.act))
-        drops = isinstance(self.drop_path, StochasticDepth) and self.drop_path.p > 0
-        if isinstance(self.gate, nn.Identity) and not drops:
-            return norm_act(y, self.norm3, self.act, self.shortcut(x))
-        y = self.drop_path(self.gate(norm_act(y, self.norm3)))
-        # In place, since drop path doesn't need its output for the gradient; a gate may.
+        y = self.act(self.norm2(y))
+        y = self.drop_path(self.gate(self.norm3(self.conv3(y))))
+        # In place, since the gradient of a norm doesn't need its output; that of a gate may.
         y = y.add_(self.shortcut(x)) if isinstance(self.gate, nn.Identity) else y + self.shortcut(x)
         return self.act(y)
 

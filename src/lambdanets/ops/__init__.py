@@ -1,7 +1,7 @@
 """Pure functions on tensors, of which the mixers are made."""
 
 import lambdanets.ops.flops  # noqa: F401, registers its formulas
-from lambdanets.ops.batch_norm import is_eager_training, is_plain, norm_act
+from lambdanets.ops.batch_norm import is_eager_training, is_plain
 from lambdanets.ops.content import KeyNorm, content_lambda, normalize_keys
 from lambdanets.ops.cost import Cost, OpCounts, Shape, predict_costs
 from lambdanets.ops.custom_op import is_transformed
@@ -32,7 +32,6 @@ __all__ = [
     "lambda_map",
     "lambda_node",
     "masked_lambda_map",
-    "norm_act",
     "normalize_keys",
     "predict_costs",
     "resize_table",
