@@ -12,11 +12,13 @@ void scale_and_add(size threads, size batch, size positions, size channels, cons
         const float *f = factors + row / positions * channels, *o = other + row * channels;
         float *out = y + row * channels;
         if (relu)
+#pragma omp simd
             for (size c = 0; c < channels; c++) {
                 const float sum = out[c] * f[c] + o[c];
                 out[c] = sum < 0 ? 0 : sum; /* NaN stays */
             }
         else
+#pragma omp simd
             for (size c = 0; c < channels; c++) out[c] = out[c] * f[c] + o[c];
     }
 }
@@ -34,12 +36,15 @@ void pool(size threads, size batch, size height, size width, size channels, cons
             const size right = 2 * column + 2 < width ? 2 * column + 2 : width;
             const float share = 1.0f / ((bottom - top) * (right - left));
             float *out = y + (line * columns + column) * channels;
+#pragma omp simd
             for (size c = 0; c < channels; c++) out[c] = 0;
             for (size i = top; i < bottom; i++)
                 for (size j = left; j < right; j++) {
                     const float *in = x + ((line / rows * height + i) * width + j) * channels;
+#pragma omp simd
                     for (size c = 0; c < channels; c++) out[c] += in[c];
                 }
+#pragma omp simd
             for (size c = 0; c < channels; c++) out[c] = relu && out[c] < 0 ? 0 : out[c] * share;
         }
     }
