@@ -9,21 +9,21 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-# GCC's further optimizations of -O3 cost registers in the kernel's blocks, and time.
-FLAGS = ("-O2", "-march=native", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-march=native", "-fopenmp", "-shared", "-fPIC")
 
 
 class CompilerError(Exception):
     """No compiler was found, or it failed; the message is one line."""
 
 
-def compile_library(source: Path, **definitions: str) -> ctypes.CDLL:
+def compile_library(source: Path, *, level: str = "-O3", **definitions: str) -> ctypes.CDLL:
     """Compile a source and load it as a library, cached in ~/.cache/lambdanets or $XDG_CACHE_HOME/lambdanets.
 
     Where PyTorch uses the same OpenMP library, as on Linux, both share its threads.
 
     Args:
         source: C file.
+        level: of the compiler's optimizations.
         **definitions: macros to define.
 
     Raises:
@@ -33,11 +33,11 @@ def compile_library(source: Path, **definitions: str) -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CC", "")) or [*filter(shutil.which, ("cc", "gcc", "clang"))][:1]
     if not compiler:
         raise CompilerError("there is no C compiler (cc, gcc, clang or $CC)")
-    command = [*compiler, *FLAGS, *(f"-D{name}={value}" for name, value in definitions.items())]
+    command = [*compiler, level, *FLAGS, *(f"-D{name}={value}" for name, value in definitions.items())]
     try:
         # The predefined macros depend on the compiler's version and on the processor's instruction set.
         macros = run([*command, "-dM", "-E", "-x", "c", os.devnull])
-        name = hashlib.sha256(source.read_bytes() + macros).hexdigest()[:16]
+        name = hashlib.sha256(source.read_bytes() + level.encode() + macros).hexdigest()[:16]
         library = cache_folder() / f"{source.stem}-{name}.so"
         if not library.exists():
             library.parent.mkdir(parents=True, exist_ok=True)
