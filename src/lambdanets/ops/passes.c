@@ -1,11 +1,10 @@
-/* Passes over memory in training: batch norms of the columns of a matrix (rows, channels), with an optional sum and ReLU
- * behind them, and transposes.
+/* Passes over memory in training: batch norms of the columns of a matrix (rows, channels), and transposes.
  *
  * Forward and backward of a batch norm read each operand twice, first for the statistics, and write each result once. All sums are of
  * REAL (float or double) over some rows, then of double; their order depends on the number of threads alone.
  *
- * The type of the input and its gradient is REAL, or bfloat16 with -DBF16_INPUT; that of the result, the summand and
- * their gradients is REAL, or bfloat16 with -DBF16_RESULT.
+ * The type of the input and its gradient is REAL, or bfloat16 with -DBF16_INPUT; that of the result and
+ * its gradient is REAL, or bfloat16 with -DBF16_RESULT.
  */
 
 #include <math.h>
@@ -40,13 +39,10 @@ typedef real result;
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* x where the condition on vectors holds, else 0. */
-#define WHERE(CONDITION, X) ((vec)((CONDITION) & (__typeof__(CONDITION))(X)))
-
 typedef struct {
     size threads, rows, channels;
     size input_stride, result_stride; /* elements from one row to the next */
-    size relu, update;                /* booleans: a ReLU at the end; update the running statistics */
+    size update;                      /* boolean: update the running statistics */
     double eps, momentum;
 } Norm;
 
@@ -156,12 +152,12 @@ static void add_statistics(const Norm *n, const input *x, size rows, size before
     }
 }
 
-/* y = gain · (x − mean) / √(variance + eps) + bias, plus a summand (rows, channels) if it isn't NULL.
+/* y = gain · (x − mean) / √(variance + eps) + bias.
  *
  * Sets mean, rstd = 1 / √(variance + eps) and y; updates the running statistics. scratch has 5 · channels doubles per
  * thread. */
-void normalize(const Norm *n, const input *x, const real *gain, const real *bias, const result *summand,
-               real *running_mean, real *running_variance, real *mean, real *rstd, result *y, double *scratch) {
+void normalize(const Norm *n, const input *x, const real *gain, const real *bias, real *running_mean,
+               real *running_variance, real *mean, real *rstd, result *y, double *scratch) {
     const size channels = n->channels, threads = n->threads;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (size thread = 0; thread < threads; thread++) {
@@ -198,29 +194,19 @@ void normalize(const Norm *n, const input *x, const real *gain, const real *bias
     for (size step = 1; step <= n->rows; step++) {
         const size row = n->rows - step; /* from the end, which is still in the cache */
         const input *p = x + row * n->input_stride;
-        const result *s = summand ? summand + row * n->result_stride : 0;
         result *q = y + row * n->result_stride;
         CHANNELS({
             vec value = (load_input(p + c, count) - load_real(mean + c, count)) * load_real(factor + c, count);
             value += load_real(shift + c, count);
-            if (s) value += load_result(s + c, count);
-            if (n->relu) value = WHERE(~(value < 0), value);
             store_result(q + c, value, count);
         })
     }
 }
 
-/* The gradient of the result before the ReLU, whose output is y. */
-INLINE vec gradient_at(const Norm *n, const result *grad, const result *y, size at, size count) {
-    const vec g = load_result(grad + at, count);
-    return n->relu ? WHERE(~(load_result(y + at, count) <= 0), g) : g;
-}
-
-/* Given grad, the gradient of y: set d_x (rows d_stride apart), d_gain, d_bias, and d_summand if it isn't NULL. y is
- * read if there is a ReLU. scratch has 5 · channels doubles per thread. */
+/* Given grad, the gradient of y: set d_x (rows d_stride apart), d_gain and d_bias. scratch has 5 · channels doubles per thread. */
 void differentiate(const Norm *n, const input *x, const real *gain, const real *mean, const real *rstd,
-                   const result *y, const result *grad, size d_stride, input *d_x, real *d_gain, real *d_bias,
-                   result *d_summand, double *scratch) {
+                   const result *grad, size d_stride, input *d_x, real *d_gain, real *d_bias,
+                   double *scratch) {
     const size channels = n->channels, threads = n->threads;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (size thread = 0; thread < threads; thread++) {
@@ -236,8 +222,8 @@ void differentiate(const Norm *n, const input *x, const real *gain, const real *
                 const input *p = x + row * n->input_stride;
                 CHANNELS({
                     const vec middle = load_real(mean + c, count);
-                    const vec g0 = gradient_at(n, grad, y, at + c, count);
-                    const vec g1 = gradient_at(n, grad, y, at + stride + c, count);
+                    const vec g0 = load_result(grad + at + c, count);
+                    const vec g1 = load_result(grad + at + stride + c, count);
                     const vec d0 = load_input(p + c, count) - middle;
                     const vec d1 = load_input(p + n->input_stride + c, count) - middle;
                     store_real(sum + c, load_real(sum + c, count) + (g0 + g1), count);
@@ -246,7 +232,7 @@ void differentiate(const Norm *n, const input *x, const real *gain, const real *
             }
             for (; row < end; row++)
                 CHANNELS({
-                    const vec g = gradient_at(n, grad, y, row * n->result_stride + c, count);
+                    const vec g = load_result(grad + row * n->result_stride + c, count);
                     const vec d = load_input(x + row * n->input_stride + c, count) - load_real(mean + c, count);
                     store_real(sum + c, load_real(sum + c, count) + g, count);
                     store_real(product + c, load_real(product + c, count) + g * d, count);
@@ -273,11 +259,10 @@ void differentiate(const Norm *n, const input *x, const real *gain, const real *
         const size row = n->rows - step, at = row * n->result_stride;
         const input *p = x + row * n->input_stride;
         CHANNELS({
-            const vec g = gradient_at(n, grad, y, at + c, count);
+            const vec g = load_result(grad + at + c, count);
             const vec d = load_input(p + c, count) - load_real(mean + c, count);
             const vec of_d = load_real(of_x + c, count) * d + load_real(shift + c, count);
             store_input(d_x + row * d_stride + c, load_real(of_grad + c, count) * g + of_d, count);
-            if (d_summand) store_result(d_summand + at + c, g, count);
         })
     }
 }

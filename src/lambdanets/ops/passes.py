@@ -1,7 +1,7 @@
-"""Passes over memory in training, on a CPU: batch norms with a sum and a ReLU behind them, and transposes.
+"""Passes over memory in training, on a CPU: batch norms and transposes.
 
-PyTorch reads and writes a map once for each of these layers, and takes twice as long for each. The functions in
-`passes.c` need a C compiler; they see maps as matrices (rows, channels), whose rows are positions.
+With PyTorch's operators they take about twice as long, and need copies of columns. Those in `passes.c` need a C
+compiler; they see maps as matrices (rows, channels), whose rows are positions.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ class Norm(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("threads", "rows", "channels", "input_stride", "result_stride")),
-        *((name, ctypes.c_int64) for name in ("relu", "update")),
+        ("update", ctypes.c_int64),
         *((name, ctypes.c_double) for name in ("eps", "momentum")),
     ]
 
@@ -47,26 +47,22 @@ def address(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def normalize(
-    x: Tensor, norm: nn.BatchNorm2d, y: Tensor, *, summand: Tensor | None = None, relu: bool = False
-) -> Statistics:
+def normalize(x: Tensor, norm: nn.BatchNorm2d, y: Tensor) -> Statistics:
     """Normalize the columns of x, (rows, channels), into y as `norm` does in training; update its running statistics.
 
     Args:
         x: (rows, channels) in float32, float64 or bfloat16; rows may be apart in memory.
         norm: a batch norm with gain, bias and running statistics.
         y: (rows, channels), the result.
-        summand: (rows, channels) in the layout of y, added to the result, or None.
-        relu: apply a ReLU at the end.
     """
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     real, threads = norm.weight.dtype, torch.get_num_threads()
-    sizes = Norm(threads, *x.shape, x.stride(0), y.stride(0), relu, True, norm.eps, momentum)
+    sizes = Norm(threads, *x.shape, x.stride(0), y.stride(0), True, norm.eps, momentum)
     mean, rstd = norm.weight.new_empty(2, x.shape[1]).unbind()
     scratch = x.new_empty(threads * 5 * x.shape[1], dtype=torch.float64)
-    parameters = norm.weight, norm.bias, summand, norm.running_mean, norm.running_var
+    parameters = norm.weight, norm.bias, norm.running_mean, norm.running_var
     library = load_library(real, x.dtype, y.dtype)
     library.normalize(
         ctypes.byref(sizes), address(x), *map(address, parameters), *map(address, (mean, rstd, y, scratch))
@@ -80,9 +76,6 @@ def differentiate(
     gain: Tensor,
     statistics: Statistics,
     d_x: Tensor,
-    *,
-    y: Tensor | None = None,
-    d_summand: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Write the gradient of x into d_x, and return those of gain and bias.
 
@@ -92,15 +85,13 @@ def differentiate(
         gain: (channels,) of the batch norm.
         statistics: as `normalize` returned them.
         d_x: (rows, channels) in the data type of x; rows may be apart in memory.
-        y: (rows, channels), the result, if it had a ReLU.
-        d_summand: (rows, channels) to fill with the gradient of the summand, or None.
     """
     threads = torch.get_num_threads()
-    sizes = Norm(threads, *x.shape, x.stride(0), grad.stride(0), y is not None, False, 0, 0)
+    sizes = Norm(threads, *x.shape, x.stride(0), grad.stride(0), False, 0, 0)
     d_gain, d_bias = gain.new_empty(2, x.shape[1]).unbind()
     scratch = gain.new_empty(threads * 5 * x.shape[1], dtype=torch.float64)
-    inputs = map(address, (x, gain, *statistics, y, grad))
-    outputs = map(address, (d_x, d_gain, d_bias, d_summand, scratch))
+    inputs = map(address, (x, gain, *statistics, grad))
+    outputs = map(address, (d_x, d_gain, d_bias, scratch))
     library = load_library(gain.dtype, x.dtype, grad.dtype)
     library.differentiate(ctypes.byref(sizes), *inputs, ctypes.c_int64(d_x.stride(0)), *outputs)
     return d_gain, d_bias
