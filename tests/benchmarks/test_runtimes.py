@@ -60,8 +60,8 @@ def test_calibrated_networks_have_a_signal():
 def test_the_signal_of_calibrated_networks_does_not_grow():
     torch.manual_seed(0)
     layer = partial(LambdaLayer, scope="global")
-    deep = ResNet(layer, depth=[1, 1, 1, 16], layout="CCLL", width=0.25, image_size=(16, 16), drop_path=0.5)
-    images = torch.randn(2, 3, 16, 16)  # two values per channel in the last stages
+    deep = ResNet(layer, depth=[1, 1, 1, 16], layout="CCLL", width=0.25, image_size=(64, 64), drop_path=0.5)
+    images = torch.randn(2, 3, 64, 64)  # eight values per channel in the last stage
     calibrate(deep, images)
     for stage in deep.forward_features(images), deep(images):
         assert 1e-3 < stage.abs().max() < 1e3

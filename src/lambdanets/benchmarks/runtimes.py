@@ -98,7 +98,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
     limit.
     """
     model.eval()
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         if norm.affine and not norm.weight.any():
@@ -110,6 +110,7 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         assert norm.running_var is not None
         # Channels with almost equal values in few positions would amplify rounding errors.
+        assert norm.running_var is not None
         norm.running_var.clamp_(min=SMALLEST_VARIANCE * norm.running_var.mean())
         norm.momentum = momentum
         norm.eval()
