@@ -160,3 +160,16 @@ def test_counters_of_operations_see_operators(node):
         layer(x).sum().backward()
     assert node.calls == 0
     assert counter.get_total_flops() > 3 * 2 * layer.qkv.weight.numel() * 3 * 30
+
+
+def test_a_layer_with_a_part_of_its_own_uses_operators(node):
+    class Doubled(LambdaLayer):
+        def content_lambda(self, value, key):
+            return 2 * super().content_lambda(value, key)
+
+    layer = make_layer()
+    doubled = Doubled(12, heads=2, key_depth=4, feature_size=(5, 6), method="kernel", scope=layer.scope)
+    doubled.load_state_dict(layer.state_dict())
+    x = make_map()
+    assert not torch.allclose(doubled(x), layer(x))
+    assert node.calls == 1

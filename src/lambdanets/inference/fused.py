@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
+from lambdanets.inference.block_ends import pool, scale_and_add
 from lambdanets.inference.convolution import PackedConv
 from lambdanets.inference.folding import is_foldable, norm_to_affine
-from lambdanets.inference.passes import pool, scale_and_add
 from lambdanets.mixers import LambdaLayer
 from lambdanets.mixers.interface import lay_out
 from lambdanets.models.resnet import Bottleneck

@@ -219,11 +219,13 @@ class LambdaLayer(nn.Module):
     def is_plain_training(self, x: Tensor) -> bool:
         """Return whether one autograd node may compute the layer, see `lambdanets.ops.lambda_node`.
 
-        Not where C functions must not replace operators, with other norms than plain ones in training, or if somebody
-        hooks these norms.
+        Not where C functions must not replace operators, with other norms than plain ones in training, if somebody
+        hooks these norms, or if a subclass computes a part in its own way.
         """
         usual = not (self.causal or self.query_softmax or self.qkv.bias is not None) and self.dilation == 1
-        if not usual or not is_eager_training(x) or not (is_plain(self.query_norm) and is_plain(self.value_norm)):
+        if not usual or self.is_customized() or not is_eager_training(x):
+            return False
+        if not (is_plain(self.query_norm) and is_plain(self.value_norm)):
             return False
         parameters = self.qkv.weight, self.table, self.query_norm.weight, self.value_norm.weight
         dtype = self.qkv.weight.dtype
@@ -233,6 +235,11 @@ class LambdaLayer(nn.Module):
             and self.product_dtype(x) in (dtype, torch.bfloat16)
             and x.numel() > x.shape[1]  # one position has no variance
         )
+
+    def is_customized(self) -> bool:
+        """Return whether a subclass computes a part of the layer in its own way."""
+        parts = ("project", "split_heads", "content_lambda", "mix", "fit_table")
+        return any(getattr(type(self), name) is not getattr(LambdaLayer, name) for name in parts)
 
     def run_node(self, x: Tensor) -> Tensor:
         """Compute the layer as one autograd node: (B, C, H, W) → (B, C, H, W)."""

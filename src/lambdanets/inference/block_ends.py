@@ -1,4 +1,4 @@
-"""Single passes over maps in C, where PyTorch makes several or is slow; without a compiler, PyTorch's operators."""
+"""What blocks end with, gates and pooling, in one pass in C each; without a compiler, by PyTorch's operators."""
 
 import ctypes
 from functools import cache
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lambdanets.ops.compiler import CompilerError, compile_library
 
-SOURCE = Path(__file__).with_name("passes.c")
+SOURCE = Path(__file__).with_name("block_ends.c")
 
 
 @cache

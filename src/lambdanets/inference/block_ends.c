@@ -1,4 +1,4 @@
-/* Single passes over maps (B, H, W, C) in memory, where PyTorch makes several or doesn't use vectors. */
+/* What blocks end with, each in one pass over maps (B, H, W, C), where PyTorch makes several or uses no vectors. */
 
 #include <stdint.h>
 
