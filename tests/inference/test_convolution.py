@@ -19,9 +19,9 @@ def reference(conv, x, other=None, relu=False):
 
 
 @needs_compiler
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 7), (9, 14), (40, 25)], ids=str)
-@pytest.mark.parametrize(("channels", "outputs"), [(16, 32), (32, 64), (48, 112), (320, 16), (16, 80)])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (9, 14), (20, 25)], ids=str)
+@pytest.mark.parametrize(("channels", "outputs"), [(32, 64), (48, 112), (320, 16)])
 @pytest.mark.parametrize(
     ("side", "bias", "relu"), [(1, True, False), (1, False, True), (3, True, True), (3, False, False)]
 )
