@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -59,6 +60,12 @@ def seconds(monkeypatch):
         monkeypatch.setattr(Setting, "measure_times", measure_times)
 
     return use
+
+
+def test_the_page_names_the_threads_that_were_measured(compare, seconds):
+    seconds({"eager": 0.002, "optimized": 0.001})
+    result, _ = compare({"resnet/50": NETWORK}, setting=replace(QUICK, threads=2))
+    assert result.setting.threads == 1
 
 
 def test_each_network_has_its_times_and_the_fastest_runtime(compare, seconds):

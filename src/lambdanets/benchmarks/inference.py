@@ -78,12 +78,13 @@ def compare_runtimes(
     Returns:
         One row per network and number of threads. Networks that failed are noted.
     """
+    thread_counts = [usable_cores() if number == ALL_CORES else int(number) for number in threads]
     comparison = Comparison(
-        setting,
+        replace(setting, threads=max(thread_counts, default=setting.threads)),
         title=title,
         runtimes=runtimes,
         batches=batches,
-        threads=[usable_cores() if number == ALL_CORES else int(number) for number in threads],
+        threads=thread_counts,
         pairs=pairs,
         sizes=sizes,
         plot=plot,
