@@ -80,7 +80,7 @@ def test_feature_maps_are_equal():
             strict=True,
         )
         for fused, plain in pairs:
-            torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+            assert (fused - plain).abs().max() <= 1e-4 * plain.abs().max()
 
 
 def test_an_optimized_network_can_be_copied_and_stored():

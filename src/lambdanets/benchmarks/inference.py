@@ -91,7 +91,7 @@ def compare_runtimes(
         prepare_seconds=prepare_seconds,
     )
     networks = {**networks, **{f"{OWN_LAYERS}{name}": timm_spec(name) for name in timm}}
-    file.summarize = comparison.summarize
+    file.setting, file.summarize = comparison.setting, comparison.summarize
     file.measure({name: partial(comparison.measure, name, network) for name, network in networks.items()})
     return file.save()
 

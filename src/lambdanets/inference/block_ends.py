@@ -7,18 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lambdanets.ops.compiler import CompilerError, compile_library
+from lambdanets.ops.compiler import try_compile
 
 SOURCE = Path(__file__).with_name("block_ends.c")
 
 
 @cache
 def load_library() -> ctypes.CDLL | None:
-    """Compile the source; None without a compiler."""
-    try:
-        return compile_library(SOURCE)
-    except CompilerError:
-        return None
+    """Compile the source, once; None without a compiler."""
+    return try_compile(SOURCE)
 
 
 def pointer(tensor: Tensor) -> ctypes.c_void_p:

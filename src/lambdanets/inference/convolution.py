@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lambdanets.errors import UserError
 from lambdanets.mixers.interface import lay_out
-from lambdanets.ops.compiler import CompilerError, compile_library
+from lambdanets.ops.compiler import try_compile
 
 SOURCE = Path(__file__).with_name("convolution.c")
 # Winograd's G, which transforms the three taps of an axis to four.
@@ -45,11 +45,8 @@ class RowSizes(ctypes.Structure):
 
 @cache
 def load_library() -> ctypes.CDLL | None:
-    """Compile the source; None without a compiler."""
-    try:
-        return compile_library(SOURCE)
-    except CompilerError:
-        return None
+    """Compile the source, once; None without a compiler."""
+    return try_compile(SOURCE)
 
 
 def pack_panels(weight: Tensor, lanes: int) -> Tensor:

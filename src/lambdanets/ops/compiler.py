@@ -50,6 +50,14 @@ def compile_library(source: Path, *, level: str = "-O3", **definitions: str) -> 
         raise CompilerError(f"{compiler[0]} can't be used: {error}") from error
 
 
+def try_compile(source: Path) -> ctypes.CDLL | None:
+    """Compile a source as `compile_library` does; None without a compiler."""
+    try:
+        return compile_library(source)
+    except CompilerError:
+        return None
+
+
 def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lambdanets"
 
