@@ -10,8 +10,8 @@ from lambdanets.reports.pareto import (
     compare_with_curve,
     draw_pareto,
     find_front,
+    find_place,
     overlap,
-    place_network,
 )
 from lambdanets.reports.published import published_value
 from lambdanets.reports.speed_accuracy import Panel, Point
@@ -43,19 +43,19 @@ def test_each_place_is_an_experiment_with_a_published_accuracy():
         assert experiment in EXPERIMENTS
         assert published_value(experiment, "top1")
         assert place.curve in CURVES
-    assert place_network("lambda_resnet/350_320")[:2] == ("lambda_resnet", "350@320")
-    assert place_network("efficientnet/b7")[:2] == ("efficientnet", "B7")
-    assert place_network("efficiency/params_152").label == "152@256"
+    assert find_place("lambda_resnet/350_320")[:2] == ("lambda_resnet", "350@320")
+    assert find_place("efficientnet/b7")[:2] == ("efficientnet", "B7")
+    assert find_place("efficiency/params_152").label == "152@256"
     for name in ("hybrids/LLLL", "efficiency/flops_200", "resnet", "LambdaResNet-50 CCLL, global"):
-        assert place_network(name) is None
+        assert find_place(name) is None
 
 
 def test_labels_do_not_cover_one_another():
-    names = [name for name in EXPERIMENTS if place_network(name) and published_value(name, "top1")]
+    names = [name for name in EXPERIMENTS if find_place(name) and published_value(name, "top1")]
     points = []
     for name in names:
         top1 = published_value(name, "top1").value
-        points.append(Point(place_network(name).curve, name, 2 ** ((top1 - 72) / 2), top1, False))
+        points.append(Point(find_place(name).curve, name, 2 ** ((top1 - 72) / 2), top1, False))
     assert len(points) > 35
     figure = draw_pareto([Panel("All on one line", "ms", "%", points)])
     figure.draw_without_rendering()

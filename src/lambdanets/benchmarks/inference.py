@@ -29,7 +29,7 @@ from lambdanets.costs.count import count_costs, sum_costs
 from lambdanets.errors import UserError
 from lambdanets.machine import CpuUse, usable_cores
 from lambdanets.measured import Measured
-from lambdanets.reports.pareto import CURVES, RIVALS, compare_with_curve, label_point, place_network
+from lambdanets.reports.pareto import CURVES, RIVALS, compare_with_curve, find_place, label_point
 from lambdanets.reports.published import format_published, published_value, row_label
 from lambdanets.reports.speed_accuracy import Panel, Point
 from lambdanets.table import TableRow
@@ -329,7 +329,7 @@ class Comparison:
 def label_network(name: str) -> str:
     """Return a network's name in the table."""
     experiment = name.removeprefix(OWN_LAYERS)
-    place = place_network(experiment)
+    place = find_place(experiment)
     label = (place and place.name) or row_label(experiment)
     return f"{label}, timm's layers" if name != experiment else label
 
@@ -350,7 +350,7 @@ def time_ratio(first: tuple[TableRow, str], second: tuple[TableRow, str]) -> flo
 
 
 def curve_of(row: TableRow) -> str | None:
-    place = place_network(str(row["experiment"]))
+    place = find_place(str(row["experiment"]))
     return place.curve if place else None
 
 

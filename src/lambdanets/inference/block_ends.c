@@ -1,4 +1,4 @@
-/* What blocks end with, each in one pass over maps (B, H, W, C), where PyTorch makes several or uses no vectors. */
+/* Gates and poolings at the end of blocks, in one pass over maps (B, H, W, C) each; PyTorch makes several. */
 
 #include <stdint.h>
 

@@ -1,4 +1,4 @@
-"""What blocks end with, gates and pooling, in one pass in C each; without a compiler, by PyTorch's operators."""
+"""Gates and poolings at the end of blocks, in one pass in C each; without a compiler, by PyTorch's operators."""
 
 import ctypes
 from functools import cache

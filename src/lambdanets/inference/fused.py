@@ -152,7 +152,7 @@ class FusedBottleneck(nn.Module):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the sum with the shortcut directly follows the last convolution."""
+        """Return whether the sum with the shortcut directly follows the last convolution."""
         return isinstance(self.gate, nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:

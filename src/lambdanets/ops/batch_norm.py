@@ -1,4 +1,4 @@
-"""Where C functions may compute batch norms in training."""
+"""Conditions under which C functions may compute batch norms in training."""
 
 import torch
 from torch import Tensor, nn

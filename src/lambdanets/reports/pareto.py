@@ -60,7 +60,7 @@ PLACES = {
 }
 
 
-def place_network(experiment: str) -> Place | None:
+def find_place(experiment: str) -> Place | None:
     """Return the place of an experiment's network, None if it has none."""
     family = experiment.partition("/")[0]
     if experiment not in PLACES and family in FAMILIES and family != experiment:
@@ -69,7 +69,7 @@ def place_network(experiment: str) -> Place | None:
 
 
 def label_point(point: Point) -> str:
-    place = place_network(str(point.experiment))
+    place = find_place(str(point.experiment))
     return place.label if place else ""
 
 
