@@ -116,7 +116,9 @@ def test_a_named_depth_is_the_number_of_layers(depth):
 @pytest.mark.parametrize(
     "mixer", [Conv, SE(), Attention, LambdaLayer, partial(LambdaLayer, scope="global"), LambdaConv]
 )
-@pytest.mark.parametrize(("stem", "size"), [("small", (16, 16)), ("imagenet", (65, 40)), ("deep", (33, 64))])
+@pytest.mark.parametrize(
+    ("stem", "size"), [("small", (16, 16)), ("imagenet", (65, 40)), ("deep", (33, 64)), ("fine", (33, 20))]
+)
 def test_features_have_the_announced_channels_and_strides(mixer, stem, size):
     model = small(mixer, stem=stem, image_size=size, shortcut="pool")
     features = model.features(torch.randn(2, 3, *size))

@@ -16,7 +16,8 @@ from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, GatedMixer, Mixer
 from lambdanets.mixers.interface import lay_out, lay_out_like
 from lambdanets.models.backbone import Backbone, BlockSequence, Feature, GlobalPool
-from lambdanets.models.resnet import init_conv, scale_width, strided_size
+from lambdanets.models.resnet import scale_width, strided_size
+from lambdanets.models.stem import init_conv
 
 for traced in ("lay_out", "lay_out_like"):
     torch.fx.wrap(traced)

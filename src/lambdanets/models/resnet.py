@@ -16,6 +16,7 @@ from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, GatedMixer, Mixer
 from lambdanets.mixers.interface import lay_out, lay_out_like
 from lambdanets.models.backbone import Backbone, BlockSequence, Feature, GlobalPool
+from lambdanets.models.stem import STEM_STRIDES, init_conv, init_stem, make_stem
 
 for traced in ("lay_out", "lay_out_like"):
     torch.fx.wrap(traced)
@@ -33,54 +34,11 @@ DEPTHS: dict[int, tuple[int, ...]] = {
 }
 # Output channels of a block / its inner channels.
 EXPANSION = 4
-STEM_STRIDES = {"imagenet": 4, "deep": 4, "tiered": 4, "small": 1, "strided": 2}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 Layout = str | Sequence[str | Sequence[int]]
 
 
 # Layers
-
-
-def conv_norm_act(in_channels: int, channels: int, kernel: int, stride: int, act: type[nn.Module]) -> list[nn.Module]:
-    return [
-        nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(channels),
-        act(inplace=True),
-    ]
-
-
-def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module]) -> nn.Sequential:
-    """Make the layers before the stages: (B, in_channels, H, W) → (B, channels, ⌈H / s⌉, ⌈W / s⌉).
-
-    Args:
-        kind: a key of STEM_STRIDES, which gives s: "imagenet", the 7×7 convolution and max pooling of He et al. (2016);
-            "deep", the three 3×3 convolutions and max pooling of ResNet-D (He et al. 2019); "tiered", the same with
-            3/8, 1/2 and all of the channels, as in timm's lambda networks; "small", one 3×3 convolution for images of
-            32×32 and less; "strided", the same with stride 2.
-        in_channels: channels of the images.
-        channels: channels of the features.
-        act: class of the activations.
-
-    Raises:
-        UserError: the kind is unknown.
-    """
-    match kind:
-        case "imagenet":
-            layers = [*conv_norm_act(in_channels, channels, 7, 2, act), nn.MaxPool2d(3, 2, padding=1)]
-        case "deep" | "tiered":
-            half = channels // 2
-            first = half if kind == "deep" else channels * 3 // 8
-            layers = [
-                *conv_norm_act(in_channels, first, 3, 2, act),
-                *conv_norm_act(first, half, 3, 1, act),
-                *conv_norm_act(half, channels, 3, 1, act),
-                nn.MaxPool2d(3, 2, padding=1),
-            ]
-        case "small" | "strided":
-            layers = conv_norm_act(in_channels, channels, 3, STEM_STRIDES[kind], act)
-        case _:
-            raise UserError(f"stem={kind} is not known; choose one of {', '.join(STEM_STRIDES)}.")
-    return nn.Sequential(*layers)
 
 
 def make_shortcut(kind: str, in_channels: int, channels: int, stride: int) -> nn.Module | None:
@@ -163,7 +121,8 @@ class ResNet(Backbone):
         mixer: factory of the module in the middle of a block (see `lambdanets.mixers.Mixer`).
         depth: a key of DEPTHS, such as 50, or the blocks per stage.
         width: multiplier of the stages' inner widths 64, 128, 256, 512, … and of the stem's 64.
-        stem: "imagenet", "deep" (ResNet-D), "tiered" (timm's), "small" (3×3) or "strided" (3×3 with stride 2).
+        stem: "imagenet", "deep" (ResNet-D), "tiered" (timm's), "small" (3×3), "strided" (3×3 with stride 2) or
+            "fine", see `lambdanets.models.stem`.
         shortcut: "conv" or "pool" (ResNet-D).
         layout: the blocks that use the mixer, such as "CCLL", see `parse_layout`.
         strides: stride of each stage's first block.
@@ -280,8 +239,7 @@ class ResNet(Backbone):
                     init_conv(layer)
                 if zero_init:
                     nn.init.zeros_(module.norm3.weight)
-        for layer in self.stem.modules():
-            init_conv(layer)
+        init_stem(self.stem)
         assert isinstance(self.classifier, nn.Linear)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
@@ -327,11 +285,6 @@ class ResNet(Backbone):
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.features(x)[-1]
-
-
-def init_conv(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d):
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 # Options
