@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lambdanets
+from lambdanets.data import Digits
 from lambdanets.errors import UserError
 from lambdanets.export.formats import FORMATS
 from lambdanets.jobs import export
@@ -103,6 +104,49 @@ def test_the_folder_describes_the_model(tmp_path):
     assert "`model.safetensors`" in card
 
 
+def test_half_precision_is_that_of_all_files(tmp_path):
+    overrides = ["mixer=lambda", *SHALLOW, "job=export", "job.dtype=float16"]
+    config, network, images = write_checkpoint(tmp_path, overrides)
+    config.format = ["safetensors", "onnx"]
+    out = tmp_path / "out"
+    metrics = export.run(config, out)
+    assert metrics["difference/safetensors"] == 0
+    for tensor in network.state_dict().values():
+        if tensor.ndim >= 2:
+            tensor.copy_(tensor.half())
+    with torch.no_grad():
+        expected = network(images)
+        assert torch.equal(lambdanets.load(out)(images), expected)
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(lambdanets.load(out / "model.onnx")(images), expected, rtol=0, atol=1e-4 * scale)
+
+
+def test_an_unknown_dtype_is_refused(tmp_path):
+    config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW, "job=export", "job.dtype=float8"])
+    with pytest.raises(UserError, match="job.dtype=float8 is not known; choose among float32, float16"):
+        export.run(config, tmp_path / "out")
+
+
+def test_a_file_that_is_tested_has_scores_of_its_own(tmp_path):
+    config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW, "job=export", "job.evaluate=true"])
+    (tmp_path / "composed.yaml").touch()
+    (tmp_path / "metrics.json").write_text(json.dumps({"test/top1": 0.5, "val/top1": 0.25}))
+    config.ckpt = str((tmp_path / "best.ckpt").rename(tmp_path / "model.ckpt"))
+    config.trainer.enable_progress_bar = False
+    out = tmp_path / "out"
+    export.run(config, out)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["run/test/top1"], metrics["val/top1"]) == (0.5, 0.25)
+    model, digits = lambdanets.load(out), Digits()
+    digits.setup("test")
+    images, labels = digits.test_set.tensors
+    with torch.no_grad():
+        top1 = (model(digits.normalize(images)).argmax(-1) == labels).float().mean().item()
+    assert metrics["test/top1"] == pytest.approx(top1, abs=1e-6)
+    assert f"| test/top1 | {top1:.6g} | 0.5 |\n" in (out / "README.md").read_text()
+    assert "| val/top1 | – | 0.25 |" in (out / "README.md").read_text()
+
+
 def test_a_graph_that_differs_from_its_network_is_removed(tmp_path, monkeypatch):
     config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
     config.format = "torchscript"
@@ -125,10 +169,10 @@ def test_weights_that_the_disk_changed_are_found(tmp_path, monkeypatch):
     monkeypatch.setattr(Classification, "NO_GRAPH", "its logits are not compared")
     write_weights = export.write_weights
 
-    def write_other_weights(file, checkpoint):
+    def write_other_weights(file, checkpoint, **options):
         name = next(iter(checkpoint["state_dict"]))
         state = checkpoint["state_dict"] | {name: checkpoint["state_dict"][name] + 1e-3}
-        write_weights(file, checkpoint | {"state_dict": state})
+        write_weights(file, checkpoint | {"state_dict": state}, **options)
 
     monkeypatch.setattr(export, "write_weights", write_other_weights)
     with pytest.raises(UserError, match=r"model\.safetensors doesn't hold the weights that were written to it"):

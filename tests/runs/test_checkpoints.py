@@ -7,12 +7,13 @@ from collections import Counter
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from lambdanets.atomic import write_archive
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaLayer
-from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint, write_weights
+from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint, round_weights, write_weights
 from tests.command import ROOT, environment
 
 FIXTURE = ROOT / "tests" / "fixtures" / "version-0.1.0" / "run"
@@ -106,6 +107,48 @@ def test_exported_weights_come_back_with_config_and_classes(tmp_path):
     assert torch.equal(restored["state_dict"]["model.a"], weight)
     assert torch.equal(restored["state_dict"]["model.b"], weight)
     assert (restored["config"], restored["labels"]) == ({"seed": 1}, {"classes": ["x", "y"]})
+
+
+def test_half_precision_rounds_matrices_and_nothing_else(tmp_path):
+    state = {"model.a": torch.randn(20, 30), "model.b": torch.randn(7), "model.c": torch.arange(6).view(2, 3)}
+    rounded = round_weights(state, torch.float16)
+    # The nearest number with 11 significant bits: the error is at most half of the last one.
+    assert not torch.equal(rounded["model.a"], state["model.a"])
+    torch.testing.assert_close(rounded["model.a"], state["model.a"], rtol=2**-11, atol=2**-25)
+    assert all(torch.equal(rounded[name], state[name]) for name in ("model.b", "model.c"))
+    sizes = {}
+    for name, dtype in (("whole", torch.float32), ("half", torch.float16)):
+        file = tmp_path / name / "model.safetensors"
+        write_weights(file, {"state_dict": state, "config": {}, "labels": {}}, dtype=dtype)
+        sizes[name] = file.stat().st_size
+        restored = read_checkpoint(file)["state_dict"]
+        expected = rounded if name == "half" else state
+        for key, tensor in expected.items():
+            assert restored[key].dtype == tensor.dtype
+            assert torch.equal(restored[key], tensor)
+    assert 0 <= sizes["whole"] - sizes["half"] - 2 * 600 < 16  # the rest is the length of the header
+
+
+def test_a_weight_beyond_half_precision_is_refused():
+    state = {"model.a": torch.tensor([[1.0, -7e4]]), "model.b": torch.tensor([1e9])}
+    with pytest.raises(UserError, match=r"model\.a has weights up to 7e\+04, and torch.float16 ends at 65504"):
+        round_weights(state, torch.float16)
+    not_finite = {"model.a": torch.tensor([[torch.nan, torch.inf]])}
+    assert torch.equal(round_weights(not_finite, torch.float16)["model.a"].isinf(), torch.tensor([[False, True]]))
+
+
+def test_the_bytes_of_a_file_do_not_depend_on_the_process(tmp_path):
+    write = (
+        "import sys; from pathlib import Path; import torch; from lambdanets.runs.checkpoints import write_weights; "
+        "write_weights(Path(sys.argv[1]), {'state_dict': {'model.a': torch.ones(3, 1)}, 'config': {}, 'labels': {}})"
+    )
+    contents = set()
+    for index in range(4):  # the library itself orders three entries of metadata at random
+        file = tmp_path / f"{index}.safetensors"
+        subprocess.run([sys.executable, "-c", write, str(file)], env=environment(), check=True)
+        contents.add(file.read_bytes())
+    assert len(contents) == 1
+    assert torch.equal(load_file(file)["a"], torch.ones(3, 1))
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,17 @@ def classify_images(
     return {name: torch.cat(parts) for name, parts in classes.items()}, torch.cat(labels)
 
 
+def pattern_image(channels: int, size: tuple[int, int]) -> Tensor:
+    """Return an image that is the same everywhere, (channels, H, W) uint8: 37 y + 101 x + 59 c modulo 256.
+
+    Args:
+        channels: number of channels; c counts them.
+        size: (H, W); y counts rows and x columns.
+    """
+    c, y, x = (torch.arange(count) for count in (channels, *size))
+    return ((37 * y[:, None] + 101 * x + 59 * c[:, None, None]) % 256).to(torch.uint8)
+
+
 def read_images(data: ImageData, split: Any, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images of a split, prepared as in evaluation: batches (B, C, H, W) float32 and labels (B,).
 

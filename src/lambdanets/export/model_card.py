@@ -9,7 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from lambdanets.data import ImageData
 from lambdanets.export.formats import INT8, INT8_FILE
 from lambdanets.machine import processor_name
+from lambdanets.runs.provenance import package_version
 from lambdanets.tasks import Task
+
+# In metrics.json, of a run's test scores where the file has its own.
+RUN_PREFIX = "run/"
 
 
 def model_card(
@@ -19,6 +23,7 @@ def model_card(
     task: type[Task],
     classes: Sequence[str],
     metrics: Mapping[str, float],
+    evaluated: Mapping[str, float] | None = None,
     origin: Mapping[str, Any],
     files: Sequence[Path],
     quantization: str = "",
@@ -30,22 +35,14 @@ def model_card(
         data: prepares images as in evaluation.
         task: class of the run's task.
         classes: names of the classes.
-        metrics: the run's scores.
+        metrics: the run's scores; where `evaluated` has the same, under their name with `run/` in front.
+        evaluated: test scores of the file, if it was tested.
         origin: command, commit and packages of this export.
         files: the model's files in the folder.
         quantization: see `describe_quantization`.
     """
-    mixer, model = (str(config[group]["_target_"]).rsplit(".", 1)[-1] for group in ("mixer", "model"))
-    options = ", ".join(
-        f"{key} {value}" for key, value in config.mixer.items() if not str(key).startswith("_") and value is not None
-    )
     height, width = data.image_size
-    rows = "\n".join(f"| {name} | {value:,.6g} |" for name, value in metrics.items())
-    class_names = ", ".join(f"`{name}`" for name in classes[:20]) + (
-        f" and {len(classes) - 20} more" * (len(classes) > 20)
-    )
     file_list = "\n".join(f"- `{file.name}`, {file.stat().st_size / 2**20:,.1f} MiB" for file in files)
-    packages = ", ".join(f"{name} {version}" for name, version in origin["packages"].items() if version)
     return f"""---
 library_name: lambdanets
 pipeline_tag: {task.PIPELINE_TAG}
@@ -53,8 +50,7 @@ tags: [lambda-networks, pytorch]
 ---
 # {config.name}
 
-{model} with the mixer {mixer}{f" ({options})" if options else ""}, trained on {type(data).__name__} with seed
-{config.seed}.
+{describe_network(config)}, trained on {type(data).__name__} with seed {config.seed}.
 
 ```python
 import lambdanets
@@ -74,18 +70,13 @@ model(images)  # normalized, (B, {data.channels}, {height}, {width})
 
 ## Classes
 
-{len(classes)}: {class_names}
+{describe_classes(classes)}
 
-## Scores of its run
-
-| score | value |
-|---|---|
-{rows}
+{describe_scores(config, metrics, evaluated or {})}
 
 ## Origin
 
-`{origin["command"]}`, commit {origin["git"] or "unknown"}, {origin["date"][:10]}; {packages}. `config.yaml` has the
-recipe, and `python run.py base_run=<this folder>` trains it again.
+{describe_origin(origin)} `config.yaml` has the recipe, and `python run.py base_run=<this folder>` trains it again.
 
 ## Recipe
 
@@ -93,6 +84,57 @@ recipe, and `python run.py base_run=<this folder>` trains it again.
 {OmegaConf.to_yaml(config.recipe).strip()}
 ```
 """
+
+
+def describe_network(config: DictConfig) -> str:
+    """Name a config's model and mixer, with the options of the mixer."""
+    mixer, model = (str(config[group]["_target_"]).rsplit(".", 1)[-1] for group in ("mixer", "model"))
+    options = ", ".join(
+        f"{key} {value}" for key, value in config.mixer.items() if not str(key).startswith("_") and value is not None
+    )
+    return f"{model} with the mixer {mixer}{f' ({options})' if options else ''}"
+
+
+def describe_classes(classes: Sequence[str]) -> str:
+    """Count and name classes, at most 20 of them."""
+    more = f" and {len(classes) - 20} more" if len(classes) > 20 else ""
+    return f"{len(classes)}: {', '.join(f'`{name}`' for name in classes[:20])}{more}"
+
+
+def describe_origin(origin: Mapping[str, Any]) -> str:
+    """Return command, commit, date and packages of a job as a sentence."""
+    packages = ", ".join(f"{name} {version}" for name, version in origin["packages"].items() if version)
+    return f"`{origin['command']}`, commit {origin['git'] or 'unknown'}, {origin['date'][:10]}; {packages}."
+
+
+def describe_scores(config: DictConfig, metrics: Mapping[str, float], evaluated: Mapping[str, float]) -> str:
+    """Return a section with the scores of a run, beside those of its file if it was tested.
+
+    Args:
+        config: of the run, resolved.
+        metrics: see `model_card`.
+        evaluated: test scores of the file.
+    """
+    if not evaluated:
+        rows = [f"| {name} | {value:,.6g} |" for name, value in metrics.items()]
+        return "\n".join(["## Scores of its run", "", "| score | value |", "|---|---|", *rows])
+    rows = []
+    for name, value in metrics.items():
+        if not name.startswith(RUN_PREFIX):
+            of_run = metrics.get(f"{RUN_PREFIX}{name}") if name in evaluated else value
+            cells = (evaluated.get(name), of_run)
+            rows.append(f"| {name} | {' | '.join('–' if cell is None else f'{cell:,.6g}' for cell in cells)} |")
+    header = ["## Scores", "", "| score | this file | its run |", "|---|---|---|"]
+    return "\n".join([*header, *rows, "", describe_evaluation(config)])
+
+
+def describe_evaluation(config: DictConfig) -> str:
+    """State the numerics of a file's test scores, on this machine."""
+    return (
+        f"The file was tested on {processor_name()} by torch {package_version('torch')}, with "
+        f"`trainer.precision={config.trainer.precision}` in batches of {config.recipe.batch_size}, as `job=test` does; "
+        "another processor or precision may give another class to a few images."
+    )
 
 
 def describe_quantization(metrics: Mapping[str, float]) -> str:

@@ -22,12 +22,12 @@ from lambdanets.errors import UserError
 from lambdanets.export.evaluate import classify_images, read_images
 from lambdanets.export.formats import FORMATS, GRAPH_FILES, INT8, INT8_FILE, import_package, read_onnx, write_graph
 from lambdanets.export.int8 import quantize_graph
-from lambdanets.export.model_card import describe_quantization, model_card
+from lambdanets.export.model_card import RUN_PREFIX, describe_quantization, model_card
 from lambdanets.export.portable import portable_copy
 from lambdanets.hub.load import LABELS_FILE, load, load_network
-from lambdanets.jobs.test import load_test_split
+from lambdanets.jobs.test import load_test_split, score_checkpoint
 from lambdanets.runs import provenance
-from lambdanets.runs.checkpoints import check_classes, read_checkpoint, write_weights
+from lambdanets.runs.checkpoints import STORED_DTYPES, check_classes, read_checkpoint, round_weights, write_weights
 from lambdanets.runs.folders import EXPORTED, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG, write_metrics
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ TOLERANCE = 1e-4
 # The loss of accuracy by quantization, as a fraction of the images, above which a warning is logged.
 MAX_ACCURACY_LOSS = 0.01
 # Metrics of files, which an export doesn't take over from an earlier one.
-FILE_METRICS = ("weights", "difference/", "onnx/", f"{INT8}/")
+FILE_METRICS = ("weights", "difference/", "onnx/", f"{INT8}/", RUN_PREFIX)
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -45,8 +45,9 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
     The folder always gets the weights as model.safetensors, a format that can't hold code; the graphs that are asked
     for, for any number of images; config.yaml, labels.json, preprocessing.json, metrics.json and a model card. Each
-    file is read again and compared with the network: by its logits, and with format=onnx_int8 by its accuracy.
-    `lambdanets.load(folder)` opens the folder.
+    file is read again and compared with the network: by its logits, and with format=onnx_int8 by its accuracy. With
+    job.dtype=float16, this network and the graphs have the rounded weights. `lambdanets.load(folder)` opens the
+    folder.
 
     Args:
         config: resolved.
@@ -54,7 +55,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
     Returns:
         The number of weights, and the difference of each format's logits from the network's, in units of the largest
-        one; of format=onnx_int8 what `quantize` returns.
+        one; of format=onnx_int8 what `quantize` returns; with job.evaluate the test scores of model.safetensors.
 
     Raises:
         UserError: no checkpoint is named, it can't be read, a format isn't known, or can't hold this model; or
@@ -62,7 +63,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """
     silence_lightning()
     if config.ckpt is None:
-        raise UserError("job=export needs a checkpoint: ckpt=<run's folder>, ckpt=<file> or ckpt=last.")
+        raise UserError("job=export needs a checkpoint: ckpt=<run's folder>, <file>, <published weights> or last.")
     formats = [config.format] if isinstance(config.format, str) else list(config.format)
     known = (SAFETENSORS, *FORMATS, INT8)
     for name in formats:
@@ -77,16 +78,10 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         )
     checkpoint = read_checkpoint(config.ckpt)
     data = build_data(config)
-    network = load_network(config, data, checkpoint, Path(config.ckpt))
-    write_descriptions(config, data, checkpoint["labels"], folder)
+    network, metrics = write_model(config, data, checkpoint, folder, dtype=config.job.get("dtype", "float32"))
     weights = folder / EXPORTED
-    write_weights(weights, checkpoint)
-    metrics: dict[str, float] = {"weights": sum(tensor.numel() for tensor in network.state_dict().values())}
-    if task.NO_GRAPH:
-        check_weights(network, weights, config)
-    else:
-        images = torch.randn(3, data.channels, *data.image_size, generator=torch.Generator().manual_seed(0))
-        metrics["difference/safetensors"] = check_logits(weights, network, images, config)
+    if graphs:
+        images = example_images(data)
         dynamic_size = config.job.get("dynamic_size", False)
         for name in graphs:
             if name == INT8:
@@ -103,13 +98,17 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         if INT8 in graphs:
             metrics |= quantize(network, config, data, checkpoint["labels"]["classes"], folder)
     scores = run_scores(Path(config.ckpt))
+    evaluated = score_file(config, weights, folder) if config.job.get("evaluate", False) else {}
+    scores = add_file_scores(scores, evaluated)
     write_metrics(folder, scores | metrics)
+    metrics |= evaluated
     card = model_card(
         config,
         data,
         task=task,
         classes=checkpoint["labels"]["classes"],
         metrics=scores,
+        evaluated=evaluated,
         origin=provenance.describe_origin(),
         files=[folder / name for name in (weights.name, *GRAPH_FILES) if (folder / name).is_file()],
         quantization=describe_quantization(metrics) if INT8 in graphs else "",
@@ -118,6 +117,69 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     print_metrics(metrics, title=f"{config.name}: differences are in units of the largest logit")
     log.info("Written to %s; lambdanets.load opens it.", os.path.relpath(folder))
     return metrics
+
+
+def write_model(
+    config: DictConfig, data: ImageData, checkpoint: dict[str, Any], folder: Path, *, dtype: str = "float32"
+) -> tuple[nn.Module, dict[str, float]]:
+    """Write model.safetensors, config.yaml, labels.json and preprocessing.json, and read the weights again.
+
+    Args:
+        config: of the run, resolved; config.ckpt names the checkpoint in messages.
+        data: of the config.
+        checkpoint: as `read_checkpoint` returns it.
+        folder: folder for the files.
+        dtype: a key of STORED_DTYPES, see `write_weights`.
+
+    Returns:
+        The network with the weights as they are stored, and the number of weights with the difference of its logits
+        from those of the file.
+
+    Raises:
+        UserError: the dtype isn't known, a weight is too large for it, or the file differs from the network.
+    """
+    if dtype not in STORED_DTYPES:
+        raise UserError(f"job.dtype={dtype} is not known; choose among {', '.join(STORED_DTYPES)}.")
+    number = STORED_DTYPES[dtype]
+    checkpoint = checkpoint | {"state_dict": round_weights(checkpoint["state_dict"], number)}
+    network = load_network(config, data, checkpoint, Path(config.ckpt))
+    write_descriptions(config, data, checkpoint["labels"], folder)
+    weights = folder / EXPORTED
+    write_weights(weights, checkpoint, dtype=number)
+    metrics: dict[str, float] = {"weights": sum(tensor.numel() for tensor in network.state_dict().values())}
+    if task_class(config).NO_GRAPH:
+        check_weights(network, weights, config)
+    else:
+        metrics["difference/safetensors"] = check_logits(weights, network, example_images(data), config)
+    return network, metrics
+
+
+def example_images(data: ImageData) -> Tensor:
+    """Return normalized noise, (3, C, H, W)."""
+    return torch.randn(3, data.channels, *data.image_size, generator=torch.Generator().manual_seed(0))
+
+
+def score_file(config: DictConfig, weights: Path, folder: Path) -> dict[str, float]:
+    """Return the test scores of exported weights as job=test computes them, on one device.
+
+    Args:
+        config: of the run, resolved.
+        weights: the file.
+        folder: folder for the list of corrupt images, if there are any.
+
+    Raises:
+        UserError: there are no test images, or their classes differ.
+    """
+    config = config.copy()
+    config.ckpt = str(weights)
+    config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
+    return score_checkpoint(config, folder)
+
+
+def add_file_scores(scores: dict[str, float], evaluated: dict[str, float]) -> dict[str, float]:
+    """Return scores of a run with those of its file in their place; the run's get the prefix `run/`."""
+    of_run = {f"{RUN_PREFIX}{name}": scores[name] for name in evaluated if name in scores}
+    return scores | evaluated | of_run
 
 
 def quantize(
@@ -269,7 +331,9 @@ def check_logits(file: Path, network: nn.Module, images: Tensor, config: DictCon
 def run_scores(ckpt: Path) -> dict[str, float]:
     """Return the scores of the checkpoint's run, or those in an earlier export of it."""
     for folder in (ckpt.parent.parent, ckpt.parent):
-        if (file := folder / METRICS).is_file() and (folder / UNRESOLVED_CONFIG).is_file():
+        is_own = (folder / UNRESOLVED_CONFIG).is_file() or ckpt == folder / EXPORTED
+        if is_own and (file := folder / METRICS).is_file():
             metrics = json.loads(file.read_text())
-            return {name: value for name, value in metrics.items() if not name.startswith(FILE_METRICS)}
+            scores = {name: value for name, value in metrics.items() if not name.startswith(FILE_METRICS)}
+            return {name: metrics.get(f"{RUN_PREFIX}{name}", value) for name, value in scores.items()}
     return {}

@@ -8,6 +8,7 @@ from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.data import ImageData, ImageFolder
 from lambdanets.data.corrupt import count_corrupt_images
+from lambdanets.distributed.launcher import rank
 from lambdanets.errors import UserError
 from lambdanets.jobs.fit import CORRUPT
 from lambdanets.runs.checkpoints import check_classes, check_state_dict, read_checkpoint
@@ -30,7 +31,19 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """
     silence_lightning()
     if config.ckpt is None:
-        raise UserError("job=test needs a checkpoint: ckpt=<run's folder>, ckpt=<file> or ckpt=last.")
+        raise UserError("job=test needs a checkpoint: ckpt=<run's folder>, <file>, <published weights> or last.")
+    metrics = score_checkpoint(config, folder)
+    if rank() == 0:
+        write_metrics(folder, metrics)
+        print_metrics(metrics, title=str(config.ckpt))
+    return metrics
+
+
+def score_checkpoint(config: DictConfig, folder: Path) -> dict[str, float]:
+    """Return the test scores of the checkpoint config.ckpt, in the precision and the batches of the config.
+
+    Args and errors as of `run`, which writes them.
+    """
     checkpoint = read_checkpoint(config.ckpt)
     data = build_data(config)
     if not data.has_test:
@@ -49,9 +62,6 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     if corrupt_images := count_corrupt_images(folder / CORRUPT):
         metrics["corrupt_images"] = corrupt_images
-    if trainer.is_global_zero:
-        write_metrics(folder, metrics)
-        print_metrics(metrics, title=str(config.ckpt))
     return metrics
 
 

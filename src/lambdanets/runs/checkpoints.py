@@ -22,6 +22,8 @@ from lambdanets.errors import UserError
 
 # The suffix of the weights that job=export writes.
 SAFETENSORS_SUFFIX = ".safetensors"
+# Numbers that weights can be stored in.
+STORED_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Entries of a checkpoint that describe its run.
 METADATA_KEYS = ("config", "labels")
 # Entries that checkpoints of version 0.1.0 have in the place of "labels".
@@ -129,7 +131,7 @@ def upgrade_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """Read the weights that `write_weights` wrote, in the form of a checkpoint.
+    """Read the weights that `write_weights` wrote, in the form of a checkpoint; half precision becomes float32.
 
     Raises:
         UserError: the file is damaged, or job=export did not write it.
@@ -137,7 +139,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {f"model.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = {f"model.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"The file '{path}' is damaged or not a safetensors file ({error}): export it again."
@@ -146,16 +148,59 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     entries = upgrade_metadata({key: json.loads(text) for key, text in metadata.items() if key in known})
     if not set(METADATA_KEYS) <= entries.keys():
         raise UserError(f"The file '{path}' has no config of a run; give one that job=export wrote.")
+    state = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in stored.items()}
     return {"state_dict": state, **entries}
 
 
-def write_weights(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint's weights, under the model's names, with its config and labels as a safetensors file."""
+def write_weights(path: Path, checkpoint: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> None:
+    """Write a checkpoint's weights, under the model's names, with its config and labels as a safetensors file.
+
+    Equal checkpoints give equal bytes.
+
+    Args:
+        path: of the file.
+        checkpoint: as `read_checkpoint` returns it.
+        dtype: of tensors with two or more dimensions, such as matrices and kernels; the others stay as they are.
+    """
     # The format has no shared tensors: tensors that layers share are written once for each layer.
     dense = torch.contiguous_format
-    state = {name.removeprefix("model."): t.clone(memory_format=dense) for name, t in checkpoint["state_dict"].items()}
+    state = {
+        name.removeprefix("model."): t.to(dtype if is_rounded(t) else t.dtype, memory_format=dense, copy=True)
+        for name, t in checkpoint["state_dict"].items()
+    }
     metadata = {key: json.dumps(checkpoint[key]) for key in METADATA_KEYS}
-    atomic_write(path, save(state, {**metadata, "format": "pt"}))
+    atomic_write(path, sort_metadata(save(state, {**metadata, "format": "pt"})))
+
+
+def round_weights(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return weights with the values that they have once `write_weights` has stored them in a dtype.
+
+    Raises:
+        UserError: a weight is too large for the dtype.
+    """
+    rounded = {name: t.to(dtype).to(t.dtype) if is_rounded(t) else t for name, t in state.items()}
+    for name, tensor in rounded.items():
+        if not torch.equal(tensor.isfinite(), state[name].isfinite()):
+            raise UserError(
+                f"{name} has weights up to {state[name].abs().max():.3g}, and {dtype} ends at "
+                f"{torch.finfo(dtype).max:g}: set job.dtype=float32."
+            )
+    return rounded
+
+
+def is_rounded(tensor: Tensor) -> bool:
+    """Return whether a tensor may be stored in half precision: vectors are small, and normalization needs theirs."""
+    return tensor.is_floating_point() and tensor.ndim >= 2
+
+
+def sort_metadata(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata in order; the library's order differs between processes."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def load_weights(module: nn.Module, state: dict[str, Any]) -> None:
