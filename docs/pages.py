@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 README = ROOT / "README.md"
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
+# weights/README.md would be the page weights/, as docs/weights.md is.
+WEIGHTS, WEIGHTS_PAGE = ROOT / "weights" / "README.md", "published-weights.md"
 # The target of a Markdown link or image, up to its anchor; not a URL.
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
@@ -20,6 +23,8 @@ def site_path(file: Path) -> str:
     """Return a file's path in the site: README.md is the home page, docs/ is the root."""
     if file == README:
         return "index.md"
+    if file == WEIGHTS:
+        return WEIGHTS_PAGE
     return file.relative_to(DOCS if file.is_relative_to(DOCS) else ROOT).as_posix()
 
 
@@ -30,8 +35,9 @@ def linked_files(page: Path) -> dict[str, Path]:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add README.md as the home page, all results, and every file that a page links to."""
-    pages = [README, *(ROOT / name for name in PAGES), *(ROOT / "results").rglob("*.md"), *DOCS.glob("*.md")]
+    """Add README.md as the home page, all results and model cards, and every file that a page links to."""
+    folders = ((ROOT / name).rglob("*.md") for name in ("results", "weights"))
+    pages = [README, *(ROOT / name for name in PAGES), *chain(*folders), *DOCS.glob("*.md")]
     targets = [file for page in pages for file in linked_files(page).values()]
     for file in [*pages, *targets]:
         if files.get_file_from_path(site_path(file)) is None:

@@ -1,12 +1,15 @@
 """The wheel: what `pip install lambdanets-*.whl` gives runs in an empty folder, and takes the user's own configs."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
 
+from lambdanets.jobs import export
+from tests.checkpoints import SHALLOW, write_checkpoint
 from tests.command import ROOT, environment
 
 QUICK = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.enable_progress_bar=false")
@@ -44,6 +47,8 @@ def test_the_wheel_has_the_configs_and_the_command(wheel, site):
     names = zipfile.ZipFile(wheel).namelist()
     packaged = {name.removeprefix("lambdanets/") for name in names if name.startswith("lambdanets/configs/")}
     assert packaged == {str(file.relative_to(ROOT)) for file in (ROOT / "configs").rglob("*") if file.is_file()}
+    weights = {name.removeprefix("lambdanets/") for name in names if name.startswith("lambdanets/weights/")}
+    assert weights == {str(file.relative_to(ROOT)) for file in (ROOT / "weights").rglob("*") if file.is_file()}
     assert "lambdanets/ops/kernel.c" in names
     assert "lambdanets/reports/published.yaml" in names
     (entry_points,) = site.glob("lambdanets-*.dist-info/entry_points.txt")
@@ -55,6 +60,22 @@ def test_it_trains_in_an_empty_folder(site, tmp_path):
     assert "python -m lambdanets job=predict ckpt=outputs/lambda-digits/" in done.stdout
     (run,) = tmp_path.glob("outputs/lambda-digits/*")
     assert (run / "metrics.json").is_file()
+
+
+def test_published_weights_are_found_in_the_wheel(site, tmp_path):
+    folder = site / "lambdanets" / "weights" / "digits" / "conv"
+    config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
+    export.run(config, folder)
+    try:
+        done = lambdanets(site, "job=test", "ckpt=digits/conv", cwd=tmp_path)
+        assert "test/top1" in done.stdout
+        listed = "import lambdanets; print(lambdanets.list_models('digits/*', pretrained=True), lambdanets.__file__)"
+        variables = environment() | {"PYTHONPATH": str(site)}
+        command = [sys.executable, "-c", listed]
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(f"['digits/conv'] {site}")
+    finally:
+        shutil.rmtree(folder.parent)
 
 
 def test_a_mixer_of_the_users_own_is_one_python_file_and_one_yaml(site, tmp_path):

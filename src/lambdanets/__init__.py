@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lambdanets.hub.create import create
+    from lambdanets.hub.create import create, list_models
     from lambdanets.hub.load import load
     from lambdanets.hub.trained_model import TrainedModel
     from lambdanets.hub.trained_model import TrainedModel as Model
@@ -30,6 +30,7 @@ __all__ = [
     "ResNet",
     "TrainedModel",
     "create",
+    "list_models",
     "load",
     "optimize_for_inference",
 ]
@@ -41,6 +42,7 @@ MODULES = {
     "ResNet": "models",
     "TrainedModel": "hub.trained_model",
     "create": "hub.create",
+    "list_models": "hub.create",
     "load": "hub.load",
     "optimize_for_inference": "inference.optimize",
 }

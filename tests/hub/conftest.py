@@ -1,6 +1,10 @@
-"""The Hugging Face hub without a network."""
+"""The Hugging Face hub without a network, and published weights of a network that nobody trained."""
 
 import pytest
+
+from lambdanets.jobs import export
+from lambdanets.runs import published
+from tests.checkpoints import write_checkpoint
 
 
 @pytest.fixture
@@ -22,3 +26,21 @@ def hub(tmp_path, monkeypatch):
         return snapshot
 
     return model_folder
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """Publish digits/lambda, of global lambda layers; return its folder, and its network with the rounded weights."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    config, network, _ = write_checkpoint(
+        tmp_path,
+        ["mixer=lambda", "mixer.scope=global", "mixer.heads=2", "model=tiny", "job=export", "job.dtype=float16"],
+    )
+    folder = tmp_path / "weights" / "digits" / "lambda"
+    export.run(config, folder)
+    monkeypatch.setattr(published, "published_folder", lambda: tmp_path / "weights")
+    for tensor in network.state_dict().values():
+        if tensor.ndim >= 2:
+            tensor.copy_(tensor.half())
+    return folder, network

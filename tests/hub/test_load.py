@@ -33,6 +33,19 @@ def test_a_model_comes_from_the_hub(hub, tmp_path):
         assert torch.equal(lambdanets.load("hf-hub:someone/digits")(images), network(images))
 
 
+def test_published_weights_are_loaded_by_their_name(weights, tmp_path):
+    _, network = weights
+    images = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(lambdanets.load("digits/lambda")(images), network(images))
+    assert lambdanets.load("digits/lambda").classes == CLASSES
+    with pytest.raises(UserError, match="does not exist: .* Published weights of a similar name: digits/lambda"):
+        lambdanets.load("digits/lamda")
+    (tmp_path / "cwd" / "digits" / "lambda").mkdir(parents=True)
+    with pytest.raises(UserError, match="there is no model in it"):
+        lambdanets.load("digits/lambda")
+
+
 def test_a_config_may_not_call_just_anything(tmp_path):
     config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
     checkpoint = torch.load(config.ckpt)

@@ -62,6 +62,18 @@ def test_a_source_that_does_not_exist_is_an_error_of_one_line(tmp_path):
     assert "error: 'nowhere' does not exist" in done.stderr
 
 
+def test_published_weights_win_over_the_hub_and_a_wrong_name_is_not_sought_there(weights, hub):
+    _, network = weights
+    hub("digits/lambda")  # empty
+    new = lambdanets.create("digits/lambda")
+    load_pretrained(new, "digits/lambda")
+    assert torch.equal(new.classifier.weight, network.classifier.weight)
+    with pytest.raises(UserError, match=r"does not exist\. .* similar name: digits/lambda\. .* is hf-hub:digits/lamda"):
+        load_pretrained(new, "digits/lamda", key="model.pretrained")
+    with pytest.raises(UserError, match="'someone/resnet50' could not be downloaded"):
+        load_pretrained(new, "someone/resnet50")
+
+
 @pytest.mark.parametrize(
     ("name", "tag"),
     [("lambda_resnet26t", "c1_in1k"), ("lambda_resnet26rpt_256", "c1_in1k"), ("lambda_resnet50ts", "a1h_in1k")],

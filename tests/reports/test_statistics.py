@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lambdanets.reports.statistics import paired_difference, summarize
+from lambdanets.reports.statistics import mean_interval, paired_difference, summarize
 
 
 def test_statistics_by_hand():
@@ -15,6 +15,9 @@ def test_statistics_by_hand():
     assert difference == pytest.approx((8 / 3, 8 / 3 - 5.1713, 8 / 3 + 5.1713, 3), abs=1e-3)
     assert paired_difference({0: 5.0}, {0: 3.0}) == (2.0, None, None, 1)
     assert paired_difference({0: 5.0}, {1: 3.0}) is None
+    # Mean 3, deviation √7, t(0.975, 2) = 4.3027: ± 6.5725.
+    assert mean_interval([1.0, 2.0, 6.0]) == pytest.approx((3.0, 3 - 6.5725, 3 + 6.5725), abs=1e-3)
+    assert mean_interval([4.0]) == (4.0, None, None)
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])

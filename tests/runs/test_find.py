@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
+from lambdanets.runs import published
 from lambdanets.runs.find import Command, find_checkpoint, find_run
 from lambdanets.runs.folders import EXPORTED
 
@@ -76,7 +77,29 @@ def test_a_checkpoint_file_belongs_to_its_run_or_to_none(tmp_path):
     selection = find_run(command(job="test", ckpt=str(outside)))
     assert selection.run is None
     assert selection.file == outside
-    assert selection.folder.parts[0] == "outputs"
+    assert selection.folder.parts[:2] == ("outputs", "test")
+    assert find_run(command(job="test", ckpt=str(outside), has_name=True)).folder.parts[:2] == ("outputs", "r")
+
+
+def test_published_weights_are_read_where_they_are_and_results_lie_elsewhere(tmp_path, monkeypatch):
+    file = tmp_path / "package" / "weights" / "cifar10" / "lambda_u1" / EXPORTED
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    monkeypatch.setattr(published, "published_folder", lambda: tmp_path / "package" / "weights")
+    for ckpt in ("cifar10/lambda_u1", str(file.parent), str(file)):
+        for job in ("test", "predict", "export"):
+            given = command(job=job, ckpt=ckpt)
+            selection = find_run(given)
+            assert (selection.run, selection.file) == (None, file)
+            assert selection.folder.parts[:2] == ("outputs", job)
+            assert find_checkpoint(given, selection) == file
+    with pytest.raises(
+        UserError, match=r"does not exist: .*\. Published weights of a similar name: cifar10/lambda_u1\."
+    ):
+        find_run(command(job="test", ckpt="cifar10/lamda_u1"))
+    local = make_run(tmp_path / "cifar10" / "lambda_u1", "best")
+    find_run.cache_clear()
+    assert find_run(command(job="test", ckpt="cifar10/lambda_u1")).run.resolve() == local
 
 
 def test_a_new_run_of_a_base_run_takes_its_name_unless_it_has_its_own(tmp_path):

@@ -49,7 +49,7 @@ PATH_KEYS = (
     "job.output_dir",
     "job.archive_to",
     "job.images",
-    "job.data.root",
+    "job.data_root",
     "job.redraw",
     "benchmark.root",
     "benchmark.shards",

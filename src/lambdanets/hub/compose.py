@@ -35,15 +35,26 @@ def compose_packaged(overrides: Sequence[str]) -> DictConfig:
     Raises:
         HydraException: a choice or a key is unknown.
     """
+    with LOCK:
+        config = packaged_loader().load_configuration("config", [*overrides], RunMode.RUN)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    return config
+
+
+def list_choices(group: str) -> list[str]:
+    """Return the choices of a group of the package's config, sorted."""
+    with LOCK:
+        return packaged_loader().get_group_options(group)
+
+
+def packaged_loader() -> "PackagedConfigLoader":
+    """Return a loader of the package's configs."""
     search_path = ConfigSearchPathImpl()
     search_path.append("hydra", "pkg://hydra.conf")
     search_path.append("main", f"file://{packaged_configs()}")
     search_path.append("schema", "structured://")
-    with LOCK:
-        config = PackagedConfigLoader(search_path).load_configuration("config", [*overrides], RunMode.RUN)
-    OmegaConf.set_struct(config, False)
-    del config["hydra"]
-    return config
+    return PackagedConfigLoader(search_path)
 
 
 class StructuredConfigSource(structured_config_source.StructuredConfigSource):

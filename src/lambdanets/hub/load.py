@@ -19,6 +19,7 @@ from lambdanets.hub.download import HUB_PREFIX, download_from_hub
 from lambdanets.hub.trained_model import TrainedModel
 from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
 from lambdanets.runs.folders import RESOLVED_CONFIG, UNRESOLVED_CONFIG, best_checkpoint
+from lambdanets.runs.published import find_published, suggest_names
 
 LABELS_FILE = "labels.json"
 
@@ -28,15 +29,15 @@ def load(path: str | Path, *, allow_targets: Sequence[str] = ()) -> TrainedModel
 
     Args:
         path: a file of job=export, in any of its formats, or its folder, of which the weights count, or else the first
-            graph; a run's folder, of which the best checkpoint counts; a checkpoint; or `hf-hub:<user>/<name>`, an
-            exported folder on the Hugging Face hub.
+            graph; a run's folder, of which the best checkpoint counts; a checkpoint; the name of published weights,
+            `<data>/<row>`; or `hf-hub:<user>/<name>`, an exported folder on the Hugging Face hub.
         allow_targets: packages or names that the config may call, beside this project's, torch's and Lightning's.
 
     Raises:
         UserError: there is no model, it is damaged, or its config calls something that is not allowed.
     """
     path = download_from_hub(str(path)) if str(path).startswith(HUB_PREFIX) else Path(path)
-    file = model_file(path)
+    file = find_published(str(path)) or model_file(path)
     graph_format = next((known for known in FORMATS.values() if file.suffix == Path(known.file).suffix), None)
     if graph_format is None:
         checkpoint = read_checkpoint(file)
@@ -75,7 +76,8 @@ def model_file(path: Path) -> Path:
         reason = "the run has no checkpoint yet" if (path / UNRESOLVED_CONFIG).is_file() else "there is no model in it"
         raise UserError(f"'{path}' can't be loaded: {reason}. Give a folder of job=export, or a run's folder.")
     raise UserError(
-        f"'{path}' does not exist: give a folder of job=export, a run's folder, or {HUB_PREFIX}<user>/<name>."
+        f"'{path}' does not exist: give a folder of job=export, a run's folder, published weights, or "
+        f"{HUB_PREFIX}<user>/<name>.{suggest_names(str(path))}"
     )
 
 

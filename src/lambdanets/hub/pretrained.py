@@ -13,6 +13,7 @@ from lambdanets.hub.download import HUB_PREFIX, download_from_hub
 from lambdanets.hub.load import model_file
 from lambdanets.peers import TIMM_NETWORKS, rename_weights
 from lambdanets.runs.checkpoints import is_resizable_table, read_checkpoint
+from lambdanets.runs.published import find_published, similar_names, suggest_names
 
 log = logging.getLogger(__name__)
 HEAD_PREFIX = "classifier."
@@ -27,9 +28,9 @@ def load_pretrained(network: nn.Module, source: str, *, key: str = "pretrained")
 
     Args:
         network: a classifier, or the part of another network that loads a classifier's weights.
-        source: a run's folder, whose best checkpoint counts; a checkpoint; a folder or file of job=export, also as
-            `<user>/<name>` on the Hugging Face hub; or one of timm's lambda networks there, such as
-            `timm/lambda_resnet26t.c1_in1k`.
+        source: a run's folder, whose best checkpoint counts; a checkpoint; the name of published weights,
+            `<data>/<row>`; a folder or file of job=export, also as `<user>/<name>` on the Hugging Face hub; or one of
+            timm's lambda networks there, such as `timm/lambda_resnet26t.c1_in1k`.
         key: the config key of the source, for messages.
 
     Raises:
@@ -60,10 +61,22 @@ def read_weights(network: nn.Module, source: str, key: str) -> tuple[dict[str, T
     if source.startswith(TIMM_PREFIX) and not Path(source).exists():
         return read_timm_weights(network, source, key)
     name = source.removeprefix(HUB_PREFIX)
+    if file := find_published(source):
+        return read_file_weights(file)
+    if not Path(source).exists() and similar_names(source):
+        raise UserError(
+            f"{key}={source} does not exist.{suggest_names(source)} A model on the Hugging Face hub is "
+            f"{HUB_PREFIX}{source}."
+        )
     if not Path(source).exists() and name.count("/") == 1 and not source.startswith((".", os.sep)):
         file = model_file(download_from_hub(source))
     else:
         file = model_file(Path(source))
+    return read_file_weights(file)
+
+
+def read_file_weights(file: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the weights of a file as `read_weights` does."""
     checkpoint = read_checkpoint(file)
     state = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
     return state, architecture_summary(checkpoint["config"])

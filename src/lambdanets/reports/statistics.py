@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from scipy.stats import ttest_rel
+from scipy.stats import t, ttest_rel
 
 
 class ScoreSummary(NamedTuple):
@@ -20,6 +20,14 @@ class ScoreSummary(NamedTuple):
     mean: float
     deviation: float | None
     seeds: int
+
+
+class MeanInterval(NamedTuple):
+    """A sample's mean with its confidence interval, whose ends are None for a single value."""
+
+    mean: float
+    low: float | None
+    high: float | None
 
 
 class PairedDifference(NamedTuple):
@@ -41,6 +49,20 @@ class PairedDifference(NamedTuple):
 def summarize(scores: Sequence[float]) -> ScoreSummary:
     """Return mean, standard deviation and number of scores."""
     return ScoreSummary(statistics.fmean(scores), statistics.stdev(scores) if len(scores) > 1 else None, len(scores))
+
+
+def mean_interval(scores: Sequence[float], *, confidence: float = 0.95) -> MeanInterval:
+    """Return the mean of scores with Student's interval.
+
+    Args:
+        scores: one or more.
+        confidence: probability that the interval covers the true mean if scores are normally distributed.
+    """
+    mean, deviation, count = summarize(scores)
+    if deviation is None:
+        return MeanInterval(mean, None, None)
+    margin = float(t.ppf((1 + confidence) / 2, count - 1)) * deviation / count**0.5
+    return MeanInterval(mean, mean - margin, mean + margin)
 
 
 def paired_difference(

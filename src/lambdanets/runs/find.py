@@ -28,6 +28,7 @@ from lambdanets.runs.folders import (
     newest_run,
 )
 from lambdanets.runs.provenance import started_by
+from lambdanets.runs.published import find_published, suggest_names
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Command:
     Args:
         job: name of the job.
         name: name of the run.
-        ckpt: "last", the folder of a run, a checkpoint file, or None.
+        ckpt: "last", the folder of a run, a checkpoint file, the name of published weights, or None.
         base_run: folder of the run whose config a new run starts from, or None.
         has_name: whether the command line sets the name.
         sweeping: whether the command is one run of a sweep.
@@ -115,7 +116,8 @@ def find_run(command: Command) -> Selection:
 
     - `ckpt=` names a run: training continues in its folder, other jobs write to `<run>/<job>`.
     - A training in a sweep's folder, or one that torchrun or SLURM has restarted, continues the run in that folder.
-    - Otherwise the folder is new: `outputs/<name>/<time>`, or `outputs/<job>/<time>` for jobs not about one run.
+    - Otherwise the folder is new: `outputs/<name>/<time>`, or `outputs/<job>/<time>` for jobs that are not about a run
+      with a folder: `ckpt=` may name published weights, or a checkpoint on its own.
 
     Raises:
         UserError: ckpt or base_run names nothing that exists.
@@ -134,6 +136,8 @@ def find_run(command: Command) -> Selection:
         run = folder
     if folder is None and run is not None:
         folder = run if command.job == "fit" else run / command.job
+    if folder is None and file is not None and command.job != "fit" and not command.has_name:
+        folder = new_folder(command.job, command.job)
     if folder is None:
         keeps_name = command.base_run is None or command.has_name
         name = command.name if keeps_name else check_name(load_config(str(command.base_run)).get("name"))
@@ -145,7 +149,8 @@ def resolve_ckpt(ckpt: str, name: str) -> tuple[Path | None, Path | None]:
     """Return the run folder and the checkpoint file that ckpt names; either may be None.
 
     Args:
-        ckpt: "last" for the newest run of that name, the folder of a run, or a checkpoint file.
+        ckpt: "last" for the newest run of that name, the folder of a run or of exported weights, a checkpoint file, or
+            the name of published weights.
         name: name of the run.
 
     Raises:
@@ -153,15 +158,19 @@ def resolve_ckpt(ckpt: str, name: str) -> tuple[Path | None, Path | None]:
     """
     if ckpt == "last":
         return newest_run(name), None
-    path = Path(ckpt)
+    path = find_published(ckpt) or Path(ckpt)
     if path.is_dir():
         if not (path / UNRESOLVED_CONFIG).is_file():
+            if (path / EXPORTED).is_file():  # published weights, or downloaded ones
+                return None, path / EXPORTED
             raise UserError(f"The folder '{path}' holds no run ({UNRESOLVED_CONFIG} is missing): give a run's folder.")
         return path, None
     if path.is_file():
         run = path.resolve().parent.parent
         return run if (run / UNRESOLVED_CONFIG).is_file() else None, path
-    raise UserError(f"ckpt={ckpt} does not exist: give a run's folder, a checkpoint file, or last.")
+    raise UserError(
+        f"ckpt={ckpt} does not exist: give a run's folder, a checkpoint file, or last.{suggest_names(ckpt)}"
+    )
 
 
 def find_checkpoint(command: Command, selection: Selection) -> Path | None:

@@ -1,0 +1,212 @@
+"""job=publish: what it writes, which seed it chooses, and how its weights are used."""
+
+import json
+import os
+import re
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import lambdanets
+from lambdanets.export.evaluate import pattern_image
+from lambdanets.runs import published
+from lambdanets.runs.checkpoints import read_checkpoint
+from tests.in_process import invoke, refusal_of, tree
+
+SWEEP = """# @package _global_
+defaults:
+  - /sweep/grid
+  - override /experiment: digits/conv
+sweep:
+  base: {data: digits, model: tiny, recipe: digits, trainer: cpu, trainer.max_epochs: 2, trainer.limit_train_batches: 8,
+         trainer.precision: bf16-mixed, trainer.enable_progress_bar: false, callbacks: scalars}
+  rows:
+    digits/conv: {mixer: conv}
+    digits/lambda: {mixer: lambda, mixer.scope: global}
+"""
+NAMES = ["digits/conv", "digits/lambda"]
+FILES = {
+    "README.md",
+    "config.yaml",
+    "labels.json",
+    "metrics.json",
+    "model.safetensors",
+    "preprocessing.json",
+    "published.json",
+}
+# By seed: the better validation score belongs to the worse test score.
+SCORES = {0: {"val/top1": 0.9, "test/top1": 0.25}, 1: {"val/top1": 0.5, "test/top1": 0.75}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Train two rows with two seeds, change their scores to SCORES, publish them, and return the working directory."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "configs" / "sweep").mkdir(parents=True)
+    (folder / "configs" / "sweep" / "rows.yaml").write_text(SWEEP)
+    assert invoke("--multirun", "sweep=rows", "seed=0,1", cwd=folder).code == 0
+    for row in ("conv", "lambda"):
+        for seed, scores in SCORES.items():
+            file = folder / "multirun" / "rows" / f"digits_{row}_seed-{seed}" / "metrics.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | scores))
+    done = invoke("job=publish", "sweep_dir=multirun/rows", cwd=folder)
+    assert done.code == 0, done.text
+    return folder
+
+
+@pytest.fixture
+def weights(place, monkeypatch):
+    """Let the package have the published weights, and return their folder."""
+    monkeypatch.setattr(published, "published_folder", lambda: place / "weights")
+    return place / "weights"
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_each_row_has_its_files_and_a_line_on_the_page(weights):
+    page = (weights / "README.md").read_text()
+    for name in NAMES:
+        assert {file.name for file in (weights / name).iterdir()} == FILES
+        # Mean of 25 and 75 % with Student's interval of two values: 12.706 × 50 / 2 on either side.
+        assert re.search(rf"\| \[{name}\].* \| 90\.00 \| .* \| 50\.00 \[-267\.66, 367\.66\] \| \*\*0\*\*, 1 \|", page)
+    assert str(weights.parent) not in page
+
+
+def test_the_seed_is_chosen_by_validation(weights, place):
+    for name in NAMES:
+        run = place / "multirun" / "rows" / f"{name.replace('/', '_')}_seed-0"
+        trained = read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"]
+        stored = read_checkpoint(weights / name / "model.safetensors")["state_dict"]
+        for key, tensor in trained.items():
+            torch.testing.assert_close(stored[key], tensor, rtol=2**-11, atol=2**-24)
+        metrics = metrics_of(weights / name)
+        assert (metrics["val/top1"], metrics["run/test/top1"]) == (0.9, 0.25)
+        card = (weights / name / "README.md").read_text()
+        assert "| **0** | 90.00 | 25.00 |\n| 1 | 50.00 | 75.00 |" in card
+        assert f"`python run.py experiment={name} seed=0`" in card
+
+
+def test_matrices_are_stored_in_half_precision(weights):
+    for name in NAMES:
+        with safe_open(weights / name / "model.safetensors", "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        assert {t.dtype for t in tensors.values() if t.ndim >= 2} == {torch.float16}
+        assert {t.dtype for t in tensors.values() if t.ndim < 2} == {torch.float32, torch.int64}
+        network = lambdanets.load(name).network
+        assert {t.dtype for t in network.state_dict().values()} == {torch.float32, torch.int64}
+        assert metrics_of(weights / name)["difference/safetensors"] == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_job_test_gives_the_score_of_the_file_to_the_digit(name, weights, tmp_path):
+    before = tree(weights)
+    done = invoke("job=test", f"ckpt={name}", cwd=tmp_path)
+    assert done.code == 0, done.text
+    (folder,) = tmp_path.glob("outputs/test/*")
+    again = metrics_of(folder)
+    assert again
+    assert again == {key: value for key, value in metrics_of(weights / name).items() if key.startswith("test/")}
+    assert tree(weights) == before
+
+
+def test_the_logits_of_a_pattern_are_recorded(weights):
+    # By hand: channel 0, row 1, column 2 has 37 + 2 · 101 = 239; channel 2, row 7, column 0 has 7 · 37 + 118 = 377.
+    image = pattern_image(3, (8, 4))
+    assert (image[0, 1, 2], image[2, 7, 0]) == (239, 377 - 256)
+    for name in NAMES:
+        model = lambdanets.load(name)
+        with torch.no_grad():
+            logits = model(model.preprocess(pattern_image(1, (8, 8)))[None])[0]
+        recorded = torch.tensor(json.loads((weights / name / "published.json").read_text())["logits"])
+        torch.testing.assert_close(recorded, logits, rtol=0, atol=1e-4 * logits.abs().max().item())
+
+
+def test_publishing_again_gives_the_same_bytes(weights, place):
+    before = tree(weights)
+    assert invoke("job=publish", "sweep_dir=multirun/rows", "job.output_dir=again", cwd=place).code == 0
+    assert tree(place / "again") == before
+
+
+def test_other_rows_stay_on_the_page(weights, place, tmp_path):
+    for row in ("conv", "lambda"):
+        sweep_dir = place / "multirun" / "rows" / f"digits_{row}_seed-1"
+        assert invoke("job=publish", f"sweep_dir={sweep_dir}", cwd=tmp_path).code == 0
+    page = (tmp_path / "weights" / "README.md").read_text()
+    for name in NAMES:
+        assert re.search(rf"\| \[{name}\].* \| 75\.00 \| \*\*1\*\* \|", page)
+
+
+def test_the_weights_predict_and_are_exported_again(weights, tmp_path):
+    Image.new("L", (8, 8), 128).save(tmp_path / "photo.png")
+    assert invoke("job=predict", "ckpt=digits/conv", "input=photo.png", cwd=tmp_path).code == 0
+    assert list(tmp_path.glob("outputs/predict/*/predictions.json"))
+    done = invoke("job=export", "ckpt=digits/conv", "job.dtype=float16", "job.evaluate=true", cwd=tmp_path)
+    assert done.code == 0, done.text
+    (folder,) = tmp_path.glob("outputs/export/*")
+    exported, ours = metrics_of(folder), metrics_of(weights / "digits/conv")
+    assert all(exported[key] == ours[key] for key in ours)
+    assert (folder / "model.safetensors").stat().st_size == (weights / "digits/conv/model.safetensors").stat().st_size
+    assert "| test/top1 |" in (folder / "README.md").read_text()
+
+
+def test_a_training_starts_from_the_weights_and_none_resumes(weights, tmp_path):
+    start = ("data=digits", "model=tiny", "mixer=conv", "trainer=cpu", "trainer.max_epochs=1", "callbacks=scalars")
+    brief = ("trainer.limit_train_batches=1", "recipe.optimizer.lr=0", "trainer.enable_progress_bar=false")
+    done = invoke(*start, *brief, "model.pretrained=digits/conv", cwd=tmp_path)
+    assert done.code == 0, done.text
+    (last,) = tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")
+    stored = read_checkpoint(weights / "digits/conv" / "model.safetensors")["state_dict"]
+    weight = "model.classifier.weight"
+    assert torch.equal(read_checkpoint(last)["state_dict"][weight], stored[weight])
+    assert "start a new training from them with model.pretrained=" in refusal_of("ckpt=digits/conv", cwd=tmp_path)
+
+
+def test_machine_paths_are_left_out(place, tmp_path):
+    run = place / "multirun" / "rows" / "digits_conv_seed-0"
+    assert invoke("job=publish", f"sweep_dir={run}", cwd=tmp_path).code == 0
+    command = json.loads((run / "provenance.json").read_text())[-1]["command"]
+    for file in (tmp_path / "weights").rglob("*"):
+        if file.is_file():
+            content = file.read_bytes().replace(command.encode(), b"")
+            assert os.fsencode(str(tmp_path.parent)) not in content, file
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda run: (run / "metrics.json").unlink(), "None of the runs has finished"),
+        (lambda run: (run / "metrics.json").write_text('{"test/top1": 0.5}'), "lack val/top1 or test/top1"),
+        (lambda run: [file.unlink() for file in (run / "checkpoints").iterdir()], "has no checkpoint"),
+        (lambda run: rename(run, "conv-digits"), "is named conv-digits, and published weights are named <data>/<row>"),
+        (lambda run: rename(run, "../conv"), "name='../conv' cannot name a run"),
+    ],
+)
+def test_runs_that_cannot_be_published_are_refused(prepare, message, place, tmp_path):
+    run = tmp_path / "runs" / "run"
+    source = place / "multirun" / "rows" / "digits_conv_seed-0"
+    for file in source.rglob("*"):
+        if file.is_file():
+            target = run / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    prepare(run)
+    assert message in refusal_of("job=publish", "sweep_dir=runs", cwd=tmp_path)
+    assert not (tmp_path / "weights").exists()
+
+
+def rename(run, experiment):
+    for name in ("config.yaml", "composed.yaml"):
+        text = (run / name).read_text()
+        (run / name).write_text(text.replace("experiment: digits/conv", f"experiment: {experiment}"))
+
+
+def test_one_row_has_one_setting(place, tmp_path):
+    run = ("experiment=digits/conv", "trainer.limit_train_batches=1", "trainer.max_epochs=1")
+    assert invoke("--multirun", *run, "recipe.label_smoothing=0,0.1", cwd=place).code == 0
+    (sweep,) = (folder for folder in (place / "multirun").iterdir() if folder.name != "rows")
+    message = refusal_of("job=publish", f"sweep_dir={sweep}", cwd=tmp_path)
+    assert "The runs of digits/conv differ in their settings" in message
