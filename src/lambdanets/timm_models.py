@@ -1,7 +1,8 @@
 """Registration of our LambdaResNets with timm, by importing this module: `timm.create_model("lambda_resnet50")`.
 
-timm's own `lambda_resnet26t` and its variants keep their names. These have no published weights, so that `pretrained=True`
-is an error unless `pretrained_cfg_overlay={"file": …}` names some; `lambdanets.create(pretrained=…)` starts from your own.
+timm's own `lambda_resnet26t` and its variants keep their names. No weights are published for the names of this module:
+`pretrained=True` is an error unless `pretrained_cfg_overlay={"file": …}` names some; `lambdanets.create(pretrained=…)`
+starts from your own.
 """
 
 from functools import partial
