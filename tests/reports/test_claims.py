@@ -7,7 +7,16 @@ from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
 from lambdanets.reports import published
-from lambdanets.reports.claims import CONTRADICTED, INCONCLUSIVE, SUPPORTED, Claim, claims_table, judge
+from lambdanets.reports.claims import (
+    CONTRADICTED,
+    INCONCLUSIVE,
+    NOT_MEASURED,
+    NOT_RUN,
+    SUPPORTED,
+    Claim,
+    claims_table,
+    judge,
+)
 from lambdanets.reports.runs import ExperimentRuns, RunRecord
 
 
@@ -43,20 +52,35 @@ def test_non_inferior():
     assert judge_scores([66.9, 66.8, 66.7], [70, 70, 70], "non_inferior").verdict == CONTRADICTED
 
 
-@pytest.mark.parametrize(("a", "b"), [([72], [70]), ([72, 73], []), ([], [])])
-def test_fewer_than_two_pairs_are_inconclusive(a, b):
-    assert judge_scores(a, b).verdict == INCONCLUSIVE
+def test_a_single_pair_is_inconclusive():
+    judgment = judge_scores([72, 73], [70])
+    assert (judgment.verdict, judgment.ours) == (INCONCLUSIVE, "72.00 against 70.00")
+
+
+@pytest.mark.parametrize(("a", "b"), [([72, 73], []), ([], [])])
+def test_without_a_pair_a_claim_is_not_run(a, b):
+    assert judge_scores(a, b).verdict == NOT_RUN
 
 
 def test_only_common_seeds_are_compared():
-    assert judge_scores([72, 73, 74, 0], [70, 70, 70]).difference == "+3.00 [+0.52, +5.48]"
+    judgment = judge_scores([72, 73, 74, 0], [70, 70, 70])
+    assert (judgment.ours, judgment.difference) == ("73.00 against 70.00", "+3.00 [+0.52, +5.48]")
+
+
+def test_the_table_counts_pairs_and_marks_claims():
+    judgments = [judge_scores([72, 73, 74], [70, 70, 70]), judge_scores([72], [70], "fewer_parameters")]
+    (scores, size) = claims_table("Claims", judgments, seeds=5, marked=[judgments[0].claim]).rows
+    assert (scores["claim"], scores["pairs"]) == ("A is good †", "3 of 5")
+    assert (size["claim"], size.get("pairs")) == ("A is good", None)
+    assert claims_table("Claims", judgments, seeds=3).rows[0]["pairs"] == "3"
+    assert "pairs" not in claims_table("Claims", judgments).columns
 
 
 def test_fewer_parameters():
     judgment = judge_scores([70], [70], "fewer_parameters", parameters=(300_000, 400_000))
     assert (judgment.verdict, judgment.difference, judgment.ours) == (SUPPORTED, "× 0.75", "0.3 against 0.4 M")
     assert judge_scores([70], [70], "fewer_parameters", parameters=(400_000, 300_000)).verdict == CONTRADICTED
-    assert judge_scores([70], [70], "fewer_parameters", parameters=(300_000, None)).verdict == INCONCLUSIVE
+    assert judge_scores([70], [70], "fewer_parameters", parameters=(300_000, None)).verdict == NOT_RUN
 
 
 @pytest.mark.parametrize(
@@ -65,7 +89,7 @@ def test_fewer_parameters():
 )
 def test_faster(a, b, verdict):
     assert judge_scores([70], [70], "faster", throughput={"a": a, "b": b}).verdict == verdict
-    assert judge_scores([70], [70], "faster", throughput={"a": a}).verdict == INCONCLUSIVE
+    assert judge_scores([70], [70], "faster", throughput={"a": a}).verdict == NOT_MEASURED
 
 
 def test_an_unknown_criterion_is_an_error():
@@ -90,4 +114,4 @@ def test_published_numbers_stand_beside_ours():
     assert judge(hybrid, {}, score="test/top1", throughput={}).published == "15.4 (counted: 15.56) against 25.6"
     cells = claims_table("Claims", [judgment]).rows[0]
     assert cells["A"] == "Lambda layer, u = 1"
-    assert cells["verdict"] == "can't tell"
+    assert cells["verdict"] == "not run"

@@ -3,21 +3,19 @@
 import json
 import logging
 import os
-from functools import cache
 from html import escape
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lambdanets.atomic import atomic_write
-from lambdanets.config.build import build_model, image_spec
 from lambdanets.console import silence_lightning
-from lambdanets.costs.count import count_costs, sum_costs
 from lambdanets.errors import UserError
 from lambdanets.jobs.report_claims import write_claims_page
 from lambdanets.reports.archive import archive_runs
 from lambdanets.reports.comparison import Comparison, compare
 from lambdanets.reports.figures import draw_figures
+from lambdanets.reports.flops import run_flops
 from lambdanets.reports.html import render_page
 from lambdanets.reports.runs import RunRecord, read_runs
 from lambdanets.runs import provenance
@@ -80,26 +78,6 @@ def sweep_folders(sweep_dir: str | list[str] | None) -> list[Path]:
     if not sweeps:
         raise UserError(f"There is no sweep below '{SWEEPS}': name a folder of runs with sweep_dir=<folder>.")
     return [max(sweeps, key=lambda file: file.stat().st_mtime).parent]
-
-
-def run_flops(run: RunRecord) -> float | None:
-    """Return the FLOPs of one image's forward pass of the run's network; None where they can't be counted."""
-    config = run.config
-    key = json.dumps(OmegaConf.to_container(OmegaConf.masked_copy(config, ["model", "mixer", "data"])), sort_keys=True)
-    return count_flops(key)
-
-
-@cache
-def count_flops(text: str) -> float | None:
-    config = OmegaConf.create(text)
-    assert isinstance(config, DictConfig)
-    try:
-        images = image_spec(config)
-        parts = count_costs(lambda: build_model(config, images), channels=images.channels, image_size=images.size)
-    except Exception as error:  # a mixer that was removed since, or can't be traced, must not stop the report
-        log.info("FLOPs can't be counted: %s", " ".join(str(error).split())[:200])
-        return None
-    return sum_costs(parts).flops
 
 
 def describe_versions(runs: list[RunRecord]) -> str:

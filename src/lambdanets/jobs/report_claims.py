@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from lambdanets.reports.claims_page import (
     JudgedPart,
     Part,
     fill_template,
+    hours_table,
     judge_part,
     provenance_line,
     render_part,
     runs_table,
+    summary_table,
 )
-from lambdanets.reports.figures import draw_figures, draw_intervals
+from lambdanets.reports.equal_cost import curves_over_flops, curves_over_seconds
+from lambdanets.reports.figures import draw_cost_curves, draw_figures, draw_intervals, draw_scatter, row_colors
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +40,7 @@ def write_claims_page(claims: DictConfig) -> dict[str, float]:
         The number of claims, of finished runs and of missing runs.
 
     Raises:
-        UserError: a part has no runs, a part or claim has wrong keys, or the template doesn't fit.
+        UserError: a part or claim has wrong keys, an archive is damaged, or the template doesn't fit.
     """
     page, template = Path(claims.page), Path(claims.template)
     if not template.is_file():
@@ -45,7 +49,9 @@ def write_claims_page(claims: DictConfig) -> dict[str, float]:
     runs = [run for part in parts.values() for run in part.runs]
     values = {name: render_part(part, write_figures(part, page)) for name, part in parts.items()}
     values |= {"provenance": provenance_line(runs), "every_run": runs_table([*parts.values()]).to_markdown().strip()}
-    atomic_write(page, fill_template(template.read_text(), values))
+    optional = {"summary": summary_table([*parts.values()]), "hours": hours_table([*parts.values()])}
+    rendered = {name: table.to_markdown().strip() for name, table in optional.items()}
+    atomic_write(page, fill_template(template.read_text(), values, rendered))
     for part in parts.values():
         for judgment in part.judgments:
             log.info("%s: %s %s", judgment.verdict, judgment.claim.statement, judgment.difference or "")
@@ -74,22 +80,44 @@ def parse_parts(claims: DictConfig) -> dict[str, Part]:
 
 
 def parse_part(settings: dict[str, Any]) -> Part:
-    throughput = settings.pop("throughput", None)
+    throughput = settings.pop("throughput", None) or []
+    files = [throughput] if isinstance(throughput, str) else throughput
     claims = [Claim(**claim) for claim in settings.pop("claims", [])]
     runs = Path(settings.pop("runs"))
-    return Part(**settings, runs=runs, claims=claims, throughput=Path(throughput) if throughput else None)
+    return Part(**settings, runs=runs, claims=claims, throughput=[Path(file) for file in files])
 
 
 def write_figures(judged: JudgedPart, page: Path) -> list[tuple[str, str]]:
-    """Write a part's figures; return titles, and paths relative to the page."""
-    differences = draw_intervals(judged.judgments)
-    figures = [("Differences", differences)] if differences else []
-    # Runs that share a machine don't measure their speed: a benchmark does.
-    figures += [(title, svg) for title, svg in draw_figures(judged.comparison) if not title.startswith("Speed")]
+    """Write the figures of a part with claims; return titles, and paths relative to the page."""
     paths = []
-    for title, svg in figures:
+    for title, svg in draw_part(judged) if judged.part.claims and judged.runs else ():
         name = f"{judged.part.title} {title}".lower().replace("×", "x")
         file = page.with_suffix("") / f"{re.sub(r'[^a-z0-9]+', '-', name)}.svg"
         atomic_write(file, svg)
         paths.append((title, str(file.relative_to(page.parent))))
     return paths
+
+
+def draw_part(judged: JudgedPart) -> Iterator[tuple[str, str]]:
+    """Yield titles and SVG elements of a part's figures."""
+    differences = draw_intervals(judged.judgments)
+    if differences:
+        yield "Differences", differences
+    comparison = judged.comparison
+    # Runs that share a machine don't measure their speed: a benchmark does.
+    yield from (figure for figure in draw_figures(comparison) if not figure[0].startswith("Speed"))
+    if not judged.part.equal_cost:
+        return
+    colors, quantity = row_colors(comparison), comparison.quantity
+    by_flops = [(row.flops / 1e6, row) for row in comparison.rows if row.score and row.flops]
+    if by_flops:
+        yield "Accuracy and FLOPs", draw_scatter(comparison, by_flops, colors, "MFLOPs of an image's forward pass")
+    for throughput in judged.throughputs:
+        curves = curves_over_seconds(comparison, throughput) if throughput else []
+        if throughput and curves:
+            device = throughput.machine.partition(",")[0]
+            xlabel = f"seconds of training, {throughput.machine}"
+            yield f"Accuracy over seconds, {device}", draw_cost_curves(curves, colors, xlabel, quantity)
+    curves = curves_over_flops(comparison)
+    if curves:
+        yield "Accuracy over FLOPs", draw_cost_curves(curves, colors, "FLOPs of training", quantity)

@@ -1,6 +1,6 @@
 """Claims that compare two experiments, judged by runs."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,6 +13,8 @@ from lambdanets.table import Table
 
 Criterion = Literal["superior", "non_inferior", "fewer_parameters", "faster"]
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "holds", "doesn't hold", "can't tell"
+NOT_RUN, NOT_MEASURED = "not run", "not measured"
+MARK = "†"  # of rows that hadn't converged, and of their claims
 MARGIN = 1.0  # of non-inferiority, in percentage points
 MIN_SPEEDUP = 1.1  # ratio
 
@@ -27,17 +29,29 @@ class Claim:
         b: the experiment that a is compared with.
         criterion: "superior", a scores higher; "non_inferior", a scores lower by less than `MARGIN`, or higher;
             "fewer_parameters", a has fewer of them; "faster", a trains more images per second.
+        seeds: planned number of pairs, None for that of the other claims beside it.
     """
 
     statement: str
     a: str
     b: str
     criterion: Criterion = "superior"
+    seeds: int | None = None
 
     def __post_init__(self) -> None:
         if self.criterion not in get_args(Criterion):
             choices = ", ".join(get_args(Criterion))
             raise UserError(f"The claim '{self.statement}' has criterion={self.criterion}: choose one of {choices}.")
+
+    @property
+    def experiments(self) -> set[str]:
+        """Both experiments."""
+        return {self.a, self.b}
+
+    @property
+    def is_of_scores(self) -> bool:
+        """Whether the claim is judged by scores, and not by a size or a speed."""
+        return self.criterion in ("superior", "non_inferior")
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class Judgment:
         published: both published numbers.
         ours: both of our numbers.
         difference: between ours.
-        verdict: SUPPORTED, CONTRADICTED or INCONCLUSIVE.
+        verdict: SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN or NOT_MEASURED.
         interval: the difference of our scores, in percent.
         published_difference: the difference of the published scores, in percent.
     """
@@ -68,8 +82,8 @@ def judge(claim: Claim, rows: Mapping[str, ExperimentRuns], *, score: str, throu
 
     Scores are compared by Student's 95 % interval of the differences, paired by seed. A claim of superiority holds if
     the interval lies above 0 and doesn't hold if it lies below; for non-inferiority the limit is −`MARGIN`. An interval
-    around the limit, or fewer than two pairs, is inconclusive. Numbers of parameters are compared as they are;
-    throughputs must differ by a ratio of `MIN_SPEEDUP`.
+    around the limit, or a single pair, is inconclusive. Numbers of parameters are compared as they are; throughputs
+    must differ by a ratio of `MIN_SPEEDUP`. Without a pair the claim is not run, without both throughputs not measured.
 
     Args:
         claim: the claim.
@@ -85,9 +99,9 @@ def judge(claim: Claim, rows: Mapping[str, ExperimentRuns], *, score: str, throu
         case "fewer_parameters":
             sizes = {name: mean_or_none(rows[name].values("parameters")) for name in (claim.a, claim.b) if name in rows}
             millions = {name: size / 1e6 for name, size in sizes.items() if size}
-            return judge_ratio(claim, "params", millions, " M", min_ratio=1.0, lower_is_better=True)
+            return judge_ratio(claim, "params", millions, " M", NOT_RUN, min_ratio=1.0, lower_is_better=True)
         case "faster":
-            return judge_ratio(claim, "throughput", throughput, " images/s", min_ratio=MIN_SPEEDUP)
+            return judge_ratio(claim, "throughput", throughput, " images/s", NOT_MEASURED, min_ratio=MIN_SPEEDUP)
 
 
 def judge_scores(claim: Claim, rows: Mapping[str, ExperimentRuns], score: str, *, limit: float) -> Judgment:
@@ -98,12 +112,13 @@ def judge_scores(claim: Claim, rows: Mapping[str, ExperimentRuns], score: str, *
         for name in (claim.a, claim.b)
     ]
     difference = paired_difference(*scores)
-    means = [f"{sum(by_seed.values()) / len(by_seed):.2f}" for by_seed in scores if by_seed]
+    common = scores[0].keys() & scores[1].keys()
+    means = [f"{sum(by_seed[seed] for seed in sorted(common)) / len(common):.2f}" for by_seed in scores if common]
     a, b = (published_value(name, quantity) for name in (claim.a, claim.b))
     return Judgment(
         claim,
         format_published_pair(claim, quantity),
-        format_pair(*means) if len(means) == 2 else None,
+        format_pair(*means) if means else None,
         format_difference(difference),
         interval_verdict(difference, limit),
         difference,
@@ -113,7 +128,9 @@ def judge_scores(claim: Claim, rows: Mapping[str, ExperimentRuns], score: str, *
 
 def interval_verdict(difference: PairedDifference | None, limit: float) -> str:
     """Return whether an interval lies above a limit, below it or around it."""
-    if difference is None or difference.low is None or difference.high is None:
+    if difference is None:
+        return NOT_RUN
+    if difference.low is None or difference.high is None:
         return INCONCLUSIVE
     return SUPPORTED if difference.low > limit else CONTRADICTED if difference.high < limit else INCONCLUSIVE
 
@@ -123,6 +140,7 @@ def judge_ratio(
     quantity: str,
     values: Mapping[str, float],
     unit: str,
+    missing: str,
     *,
     min_ratio: float,
     lower_is_better: bool = False,
@@ -134,12 +152,13 @@ def judge_ratio(
         quantity: name among the published numbers.
         values: by experiment.
         unit: with a leading space.
+        missing: the verdict without both values.
         min_ratio: the better value must be better by more than this ratio.
         lower_is_better: whether the smaller value is the better one.
     """
     published = format_published_pair(claim, quantity)
     if claim.a not in values or claim.b not in values:
-        return Judgment(claim, published, None, None, INCONCLUSIVE)
+        return Judgment(claim, published, None, None, missing)
     a, b = values[claim.a], values[claim.b]
     gain = b / a if lower_is_better else a / b
     verdict = SUPPORTED if gain > min_ratio else CONTRADICTED if gain < 1 / min_ratio else INCONCLUSIVE
@@ -158,13 +177,37 @@ def format_pair(a: str, b: str) -> str:
     return f"{a} against {b}"
 
 
-def claims_table(title: str, judgments: list[Judgment]) -> Table:
-    """Return a table with one row per claim."""
-    columns = ["claim", "A", "B", "published", "ours", "A − B [95 %]", "verdict"]
+def claims_table(
+    title: str, judgments: list[Judgment], *, seeds: int | None = None, marked: Collection[Claim] = ()
+) -> Table:
+    """Return a table with one row per claim.
+
+    Args:
+        title: one line.
+        judgments: in order.
+        seeds: planned number of pairs; adds a column with the pairs that there are.
+        marked: claims with a mark.
+    """
+    columns = ["claim", "A", "B", "published", "ours", "A − B [95 %]", *(["pairs"] if seeds else []), "verdict"]
     table = Table(title, columns)
     for judgment in judgments:
         claim = judgment.claim
-        labels = row_label(claim.a), row_label(claim.b)
-        cells = (claim.statement, *labels, judgment.published, judgment.ours, judgment.difference, judgment.verdict)
-        table.rows.append(dict(zip(columns, cells, strict=True)))
+        cells = {
+            "claim": marked_statement(claim, marked),
+            "A": row_label(claim.a),
+            "B": row_label(claim.b),
+            "published": judgment.published,
+            "ours": judgment.ours,
+            "A − B [95 %]": judgment.difference,
+            "verdict": judgment.verdict,
+        }
+        if seeds and claim.is_of_scores:
+            pairs, planned = judgment.interval.seeds if judgment.interval else 0, claim.seeds or seeds
+            cells["pairs"] = f"{pairs} of {planned}" if pairs < planned else str(pairs)
+        table.rows.append(dict(cells))
     return table
+
+
+def marked_statement(claim: Claim, marked: Collection[Claim]) -> str:
+    """Return a claim in words, with a mark if it is one of the marked claims."""
+    return f"{claim.statement} {MARK}" if claim in marked else claim.statement

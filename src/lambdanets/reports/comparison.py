@@ -1,11 +1,12 @@
 """Comparisons of runs: one row per experiment, beside the published numbers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from statistics import fmean
 
 from omegaconf import OmegaConf
 
+from lambdanets.config.keys import override_key
 from lambdanets.reports.published import format_published, published_note, published_value, row_label
 from lambdanets.reports.runs import ExperimentRuns, RunRecord, describe_missing, group_runs
 from lambdanets.reports.score_table import mean_test_scores, score_names, score_table
@@ -209,11 +210,18 @@ def compare_row(
     )
 
 
-def row_name(row: ExperimentRuns, rows: list[ExperimentRuns]) -> str:
-    """Return a row's label with the settings that set it apart from other rows of its experiment."""
+def row_name(row: ExperimentRuns, rows: list[ExperimentRuns], hidden: Collection[str] = ()) -> str:
+    """Return a row's label with the settings that set it apart from other rows of its experiment.
+
+    Args:
+        row: one of the rows.
+        rows: all of them.
+        hidden: keys that stay out of the label.
+    """
     settings = [set(other.setting) for other in rows if other.experiment == row.experiment]
     common = set.intersection(*settings)
-    return ", ".join([row_label(row.experiment), *(override for override in row.setting if override not in common)])
+    own = [override for override in row.setting if override not in common and override_key(override) not in hidden]
+    return ", ".join([row_label(row.experiment), *own])
 
 
 def find_baseline(row: ExperimentRuns, rows: list[ExperimentRuns], baseline: str | None) -> ExperimentRuns | None:

@@ -7,16 +7,17 @@ from typing import Any
 from lambdanets.reports.canvas import new_axes, to_svg
 from lambdanets.reports.claims import CONTRADICTED, SUPPORTED, Judgment
 from lambdanets.reports.comparison import ComparedRow, Comparison
+from lambdanets.reports.curves import validation_scores
+from lambdanets.reports.equal_cost import CostCurve
 from lambdanets.reports.published import published_value, row_label
-from lambdanets.reports.runs import ExperimentRuns
 from lambdanets.reports.speed_accuracy import Panel, Point, draw_panels, family_of, published_panel
 
 
 def draw_figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
     """Yield titles and SVG elements of the figures that the runs have numbers for."""
     rows = comparison.rows
-    colors = {row.name: color for row, color in zip(rows, palette(len(rows)), strict=True)}
-    if any(validation_scores(row.runs, comparison.quantity) for row in rows):
+    colors = row_colors(comparison)
+    if any(validation_scores(row.runs.by_seed.values(), comparison.quantity) for row in rows):
         yield "Training curves", draw_training_curves(comparison, colors)
     by_size = [(row.parameters / 1e6, row) for row in rows if row.score and row.parameters]
     if by_size:
@@ -72,6 +73,12 @@ def draw_intervals(judgments: Sequence[Judgment]) -> str | None:
     return to_svg(figure)
 
 
+def row_colors(comparison: Comparison) -> dict[str, Any]:
+    """Return a color for each row, by name."""
+    rows = comparison.rows
+    return {row.name: color for row, color in zip(rows, palette(len(rows)), strict=True)}
+
+
 def palette(count: int) -> list[Any]:
     from matplotlib import colormaps
 
@@ -80,20 +87,11 @@ def palette(count: int) -> list[Any]:
     return [colormaps["turbo"]((index + 0.5) / count) for index in range(count)]
 
 
-def validation_scores(row: ExperimentRuns, quantity: str) -> dict[int, list[float]]:
-    """Return the validation scores of all seeds by epoch, in percent."""
-    by_epoch: dict[int, list[float]] = {}
-    for run in row.by_seed.values():
-        for epoch, score in run.curve(f"val/{quantity}").items():
-            by_epoch.setdefault(epoch, []).append(100 * score)
-    return dict(sorted(by_epoch.items()))
-
-
 def draw_training_curves(comparison: Comparison, colors: Mapping[str, Any]) -> str:
     """Draw each row's validation scores: their mean over seeds and their range."""
     figure, axes = new_axes(height=4.6)
     for row in comparison.rows:
-        scores = validation_scores(row.runs, comparison.quantity)
+        scores = validation_scores(row.runs.by_seed.values(), comparison.quantity)
         if scores:
             epochs = list(scores)
             axes.plot(epochs, list(map(fmean, scores.values())), marker=".", color=colors[row.name], label=row.name)
@@ -102,6 +100,25 @@ def draw_training_curves(comparison: Comparison, colors: Mapping[str, Any]) -> s
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"val/{comparison.quantity} %, mean and range over seeds")
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return to_svg(figure)
+
+
+def draw_cost_curves(curves: Sequence[CostCurve], colors: Mapping[str, Any], xlabel: str, quantity: str) -> str:
+    """Draw the validation scores of rows over the cost of their training.
+
+    Args:
+        curves: one per row.
+        colors: by a row's name.
+        xlabel: cost and unit.
+        quantity: of the score, such as top1.
+    """
+    figure, axes = new_axes(height=4.6)
+    for curve in curves:
+        axes.plot(curve.costs, curve.scores, marker=".", color=colors[curve.name], label=curve.name)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(f"val/{quantity} %, mean over seeds")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return to_svg(figure)
 

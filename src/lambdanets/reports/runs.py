@@ -24,6 +24,10 @@ ARCHIVE = "runs.jsonl"
 FIT = "lambdanets.jobs.fit.run"
 
 
+class MissingRunsError(UserError):
+    """Folders that should hold runs don't exist or hold none."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """The part of a training run that reports use.
@@ -119,14 +123,15 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
     """Read all training runs in or below some folders, from run folders and from archives (runs.jsonl).
 
     Raises:
-        UserError: a folder doesn't exist, or none of them holds a run.
+        MissingRunsError: a folder doesn't exist, or none of them holds a run.
+        UserError: an archive is damaged.
     """
     runs: dict[Path, RunRecord] = {}
     archived: list[RunRecord] = []
     folders = list(folders)
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"There is no folder '{folder}': sweep_dir must name a folder of runs.")
+            raise MissingRunsError(f"There is no folder '{folder}': sweep_dir must name a folder of runs.")
         for file in sorted(folder.rglob(RESOLVED_CONFIG)):
             if (file.parent / UNRESOLVED_CONFIG).is_file():
                 try:
@@ -137,7 +142,7 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
     every = [*runs.values(), *(run for run in archived if run.path.resolve() not in runs)]
     trainings = [run for run in every if OmegaConf.select(run.config, "job._target_") == FIT]
     if not trainings:
-        raise UserError(
+        raise MissingRunsError(
             f"No run lies below {', '.join(map(repr, map(str, folders)))}: start some, then report on them."
         )
     return trainings
@@ -188,9 +193,10 @@ def read_archive(file: Path) -> list[RunRecord]:
     Raises:
         UserError: a line is damaged or lacks a key.
     """
-    runs = []
+    runs: list[RunRecord] = []
+    text = file.read_text(encoding="utf-8").rstrip("\n")
     # Not splitlines(), which also splits at separators that JSON leaves in strings.
-    for index, line in enumerate(file.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
+    for index, line in enumerate(text.split("\n") if text else (), start=1):
         try:
             stored = json.loads(line)
             path = file.parent / stored["run"]

@@ -1,0 +1,55 @@
+"""FLOPs of the networks of runs, counted from their configs without reading data."""
+
+import json
+import logging
+from functools import cache, partial
+
+from omegaconf import DictConfig, OmegaConf
+
+from lambdanets.config.build import build_model, image_spec
+from lambdanets.costs.count import ModelCost, count_costs, sum_costs
+from lambdanets.reports.runs import RunRecord
+
+log = logging.getLogger(__name__)
+
+
+def run_flops(run: RunRecord) -> float | None:
+    """Return the FLOPs of one image's forward pass of the run's network; None where they can't be counted."""
+    config = OmegaConf.masked_copy(run.config, ["model", "mixer", "data"])
+    return count_flops(json.dumps(OmegaConf.to_container(config), sort_keys=True), run.metrics.get("parameters"))
+
+
+@cache
+def count_flops(text: str, parameters: float | None) -> float | None:
+    """Return the FLOPs of the network of a config.
+
+    The config has no number of classes if they are those of a folder of images. So the number is taken with which the
+    network has the parameters that the run recorded.
+
+    Args:
+        text: the config's model, mixer and data, as JSON.
+        parameters: as the run recorded them, None of an unfinished run.
+    """
+    config = OmegaConf.create(text)
+    assert isinstance(config, DictConfig)
+    try:
+        classes = image_spec(config).classes
+        cost = count_with(config, classes)
+        if parameters not in (None, cost.parameters):
+            one = count_with(config, 1).parameters
+            per_class = count_with(config, 2).parameters - one
+            others, rest = divmod(int(parameters) - one, per_class) if per_class else (0, 1)
+            if rest == 0 and others >= 0:
+                cost = count_with(config, 1 + others)
+    except Exception as error:  # a mixer that was removed since, or can't be traced, must not stop the report
+        log.info("FLOPs can't be counted: %s", " ".join(str(error).split())[:200])
+        return None
+    return cost.flops
+
+
+def count_with(config: DictConfig, classes: int) -> ModelCost:
+    """Return the cost of a config's network with a number of classes."""
+    images = image_spec(config)._replace(classes=classes)
+    return sum_costs(
+        count_costs(partial(build_model, config, images), channels=images.channels, image_size=images.size)
+    )

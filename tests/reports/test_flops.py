@@ -1,0 +1,26 @@
+"""FLOPs of archived runs against torch's counter on real tensors."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lambdanets.config.build import ImageSpec, build_model
+from lambdanets.reports.flops import count_flops, run_flops
+from lambdanets.reports.runs import read_archive
+from tests.command import ROOT
+
+
+def test_flops_are_those_of_the_network_with_the_classes_that_its_parameters_tell():
+    runs = read_archive(ROOT / "results" / "reproduction" / "v1" / "cifar10" / "runs.jsonl")
+    run = next(run for run in runs if run.experiment == "reproduction/conv")
+    assert run.config.data._target_ == "lambdanets.data.ImageFolder"
+    model = build_model(run.config, ImageSpec(3, (32, 32), 10))
+    assert run.metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 32, 32))
+    assert run_flops(run) == counter.get_total_flops()
+    run.metrics.clear()
+    assert run_flops(run) - counter.get_total_flops() == 2 * 990 * model.classifier.in_features, "1,000 classes"
+
+
+def test_a_network_that_no_longer_exists_has_no_flops():
+    assert count_flops('{"model": {"_target_": "gone"}, "mixer": {}, "data": {}}', None) is None
