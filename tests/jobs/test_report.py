@@ -130,6 +130,32 @@ def test_the_page_is_a_function_of_archived_runs(sweep, tmp_path):
     assert all(file.read_bytes() == figure for file, figure in figures.items())
 
 
+def test_equal_cost_adds_a_table_and_figures_for_each_machine_that_was_measured(sweep, tmp_path):
+    for config in sweep.glob("*/config.yaml"):
+        config.write_text(config.read_text().replace("data.Digits", "data.Digits, batch_size: 8"))
+    claims = claims_config(tmp_path, sweep)
+    labels = ("Conv (He et al. 2016)", "Conv + SE (Hu et al. 2018)")
+    files = [str(tmp_path / f"{name}.json") for name in ("cpu", "gpu", "gone")]
+    claims.parts.table.update(equal_cost=True, throughput=files)
+    for file, machine, speeds in (("cpu", "Abacus, 1 thread", (80.0, 40.0)), ("gpu", "Turbo", (800.0, 640.0))):
+        benchmark = {
+            "machine": machine,
+            "origin": {"date": "2026-01-03T00:00:00", "command": "run"},
+            "rows": [{"row": label, "train img/s": speed} for label, speed in zip(labels, speeds, strict=True)],
+        }
+        (tmp_path / f"{file}.json").write_text(json.dumps(benchmark))
+    write_claims_page(claims)
+    text = (tmp_path / "results" / "page.md").read_text()
+    # Two epochs of ten steps of eight images, with validation scores of 30 and 40 %.
+    assert "| Conv (He et al. 2016) | 2 | 40.00 | 40.00 |\n| Conv + SE (Hu et al. 2018) | 4 | 40.00 | 30.00 |" in text
+    assert "val/top1 % after 2 s |" in text
+    assert "val/top1 % after 0 s |" in text
+    assert "| 80.0 |" in text, "images/s of the first benchmark"
+    figures = {file.stem for file in (tmp_path / "results" / "page").iterdir()}
+    assert {f"a-table-accuracy-over-{x}" for x in ("seconds-abacus-1-thread", "seconds-turbo", "flops")} < figures
+    assert "a-table-accuracy-and-flops" in figures
+
+
 def test_claims_count_their_runs(sweep, tmp_path):
     assert write_claims_page(claims_config(tmp_path, sweep)) == {"claims": 1, "runs": 7, "missing": 2}
 

@@ -1,12 +1,22 @@
 """Figures of made-up runs."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
+from omegaconf import OmegaConf
 
 from lambdanets.reports.claims import Claim, judge
 from lambdanets.reports.comparison import compare
-from lambdanets.reports.figures import draw_figures, draw_intervals, measured_panel, pareto_front
+from lambdanets.reports.equal_cost import CostCurve
+from lambdanets.reports.figures import (
+    draw_cost_curves,
+    draw_factor,
+    draw_figures,
+    draw_intervals,
+    measured_panel,
+    pareto_front,
+)
 from lambdanets.reports.runs import read_runs
 from tests.reports.run_folders import make_run, make_sweep
 
@@ -81,3 +91,27 @@ def test_intervals_are_colored_by_their_verdicts(comparison):
     assert "Lambda layer, u = 1 −" not in svg, "a single pair has no interval"
     assert "#7f7f7f" in svg, "grey: can't tell"
     assert draw_intervals(judgments[1:]) is None
+
+
+def test_cost_curves_have_a_color_and_a_label_each():
+    curves = [CostCurve("A", (1.0, 2.0), (50.0, 60.0)), CostCurve("B", (2.0, 4.0), (55.0, 65.0))]
+    svg = draw_cost_curves(curves, {"A": "#123456", "B": "#654321"}, "seconds", "top1")
+    ElementTree.fromstring(svg)
+    assert all(text in svg for text in (">A<", ">B<", "#123456", "#654321", ">seconds<", "val/top1 %, mean over seeds"))
+
+
+def test_scores_over_a_factor_ascend_with_words_last(tmp_path):
+    for experiment, scope in (("a", "global"), ("b", 15), ("c", 3), ("d", "null")):
+        config = make_run(tmp_path, experiment, 0, 0.5) / "config.yaml"
+        config.write_text(config.read_text().replace("mixers.Conv,", f"mixers.Conv, scope: {scope},"))
+    runs = read_runs([tmp_path])
+    assert [OmegaConf.select(run.config, "mixer.scope") for run in runs] == ["global", 15, 3, None]
+    svg = draw_factor(compare(runs, score="test/top1", baseline=None, flops=lambda run: None), "mixer.scope")
+    texts = re.findall(r">([^<>]+)</text>", svg)
+    assert [text for text in texts if text in ("global", "15", "3", "scope", "d")] == [
+        "3",
+        "15",
+        "global",
+        "scope",
+        "d",
+    ]

@@ -23,7 +23,14 @@ from lambdanets.reports.claims_page import (
     summary_table,
 )
 from lambdanets.reports.equal_cost import curves_over_flops, curves_over_seconds
-from lambdanets.reports.figures import draw_cost_curves, draw_figures, draw_intervals, draw_scatter, row_colors
+from lambdanets.reports.figures import (
+    draw_cost_curves,
+    draw_factor,
+    draw_figures,
+    draw_intervals,
+    draw_scatter,
+    row_colors,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +113,8 @@ def draw_part(judged: JudgedPart) -> Iterator[tuple[str, str]]:
     comparison = judged.comparison
     # Runs that share a machine don't measure their speed: a benchmark does.
     yield from (figure for figure in draw_figures(comparison) if not figure[0].startswith("Speed"))
+    if judged.part.factor and any(row.score for row in comparison.rows):
+        yield f"Accuracy and {judged.part.factor.rpartition('.')[2]}", draw_factor(comparison, judged.part.factor)
     if not judged.part.equal_cost:
         return
     colors, quantity = row_colors(comparison), comparison.quantity
@@ -115,9 +124,9 @@ def draw_part(judged: JudgedPart) -> Iterator[tuple[str, str]]:
     for throughput in judged.throughputs:
         curves = curves_over_seconds(comparison, throughput) if throughput else []
         if throughput and curves:
-            device = throughput.machine.partition(",")[0]
-            xlabel = f"seconds of training, {throughput.machine}"
-            yield f"Accuracy over seconds, {device}", draw_cost_curves(curves, colors, xlabel, quantity)
+            machine = throughput.machine
+            figure = draw_cost_curves(curves, colors, f"seconds of training, {machine}", quantity)
+            yield f"Accuracy over seconds, {machine}", figure
     curves = curves_over_flops(comparison)
     if curves:
         yield "Accuracy over FLOPs", draw_cost_curves(curves, colors, "FLOPs of training", quantity)

@@ -37,6 +37,7 @@ class Part:
             marked, and so are their claims.
         equal_cost: add accuracy at equal seconds and FLOPs.
         hyperparameters: config keys that are columns, by the column's name.
+        factor: config key in which the rows differ; adds a figure of the score over it.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Part:
     max_gain: float | None = None
     equal_cost: bool = False
     hyperparameters: Mapping[str, str] = field(default_factory=dict)
+    factor: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from lambdanets.reports.canvas import new_axes, to_svg
 from lambdanets.reports.claims import CONTRADICTED, SUPPORTED, Judgment
 from lambdanets.reports.comparison import ComparedRow, Comparison
@@ -120,6 +122,35 @@ def draw_cost_curves(curves: Sequence[CostCurve], colors: Mapping[str, Any], xla
     axes.set_xlabel(xlabel)
     axes.set_ylabel(f"val/{quantity} %, mean over seeds")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return to_svg(figure)
+
+
+def draw_factor(comparison: Comparison, key: str) -> str:
+    """Draw the rows' scores over a factor: each seed, their mean and standard deviation.
+
+    Args:
+        comparison: of the rows; one without the factor is a horizontal line.
+        key: of the factor in the config, such as mixer.scope; numbers ascend, and words come last.
+    """
+    figure, axes = new_axes(height=4.6)
+    by_value: list[tuple[Any, ComparedRow]] = []
+    for row in comparison.rows:
+        value = OmegaConf.select(next(iter(row.runs.by_seed.values())).config, key)
+        if row.score and value is None:
+            axes.axhline(row.score.mean, color="grey", linewidth=1, linestyle="--", label=row.name)
+        elif row.score:
+            by_value.append((value, row))
+    by_value.sort(key=lambda pair: (1, 0) if isinstance(pair[0], str) else (0, pair[0]))
+    for x, (_, row) in enumerate(by_value):
+        assert row.score is not None
+        seeds = [100 * score for score in row.runs.scores(comparison.score).values()]
+        axes.plot([x] * len(seeds), seeds, ".", color="tab:blue", alpha=0.5)
+        axes.errorbar([x], [row.score.mean], yerr=row.score.deviation, fmt="o", capsize=3, color="tab:blue")
+    axes.set_xticks(range(len(by_value)), [str(value) for value, _ in by_value])
+    axes.set_xlabel(key.rpartition(".")[2])
+    axes.set_ylabel(f"{comparison.score} %: seeds, mean ± standard deviation")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return to_svg(figure)
 
 

@@ -16,11 +16,12 @@ log = logging.getLogger(__name__)
 def run_flops(run: RunRecord) -> float | None:
     """Return the FLOPs of one image's forward pass of the run's network; None where they can't be counted."""
     config = OmegaConf.masked_copy(run.config, ["model", "mixer", "data"])
-    return count_flops(json.dumps(OmegaConf.to_container(config), sort_keys=True), run.metrics.get("parameters"))
+    parameters = int(run.metrics["parameters"]) if "parameters" in run.metrics else None
+    return count_flops(json.dumps(OmegaConf.to_container(config), sort_keys=True), parameters)
 
 
 @cache
-def count_flops(text: str, parameters: float | None) -> float | None:
+def count_flops(text: str, parameters: int | None) -> float | None:
     """Return the FLOPs of the network of a config.
 
     The config has no number of classes if they are those of a folder of images. So the number is taken with which the
@@ -35,12 +36,11 @@ def count_flops(text: str, parameters: float | None) -> float | None:
     try:
         classes = image_spec(config).classes
         cost = count_with(config, classes)
-        if parameters not in (None, cost.parameters):
+        if parameters not in (None, cost.parameters) and classes > 1:
             one = count_with(config, 1).parameters
-            per_class = count_with(config, 2).parameters - one
-            others, rest = divmod(int(parameters) - one, per_class) if per_class else (0, 1)
+            others, rest = divmod((parameters - one) * (classes - 1), cost.parameters - one)
             if rest == 0 and others >= 0:
-                cost = count_with(config, 1 + others)
+                cost = count_with(config, 1 + int(others))
     except Exception as error:  # a mixer that was removed since, or can't be traced, must not stop the report
         log.info("FLOPs can't be counted: %s", " ".join(str(error).split())[:200])
         return None
