@@ -140,6 +140,17 @@ def test_other_rows_stay_on_the_page(weights, place, tmp_path):
         assert re.search(rf"\| \[{name}\].* \| 75\.00 \| \*\*1\*\* \|", page)
 
 
+def test_archived_seeds_count_and_the_best_one_needs_its_folder(weights, place, tmp_path):
+    archive = tmp_path / "archive"
+    assert invoke("job=report", "sweep_dir=multirun/rows", f"job.archive_to={archive}", cwd=place).code == 0
+    best = [str(place / "multirun" / "rows" / f"digits_{row}_seed-0") for row in ("conv", "lambda")]
+    folders = f"sweep_dir=[{','.join([*best, str(archive)])}]"
+    assert invoke("job=publish", folders, cwd=tmp_path).code == 0
+    assert tree(tmp_path / "weights") == tree(weights)
+    message = refusal_of("job=publish", f"sweep_dir={archive}", cwd=tmp_path)
+    assert "the best seed of digits/conv, has no checkpoint" in message
+
+
 def test_the_weights_predict_and_are_exported_again(weights, tmp_path):
     Image.new("L", (8, 8), 128).save(tmp_path / "photo.png")
     assert invoke("job=predict", "ckpt=digits/conv", "input=photo.png", cwd=tmp_path).code == 0
@@ -181,6 +192,7 @@ def test_machine_paths_are_left_out(place, tmp_path):
         (lambda run: (run / "metrics.json").unlink(), "None of the runs has finished"),
         (lambda run: (run / "metrics.json").write_text('{"test/top1": 0.5}'), "lack val/top1 or test/top1"),
         (lambda run: [file.unlink() for file in (run / "checkpoints").iterdir()], "has no checkpoint"),
+        (lambda run: (run / "provenance.json").unlink(), "lacks provenance.json"),
         (lambda run: rename(run, "conv-digits"), "is named conv-digits, and published weights are named <data>/<row>"),
         (lambda run: rename(run, "../conv"), "name='../conv' cannot name a run"),
     ],

@@ -22,6 +22,7 @@ from lambdanets.jobs.report import sweep_folders
 from lambdanets.reports.runs import ExperimentRuns, RunRecord, group_runs, read_runs
 from lambdanets.runs.checkpoints import read_checkpoint
 from lambdanets.runs.folders import EXPORTED, best_checkpoint, check_name, write_metrics
+from lambdanets.runs.provenance import PROVENANCE
 
 log = logging.getLogger(__name__)
 # Half precision: half the size, for scores that differ in a few images at most.
@@ -43,8 +44,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         The number of rows that were published, and the bytes of all weights in the folder.
 
     Raises:
-        UserError: there are no finished runs, a row isn't named `<data>/<row>` or has several settings, or a run has no
-            checkpoint or no test images.
+        UserError: there are no finished runs, a row isn't named `<data>/<row>` or has several settings, or the run of a
+            best seed has no checkpoint, no provenance or no test images.
     """
     silence_lightning()
     rows = finished_rows(read_runs(sweep_folders(config.sweep_dir)))
@@ -61,7 +62,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
 
 def finished_rows(runs: list[RunRecord]) -> list[ExperimentRuns]:
-    """Return the rows of finished runs.
+    """Return the rows of finished runs. A run that is archived as well counts once, with its folder.
 
     Raises:
         UserError: there are none, a row isn't named `<data>/<row>`, or it has several settings.
@@ -69,7 +70,9 @@ def finished_rows(runs: list[RunRecord]) -> list[ExperimentRuns]:
     for run in runs:
         if run.problem is not None:
             log.warning("%s, seed %d, is left out: %s", run.experiment, run.seed, run.problem)
-    rows = group_runs(run for run in runs if run.problem is None)
+    # Of equal runs, group_runs takes the last.
+    by_folder = sorted(runs, key=lambda run: best_checkpoint(run.path) is not None)
+    rows = group_runs(run for run in by_folder if run.problem is None)
     if not rows:
         raise UserError("None of the runs has finished: wait for one, or set sweep_dir to other runs.")
     names = [row.experiment for row in rows]
@@ -108,6 +111,10 @@ def publish_row(row: ExperimentRuns, config: DictConfig, folder: Path, job_folde
     file = best_checkpoint(run.path)
     if file is None:
         raise UserError(f"'{run.path}', the best seed of {row.experiment}, has no checkpoint: restore or train it.")
+    if not run.starts:
+        raise UserError(
+            f"'{run.path}' lacks {PROVENANCE}, so that its card can't state command and commit: restore it."
+        )
     log.info("%s: seed %d, %s", row.experiment, best, os.path.relpath(file))
     own = without_places(run.config)
     own.ckpt, own.allow_targets = str(file), config.allow_targets
