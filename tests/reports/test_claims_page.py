@@ -109,6 +109,18 @@ def test_rows_that_still_gain_mark_their_claims(sweep):
     assert summary.rows[0] == {"data": "A table", "claim": "SE is better †", "verdict": "can't tell"}
 
 
+def test_rows_stand_in_the_parts_order_with_the_others_behind(sweep):
+    judged = judge_part(part(sweep, rows=["table3/lambda_u1", "table3/conv"]))
+    assert [row.experiment for row in judged.comparison.rows] == ["table3/lambda_u1", "table3/conv", "table3/se"]
+
+
+def test_with_planned_pairs_only_runs_that_were_started_are_missing(sweep):
+    assert "table3/lambda_u1, seed 2: never started" in render_part(judge_part(part(sweep)), [])
+    text = render_part(judge_part(part(sweep, seeds=3)), [])
+    assert "Missing: table3/lambda_u1, seed 1: failed: The <disk> is full." in text
+    assert "never started" not in text
+
+
 def test_a_claim_on_runs_of_several_settings_is_an_error(sweep):
     make_run(sweep, "table3/se", 0, 0.5, overrides=["recipe.lr=0.1"])
     message = r"The runs of 'table3/se' in '.*' have several settings \(recipe.lr=0.1 trainer.max_epochs=2; trainer"

@@ -31,8 +31,9 @@ class Part:
         score: name of the score in metrics.json.
         baseline: the experiment that differences in the table of rows refer to, None for none.
         claims: in order.
+        rows: experiments in the order of the tables; others follow. Without it, the order is the sweep's.
         throughput: JSON files of benchmarks with the rows' speed; claims are judged by the first.
-        seeds: planned number of pairs of a claim; adds a column of pairs.
+        seeds: planned number of pairs of a claim; adds a column of pairs, in place of notes on runs never started.
         max_gain: adds a column of the validation score's gain per epoch at the end; rows that gain so many points are
             marked, and so are their claims.
         equal_cost: add accuracy at equal seconds and FLOPs.
@@ -45,6 +46,7 @@ class Part:
     score: str
     baseline: str | None = None
     claims: Sequence[Claim] = ()
+    rows: Sequence[str] = ()
     throughput: Sequence[Path] = ()
     seeds: int | None = None
     max_gain: float | None = None
@@ -108,6 +110,8 @@ def judge_part(part: Part) -> JudgedPart:
         comparison = compare(runs, score=part.score, baseline=part.baseline, flops=flops)
         if not part.claims:  # trials: those of an experiment together
             comparison.rows.sort(key=lambda row: row.experiment)
+        order = {experiment: index for index, experiment in enumerate(part.rows)}
+        comparison.rows.sort(key=lambda row: order.get(row.experiment, len(order)))
     rows = {row.experiment: row.runs for row in comparison.rows}
     check_settings(part, comparison)
     throughputs = [read_throughput(file) for file in part.throughput]
@@ -210,7 +214,8 @@ def rows_table(judged: JudgedPart) -> Table:
                 "images/s": throughput.images_per_s.get(row_label(row.experiment)) if throughput else None,
             }
         )
-    missing = judged.comparison.missing if part.claims else describe_problems(judged.runs)
+    plan_is_known = part.seeds is not None or not part.claims
+    missing = describe_problems(judged.runs) if plan_is_known else judged.comparison.missing
     table.notes = [f"Missing: {description.rstrip('.')}." for description in missing]
     if part.max_gain:
         table.notes.append(
