@@ -65,7 +65,7 @@ def test_a_network_of_ones_own_starts_from_published_weights(weights):
     [
         ({"model": NAME, "mixer": "conv"}, "with a mixer and options of its own: leave out mixer and overrides"),
         ({"model": NAME, "overrides": ["mixer.heads=4"]}, "with a mixer and options of its own"),
-        ({"model": NAME, "pretrained": True, "in_channels": 3}, "for images of 1 channels, not 3"),
+        ({"model": NAME, "pretrained": True, "in_channels": 3}, "has weights for in_channels=1, not 3"),
         ({"model": "resnet50", "pretrained": True}, f"'resnet50' has no published weights; .* works with {NAME}"),
         ({"model": "digits/lamda"}, f"'digits/lamda' is not known. Published weights of a similar name: {NAME}"),
     ],

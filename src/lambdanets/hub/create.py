@@ -61,8 +61,8 @@ def create(
         config, images = read_published(published)
         if pretrained is True and in_channels not in (None, images.channels):
             raise UserError(
-                f"'{model}' has weights for images of {images.channels} channels, not {in_channels}: leave out "
-                "in_channels, or set pretrained=False."
+                f"'{model}' has weights for in_channels={images.channels}, not {in_channels}: leave out in_channels or "
+                "set pretrained=False."
             )
     elif pretrained is True:
         names = ", ".join(published_names()) or "none yet"
