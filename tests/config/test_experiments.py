@@ -237,7 +237,7 @@ def hybrids():
 
 
 SLIM = {"model": "ResNet", "model.depth": [1, 1, 1, 1]}
-COMPACT = {"model": "ResNet", "model.depth": [2, 2], "model.width": 1, "model.stem": "deep"}
+COMPACT = {"model": "ResNet", "model.depth": [2, 2], "model.width": 1, "model.stem": "fine"}
 DETECTION = {"data": "Coco", "model": "MaskRCNN", "task": "Detection", "recipe.image_size": 1024}
 EXPECTED = {
     f"{prefix}{name}": shared | values

@@ -84,6 +84,9 @@ NEW_OPTIONS: dict[str, dict[str, NewOption]] = {
 } | {
     f"lambdanets.models.{network}": {"grad_checkpointing": NewOption(former=False, default=False)}
     for network in ("EfficientNet", "MobileNet", "ResNet")
+} | {
+    f"lambdanets.tasks.{task}": {"final_epochs": NewOption(former=0, default=0)}
+    for task in ("Classification", "Detection")
 }
 
 

@@ -20,19 +20,29 @@ class ResumableSchedule(LambdaLR):
         self._last_lr = rates
 
 
-def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
+# The rate of the final steps, as a fraction of the peak.
+FINAL_FRACTION = 0.01
+
+
+def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_steps: int = 0) -> LambdaLR:
     """Create a schedule per step: linear warm-up from 1 / warmup_steps of the peak rate, then a cosine to 0.
+
+    With final steps, the cosine ends at 1 % of the peak rate, which they keep: scores that no longer grow there have
+    converged, whereas those of a cosine to 0 grow until its end.
 
     Args:
         optimizer: the optimizer; the learning rate of each group is its peak.
         warmup_steps: steps before the peak; with 0 the run starts at the peak.
-        total_steps: steps of the whole run, warm-up included.
+        total_steps: steps of the whole run, warm-up and final steps included.
+        final_steps: steps at the end with a constant rate.
     """
+    last_fraction = FINAL_FRACTION if final_steps else 0.0
+    decay_steps = max(total_steps - final_steps - warmup_steps, 1)
 
     def fraction_of_peak(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
-        progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-        return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        cosine = 0.5 * (1 + math.cos(math.pi * min((step - warmup_steps) / decay_steps, 1.0)))
+        return last_fraction + (1 - last_fraction) * cosine
 
     return ResumableSchedule(optimizer, fraction_of_peak)

@@ -46,6 +46,7 @@ class Task(pl.LightningModule):
         lr_batch: images in the batch that the learning rate is stated for; the rate of a run grows linearly with its
             global batch (Goyal et al. 2017). None takes the rate as it stands.
         warmup_epochs: epochs of linear warm-up, fractions allowed.
+        final_epochs: epochs at the end with 1 % of the peak rate, fractions allowed.
         decay_norm_and_bias: apply weight decay to norms and biases too.
 
     Attributes:
@@ -81,6 +82,7 @@ class Task(pl.LightningModule):
         batch_size: int,
         lr_batch: int | None = None,
         warmup_epochs: float = 0.0,
+        final_epochs: float = 0.0,
         decay_norm_and_bias: bool = False,
     ) -> None:
         super().__init__()
@@ -89,6 +91,7 @@ class Task(pl.LightningModule):
         self.batch_size = batch_size
         self.lr_batch = lr_batch
         self.warmup_epochs = warmup_epochs
+        self.final_epochs = final_epochs
         self.decay_norm_and_bias = decay_norm_and_bias
 
     @classmethod
@@ -167,5 +170,6 @@ class Task(pl.LightningModule):
             optimizer,
             warmup_steps=round(min(self.warmup_epochs * steps_per_epoch, total_steps / 2)),
             total_steps=total_steps,
+            final_steps=round(min(self.final_epochs * steps_per_epoch, total_steps / 2)),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
