@@ -78,16 +78,20 @@ VALUES: dict[tuple[str, str], dict[Any, Any]] = {
     ("lambdanets.mixers.SharedLambda", "method"): {"rows": "row_fft"},
 }
 # Options that stored configs may lack: today's `_target_`, then the option.
-NEW_OPTIONS: dict[str, dict[str, NewOption]] = {
-    f"lambdanets.mixers.{mixer}": {"init": NewOption(former="small", default="paper")}
-    for mixer in ("LambdaConv", "LambdaLayer", "SharedLambda")
-} | {
-    f"lambdanets.models.{network}": {"grad_checkpointing": NewOption(former=False, default=False)}
-    for network in ("EfficientNet", "MobileNet", "ResNet")
-} | {
-    f"lambdanets.tasks.{task}": {"final_epochs": NewOption(former=0, default=0)}
-    for task in ("Classification", "Detection")
-}
+NEW_OPTIONS: dict[str, dict[str, NewOption]] = (
+    {
+        f"lambdanets.mixers.{mixer}": {"init": NewOption(former="small", default="paper")}
+        for mixer in ("LambdaConv", "LambdaLayer", "SharedLambda")
+    }
+    | {
+        f"lambdanets.models.{network}": {"grad_checkpointing": NewOption(former=False, default=False)}
+        for network in ("EfficientNet", "MobileNet", "ResNet")
+    }
+    | {
+        f"lambdanets.tasks.{task}": {"final_epochs": NewOption(former=0, default=0)}
+        for task in ("Classification", "Detection")
+    }
+)
 
 
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
