@@ -116,7 +116,8 @@ def judge_part(part: Part) -> JudgedPart:
     check_settings(part, comparison)
     throughputs = [read_throughput(file) for file in part.throughput]
     speeds = throughputs[0].images_per_s if throughputs and throughputs[0] else {}
-    by_experiment = {name: speeds[row_label(name)] for name in rows if row_label(name) in speeds}
+    compared = {name for claim in part.claims for name in claim.experiments}  # a speed needs no runs
+    by_experiment = {name: speeds[row_label(name)] for name in compared if row_label(name) in speeds}
     judgments = [judge(claim, rows, score=part.score, throughput=by_experiment) for claim in part.claims]
     gains = {row.name: final_gain(row.runs, comparison.quantity) for row in comparison.rows}
     known = {name: gain for name, gain in gains.items() if gain is not None}
