@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lambdanets.config import experiments, upgrade
-from lambdanets.runs import published
 from tests.command import ROOT, run
 from tests.configs import FOLDER, composing
 
@@ -143,12 +142,6 @@ def folder(tmp_path, monkeypatch):
         ROOT / "tests" / "fixtures" / "version-0.1.0" / "run", tmp_path / "outputs" / "lambda-digits" / "time"
     )
     Image.new("L", (8, 8), 128).save(tmp_path / "photo.png")
-    if not published.published_names():  # a stand-in, until the reproduction's weights are there
-        shutil.copytree(
-            ROOT / "tests" / "fixtures" / "version-0.1.0" / "run" / "export",
-            tmp_path / "weights" / "cifar10" / "lambda_u1",
-        )
-        monkeypatch.setattr(published, "published_folder", lambda: tmp_path / "weights")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
