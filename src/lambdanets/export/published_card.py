@@ -91,7 +91,7 @@ def published_card(
         origin: command, commit and packages of the training.
     """
     height, width = data.image_size
-    place = " data.root=<folder>" if "root" in config.data else ""
+    data_option = " data.root=<folder>" if "root" in config.data else ""
     seeds = Table("", ["seed", row.monitor, row.score])
     for seed, scores in sorted(row.scores.items()):
         cells: TableRow = {name: percent(scores[name]) for name in (row.monitor, row.score)}
@@ -125,7 +125,7 @@ float32 when they are read.
 
 {describe_scores(config, metrics, evaluated)}
 
-`python run.py job=test ckpt={row.name}{place}` gives the scores of this file again.
+`python run.py job=test ckpt={row.name}{data_option}` gives the scores of this file again.
 
 ## Seeds
 
@@ -143,7 +143,7 @@ not for decisions.
 
 {describe_origin(origin)}
 
-`{row.command}{place}` trains it again.
+`{row.command}{data_option}` trains it again.
 
 ## License
 

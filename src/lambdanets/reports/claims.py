@@ -50,7 +50,7 @@ class Claim:
 
     @property
     def is_of_scores(self) -> bool:
-        """Whether the claim is judged by scores, and not by a size or a speed."""
+        """True for a claim that is judged by scores, and not by a size or a speed."""
         return self.criterion in ("superior", "non_inferior")
 
 
