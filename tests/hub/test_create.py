@@ -68,6 +68,7 @@ def test_a_network_of_ones_own_starts_from_published_weights(weights):
         ({"model": NAME, "pretrained": True, "in_channels": 3}, "has weights for in_channels=1, not 3"),
         ({"model": "resnet50", "pretrained": True}, f"'resnet50' has no published weights; .* works with {NAME}"),
         ({"model": "digits/lamda"}, f"'digits/lamda' is not known. Published weights of a similar name: {NAME}"),
+        ({"model": "digits/lamda", "pretrained": True}, f"'digits/lamda' is not known. .* similar name: {NAME}"),
     ],
 )
 def test_arguments_that_published_weights_do_not_fit(arguments, message, weights):

@@ -31,8 +31,14 @@ class FirstEpoch(pl.Callback):
             self.val_top1 = trainer.callback_metrics["val/top1"].item()
 
 
-# One recipe without, and one with a learning rate that depends on the batch size.
-@pytest.mark.parametrize("options", [["recipe=digits", "mixer=lambda"], ["recipe=cifar", "recipe.batch_size=64"]])
+# One recipe without, and one with a learning rate that depends on the batch size and is small in the last epoch.
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["recipe=digits", "mixer=lambda"],
+        ["recipe=cifar", "recipe.batch_size=64", "recipe.warmup_epochs=0.2", "task.final_epochs=1"],
+    ],
+)
 def test_losses_weights_and_score_equal_the_tasks(options, tmp_path):
     with composing():
         config = experiments.compose_config([*options, *OVERRIDES])

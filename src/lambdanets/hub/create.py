@@ -64,14 +64,14 @@ def create(
                 f"'{model}' has weights for in_channels={images.channels}, not {in_channels}: leave out in_channels or "
                 "set pretrained=False."
             )
+    elif "/" in model:
+        raise UserError(f"'{model}' is not known.{suggest_names(model)} lambdanets.list_models() has all names.")
     elif pretrained is True:
         names = ", ".join(published_names()) or "none yet"
         raise UserError(
             f"'{model}' has no published weights; pretrained=True works with {names}. To load others, "
             "name their source: pretrained='<a run, a file or an exported folder>'."
         )
-    elif "/" in model:
-        raise UserError(f"'{model}' is not known.{suggest_names(model)} lambdanets.list_models() has all names.")
     else:
         config, images = compose_model(model, mixer or "lambda", overrides), ImageSpec(3, (224, 224), 1000)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size

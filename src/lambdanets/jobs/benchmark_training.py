@@ -144,8 +144,12 @@ def train_bare_epoch(
         for group in optimizer.param_groups:
             group["lr"] *= task.batch_size / task.lr_batch
     loader = data.train_dataloader()
-    warmup_steps = round(min(task.warmup_epochs, epochs / 2) * len(loader))
-    schedule = warmup_cosine(optimizer, warmup_steps=warmup_steps, total_steps=epochs * len(loader))
+    schedule = warmup_cosine(
+        optimizer,
+        warmup_steps=round(min(task.warmup_epochs, epochs / 2) * len(loader)),
+        total_steps=epochs * len(loader),
+        final_steps=round(min(task.final_epochs, epochs / 2) * len(loader)),
+    )
     losses = []
     start = time.perf_counter()
     for images, labels in loader:
