@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lambdanets.callbacks import CheckpointWriter
+from lambdanets.jobs.fit import check_steps_per_epoch
 
 STEPS = 4  # per epoch
 
@@ -77,15 +78,23 @@ def crash_at(step):
     return on_step
 
 
-def test_a_run_resumed_within_an_epoch_trains_each_batch_once(tmp_path):
-    task = ScoredEpochs([0.1, 0.2], on_step=crash_at(STEPS + 3))
+class CheckedEpochs(ScoredEpochs):
+    """A task whose resumed run checks that it has as many steps per epoch as before."""
+
+    def on_train_start(self):
+        check_steps_per_epoch(self.trainer)
+
+
+@pytest.mark.parametrize("within", range(STEPS))  # 0: between two epochs; 3: before the last batch
+def test_a_run_resumed_at_any_step_trains_each_batch_once(within, tmp_path):
+    task = ScoredEpochs([0.1, 0.2], on_step=crash_at(STEPS + within))
     with pytest.raises(CrashError):
         fit(tmp_path, task, epochs=2, every_n_steps=1)
-    assert global_step(tmp_path / "last.ckpt") == STEPS + 3
-    resumed = ScoredEpochs([0.1, 0.2])
+    assert global_step(tmp_path / "last.ckpt") == STEPS + within
+    resumed = CheckedEpochs([0.1, 0.2])
     fit(tmp_path, resumed, epochs=2, ckpt=tmp_path / "last.ckpt")
-    assert len(task.batches) == STEPS + 3
-    assert resumed.batches == [(1, 3)]
+    assert len(task.batches) == STEPS + within
+    assert resumed.batches == [(1, batch) for batch in range(within, STEPS)]
 
 
 def test_a_checkpoint_is_written_when_the_time_is_over(tmp_path, monkeypatch):

@@ -128,11 +128,13 @@ class CheckpointWriter(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         # Lightning has already advanced this loop's "ready" counter: save it minus one, so that a resumed run repeats
-        # the step.
+        # the step. Before the last batch of an epoch, it has also marked the epoch as finished.
         if self.advanced_progress is not None:
             progress = checkpoint["loops"]["fit_loop"][self.advanced_progress]
             for counts in (progress["total"], progress["current"]):
                 counts["ready"] -= 1
+            if self.advanced_progress == "epoch_loop.batch_progress":
+                progress["is_last_batch"] = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score}
