@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -61,6 +62,15 @@ def invoke(*arguments, cwd):
     text = output.getvalue()
     assert "Traceback" not in text, text
     return Done(code, text)
+
+
+def run(*arguments, cwd, code=0):
+    """Run `run.py …` in cwd as on a machine without a GPU, and check its exit code."""
+    no_gpu = mock.patch("torch.cuda.is_available", return_value=False)
+    with no_gpu, mock.patch.dict(os.environ, COLUMNS="200"):
+        done = invoke(*arguments, cwd=cwd)
+    assert done.code == code, done.text
+    return done
 
 
 def tree(folder):

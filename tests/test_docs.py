@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lambdanets.config import experiments, upgrade
-from tests.command import ROOT, run
+from tests.command import ROOT
 from tests.configs import FOLDER, composing
+from tests.in_process import run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL_PAGES = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
@@ -158,7 +159,7 @@ def folder(tmp_path, monkeypatch):
 )
 def test_cheap_commands_run(page, words, output, folder):
     assert words.split() in commands(ROOT / page)
-    assert output in run(*words.split(), cwd=folder).stdout
+    assert output in run(*words.split(), cwd=folder).text
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)

@@ -19,10 +19,11 @@ SIZE = (64, 64)
 def test_one_optimizer_step(name):
     config = experiment(name)
     torch.manual_seed(0)
-    model = build_model(config, ImageSpec(3, SIZE, 10))
+    side = min(*SIZE, config.recipe.image_size)
+    model = build_model(config, ImageSpec(3, (side, side), 10))
     optimizer = instantiate(config.recipe.optimizer)(parameter_groups(model))
     before = [parameter.detach().clone() for parameter in model.classifier.parameters()]
-    loss = F.cross_entropy(model(torch.randn(2, 3, *SIZE)), torch.tensor([0, 1]))
+    loss = F.cross_entropy(model(torch.randn(2, 3, side, side)), torch.tensor([0, 1]))
     loss.backward()
     assert torch.isfinite(loss)
     assert all(parameter.grad is not None for parameter in model.parameters())

@@ -12,8 +12,9 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
-from tests.command import ROOT, run
+from tests.command import ROOT
 from tests.configs import composing, experiment
+from tests.in_process import run
 
 SWEEP = """# @package _global_
 defaults:

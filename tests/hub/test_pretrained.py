@@ -11,7 +11,7 @@ from lambdanets.hub.pretrained import load_pretrained
 from lambdanets.jobs import export
 from lambdanets.runs.checkpoints import read_checkpoint
 from tests.checkpoints import write_checkpoint
-from tests.command import run
+from tests.in_process import refusal_of, run
 
 GLOBAL = {"mixer": "lambda", "in_channels": 1, "overrides": ["mixer.scope=global"]}
 
@@ -51,15 +51,15 @@ def test_a_training_starts_from_the_weights(trained, tmp_path):
     config, network = trained
     options = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "recipe.optimizer.lr=0", "mixer.scope=global")
     done = run(f"model.pretrained={config.ckpt}", *options, cwd=tmp_path)
-    assert f"Initialized all weights from {config.ckpt}." in done.stdout + done.stderr
+    assert f"Initialized all weights from {config.ckpt}." in done.text
     (last,) = tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")
     state = read_checkpoint(last)["state_dict"]
     assert torch.equal(state["model.stages.0.0.mixer.table"], network.stages[0][0].mixer.table)
 
 
 def test_a_source_that_does_not_exist_is_an_error_of_one_line(tmp_path):
-    done = run("model.pretrained=nowhere", "trainer.max_epochs=1", cwd=tmp_path, code=1)
-    assert "error: 'nowhere' does not exist" in done.stderr
+    error = refusal_of("model.pretrained=nowhere", "trainer.max_epochs=1", cwd=tmp_path)
+    assert "error: 'nowhere' does not exist" in error
 
 
 def test_published_weights_win_over_the_hub_and_a_wrong_name_is_not_sought_there(weights, hub):

@@ -1,11 +1,10 @@
-"""job=benchmark through the command line: what it prints and writes, not how fast anything is."""
+"""job=benchmark through the command line, in this process: what it prints and writes, not how fast anything is."""
 
 import json
 
 import pytest
 
-from tests.command import run
-from tests.in_process import refusal_of
+from tests.in_process import refusal_of, run
 
 
 def test_the_job_prints_and_writes_its_table(tmp_path):
@@ -13,7 +12,7 @@ def test_the_job_prints_and_writes_its_table(tmp_path):
     done = run(
         "job=benchmark", "benchmark=methods", "benchmark.setting.repeats=2", shapes, "hydra.run.dir=out", cwd=tmp_path
     )
-    assert "Exact methods" in done.stdout
+    assert "Exact methods" in done.text
     document = json.loads((tmp_path / "out/methods.json").read_text())
     assert {row["method"] for row in document["rows"]} >= {"scores", "tiles"}
     assert "benchmark=methods" in document["origin"]["command"]
@@ -31,7 +30,7 @@ def test_the_job_measures_experiments(tmp_path):
     )  # fmt: skip
     document = json.loads((tmp_path / "out/table4.json").read_text())
     assert [row["row"] for row in document["rows"]][2:] == ["Lambda layer, shared embeddings", "baseline"]
-    assert "Lambda layer, shared embeddings" in done.stdout
+    assert "Lambda layer, shared embeddings" in done.text
     assert document["rows"][0]["published img/s"] == "960"
 
 
@@ -82,7 +81,7 @@ def test_the_training_loop_beside_a_bare_one(tmp_path):
     )
     (row,) = json.loads((tmp_path / "out/loop.json").read_text())["rows"]
     assert row["bare ms/step"] > 0
-    assert "overhead %" in done.stdout
+    assert "overhead %" in done.text
 
 
 def test_cost_of_visualizations(tmp_path):

@@ -1,14 +1,14 @@
-"""job=describe through the real command line."""
+"""job=describe through the command line, in this process."""
 
 import json
 
 import pytest
 
-from tests.command import run
+from tests.in_process import run
 
 
 def test_the_ten_rows_of_table_3(tmp_path):
-    process = run("job=describe", "sweep=table3", "job.batch=2", "hydra.run.dir=out", cwd=tmp_path)
+    done = run("job=describe", "sweep=table3", "job.batch=2", "hydra.run.dir=out", cwd=tmp_path)
     document = json.loads((tmp_path / "out" / "describe.json").read_text())
     rows = document["Table 3, layers in ResNet-50, described"]["rows"]
     assert len(rows) == 10
@@ -22,7 +22,7 @@ def test_the_ten_rows_of_table_3(tmp_path):
         ("Lambda layer, u = 4", 16.03),
     ):
         assert abs(millions[name] - expected) <= 0.05
-        assert name in process.stdout
+        assert name in done.text
     text = (tmp_path / "out" / "describe.md").read_text()
     assert "| Conv (He et al. 2016) | 224² | 25.557 | 25.6 | 8.18 | 8.18 |" in text
     assert (rows[8]["published top-1"], rows[8]["published gain"]) == ("78.4", "+1.5")
@@ -73,9 +73,9 @@ def test_printed_flops_beside_the_counts(tmp_path):
 
 
 def test_a_single_config_part_by_part(tmp_path):
-    process = run("job=describe", "mixer=conv", "model=resnet50", "data=digits", "hydra.run.dir=out", cwd=tmp_path)
+    done = run("job=describe", "mixer=conv", "model=resnet50", "data=digits", "hydra.run.dir=out", cwd=tmp_path)
     for part in ("stem", "stage 1", "stage 4", "classifier"):
-        assert part in process.stdout
+        assert part in done.text
     document = json.loads((tmp_path / "out" / "describe.json").read_text())
     parts = document["Part by part"]["rows"]
     network = document["conv-digits, described"]["rows"][0]

@@ -10,9 +10,10 @@ from pycocotools import mask as api
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.coco import make_coco
-from tests.command import run, single_run_folder
+from tests.command import run as run_process
+from tests.command import single_run_folder
 from tests.endurance.kills import compare_runs, kill_repeatedly
-from tests.in_process import refusal_of
+from tests.in_process import refusal_of, run
 
 SMALL = (
     "task=detection", "model=mask_rcnn_small", "recipe=coco_small", "mixer=lambda", "mixer.heads=2",
@@ -27,7 +28,7 @@ def trained(tmp_path_factory):
     """Return a folder with a small data set and a finished run of two epochs."""
     trained = tmp_path_factory.mktemp("detection")
     make_coco(trained / "coco", train=11, val=5)
-    run(*SMALL, "data.root=coco", "recipe.epochs=2", cwd=trained)
+    run_process(*SMALL, "data.root=coco", "recipe.epochs=2", cwd=trained)
     return trained
 
 
@@ -52,18 +53,18 @@ def test_tensorboard_has_the_true_objects_above_the_detected_ones(trained):
 
 def test_two_processes_share_a_detector_in_half_precision(trained, tmp_path):
     options = ("trainer=fsdp", "trainer.devices=2", "trainer.precision=bf16-mixed", "recipe.epochs=1")
-    run(*SMALL, *options, f"data.root={trained / 'coco'}", cwd=tmp_path)
+    run_process(*SMALL, *options, f"data.root={trained / 'coco'}", cwd=tmp_path)
     folder = single_run_folder(tmp_path)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert 0 <= metrics["test/mask_ap"] <= 1
     checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
-    run("job=test", f"ckpt={folder.relative_to(tmp_path)}", "trainer.devices=1", cwd=tmp_path)
+    run_process("job=test", f"ckpt={folder.relative_to(tmp_path)}", "trainer.devices=1", cwd=tmp_path)
 
 
 def test_the_largest_batch_of_a_detector(trained, tmp_path):
     options = ("job=find_batch_size", "job.initial_batch_size=1", "job.max_batch_size=4", "hydra.run.dir=out")
-    run(*SMALL, *options, f"data.root={trained / 'coco'}", cwd=tmp_path)
+    run_process(*SMALL, *options, f"data.root={trained / 'coco'}", cwd=tmp_path)
     assert 1 <= json.loads((tmp_path / "out" / "metrics.json").read_text())["batch_size"] <= 4
 
 
@@ -73,7 +74,7 @@ def test_two_processes_give_the_scores_of_one(trained):
     entries = json.loads((folder / "boxes.json").read_text())
     assert {entry["category_id"] for entry in entries} <= {3, 7, 90}
     options = (f"ckpt={folder.relative_to(trained)}", "trainer=ddp", "trainer.devices=2")
-    run("job=test", *options, "trainer.enable_progress_bar=false", cwd=trained)
+    run_process("job=test", *options, "trainer.enable_progress_bar=false", cwd=trained)
     scores = json.loads((folder / "test" / "metrics.json").read_text())
     assert len(scores) == 24
     assert {name: expected[name] for name in scores} == scores
@@ -97,13 +98,13 @@ def test_a_test_names_the_images_and_annotations_that_it_leaves_out(trained, tmp
         "data.max_corrupt=0.5",
         f"hydra.run.dir={tmp_path / 'out'}",
     )
-    output = run("job=test", *options, "trainer.enable_progress_bar=false", cwd=tmp_path).stdout
+    output = run("job=test", *options, "trainer.enable_progress_bar=false", cwd=tmp_path).text
     assert "1 of 5 images are left out" in output
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["corrupt_images"] == 2
     first, second = (tmp_path / "out" / "corrupt.txt").read_text().splitlines()
     assert first.startswith("instances_val2017.json: Annotation ")
     assert second == "coco/val2017/000000000104.png"
-    error = run("job=test", *options[:3], f"hydra.run.dir={tmp_path / 'none'}", cwd=tmp_path, code=1).stderr
+    error = refusal_of("job=test", *options[:3], f"hydra.run.dir={tmp_path / 'none'}", cwd=tmp_path)
     assert "more than data.max_corrupt=0.01 allows. The first reason: Annotation " in error
     assert "Traceback" not in error
 
@@ -138,9 +139,9 @@ def test_a_detector_starts_from_a_classification_run(trained, tmp_path):
         "recipe.norm=frozen",
     )
     done = run(*options, "trainer.limit_val_batches=1", "trainer.limit_test_batches=1", cwd=tmp_path)
-    assert "Initialized all weights from" in done.stdout
-    assert "are interpolated to" in done.stdout
-    error = run(*options, "mixer.heads=4", cwd=tmp_path, code=1).stderr
+    assert "Initialized all weights from" in done.text
+    assert "are interpolated to" in done.text
+    error = refusal_of(*options, "mixer.heads=4", cwd=tmp_path)
     assert "does not match the model in " in error
     assert "qkv.weight is [" in error
     assert "Traceback" not in error

@@ -13,8 +13,8 @@ from lambdanets.export.formats import FORMATS
 from lambdanets.jobs import export
 from lambdanets.tasks import Classification, Detection
 from tests.checkpoints import CLASSES, SHALLOW, write_checkpoint
-from tests.command import run
 from tests.configs import FOLDER
+from tests.in_process import refusal_of
 
 # Every choice of configs/mixer, and options of mixers that compute in another way.
 CASES = [
@@ -190,6 +190,6 @@ def test_a_task_without_graphs_is_refused_before_anything_is_read(tmp_path):
 
 def test_an_unknown_format_is_an_error_of_one_line(tmp_path):
     config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
-    done = run("job=export", f"ckpt={config.ckpt}", "format=tflite", cwd=tmp_path, code=1)
+    error = refusal_of("job=export", f"ckpt={config.ckpt}", "format=tflite", cwd=tmp_path)
     known = ", ".join(("safetensors", *FORMATS, "onnx_int8"))
-    assert f"format=tflite is not known; choose among {known}." in done.stderr
+    assert f"format=tflite is not known; choose among {known}." in error

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from lambdanets.data import Packed
-from tests.command import run
-from tests.in_process import refusal_of
+from tests.in_process import refusal_of, run
 
 
 def write_images(root, splits):
@@ -41,7 +40,7 @@ def packed(tmp_path_factory):
     images = write_images(folder / "images", {"train": {"cat": 9, "dog": 7}, "val": {"cat": 2, "dog": 3}})
     shard_mib = sum(len(raw) for _, raw, _ in images["train"]) / 4 / 2**20
     output = run("job=pack", "data=imagefolder", "data.root=images", f"job.shard_mib={shard_mib}", cwd=folder)
-    assert "21 images in" in output.stderr + output.stdout
+    assert "21 images in" in output.text
     return folder, images
 
 

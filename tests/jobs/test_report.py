@@ -15,7 +15,7 @@ from lambdanets.jobs.report import sweep_folders
 from lambdanets.jobs.report_claims import write_claims_page
 from lambdanets.reports.archive import archive_runs
 from lambdanets.reports.runs import read_runs
-from tests.command import run
+from tests.in_process import run
 from tests.reports.run_folders import EXPERIMENTS, make_run, make_sweep
 
 
@@ -38,7 +38,7 @@ class Page(HTMLParser):
 
 def test_the_job_writes_a_table_for_each_reader_and_an_archive(sweep, tmp_path):
     arguments = ["job=report", f"sweep_dir={sweep}", "hydra.run.dir=out", "job.archive_to=archive"]
-    out = run(*arguments, cwd=tmp_path).stdout
+    out = run(*arguments, cwd=tmp_path).text
     assert "A table" in out
     assert "Lambda layer, u = 1" in out
     text = (tmp_path / "out" / "report.md").read_text()

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import lambdanets
-from tests.command import ROOT, run
+from tests.command import ROOT
+from tests.in_process import run
 
 FIXTURE = ROOT / "tests" / "fixtures" / "version-0.1.0" / "run"
 TESTED = {"test/loss": 2.237332820892334, "test/top1": 0.2311977744102478, "test/top5": 0.7186629772186279}
@@ -51,7 +52,7 @@ def test_its_checkpoint_alone_is_tested(old_run, tmp_path):
 
 def test_it_is_resumed(old_run, tmp_path):
     done = run("ckpt=old", "trainer.max_epochs=3", QUIET, cwd=tmp_path)
-    assert "resuming from old/checkpoints/last.ckpt, after step 40" in done.stdout
+    assert "resuming from old/checkpoints/last.ckpt, after step 40" in done.text
     after = metrics(old_run)
     assert {name: after[name] for name in RESUMED} == pytest.approx(RESUMED, rel=1e-4)
     assert after["epochs"] == 3
@@ -84,6 +85,6 @@ def test_it_is_the_base_of_a_new_run_that_repeats_it(old_run, tmp_path):
 
 def test_it_is_reported(old_run, tmp_path):
     done = run("job=report", "sweep_dir=old", "hydra.run.dir=report", cwd=tmp_path)
-    assert "old" in done.stdout
+    assert "old" in done.text
     (row,) = json.loads((tmp_path / "report" / "report.json").read_text())["rows"]
     assert "23.1" in json.dumps(row) or 0.2311977744102478 in row.values()

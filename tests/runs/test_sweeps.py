@@ -18,9 +18,10 @@ from lambdanets.config.keys import UNNAMED_KEYS, override_key
 from lambdanets.errors import UserError
 from lambdanets.runs import folders as runs
 from lambdanets.runs import sweeps
-from tests.command import ROOT, command, environment, run
+from tests.command import ROOT, command, environment
+from tests.command import run as run_process
 from tests.configs import FOLDER
-from tests.in_process import SMALL, invoke, tree
+from tests.in_process import SMALL, invoke, refusal_of, run, tree
 
 QUICK = ("data=digits", "recipe=digits", "model=tiny", "trainer.enable_progress_bar=false")
 
@@ -42,9 +43,9 @@ def test_a_killed_sweep_goes_on_and_every_run_is_done_once(tmp_path):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     done = run(*arguments, cwd=tmp_path)
-    assert done.stdout.count("finished earlier: ") == 1
-    assert done.stdout.count("resuming from ") == 1
-    assert "3 of 3 runs in multirun/ablation/content_position are finished." in done.stdout
+    assert done.text.count("finished earlier: ") == 1
+    assert done.text.count("resuming from ") == 1
+    assert "3 of 3 runs in multirun/ablation/content_position are finished." in done.text
     again = starts(folder)
     assert sorted(again.values()) == [1, 1, 2]  # finished before the kill, never started before it, interrupted by it
     assert next(iter(again)).startswith("ablation_content_position_both")
@@ -54,7 +55,7 @@ def test_a_killed_sweep_goes_on_and_every_run_is_done_once(tmp_path):
     # A third start finds nothing to do, and leaves everything as it is.
     times = {file: file.stat().st_mtime_ns for file in folder.glob("*/metrics.json")}
     done = run(*arguments, cwd=tmp_path)
-    assert done.stdout.count("finished earlier: ") == 3
+    assert done.text.count("finished earlier: ") == 3
     assert {file: file.stat().st_mtime_ns for file in folder.glob("*/metrics.json")} == times
 
 
@@ -62,17 +63,17 @@ def test_a_failed_run_is_listed_with_its_sentence_and_the_others_are_done(tmp_pa
     short = ("trainer.max_epochs=1", "trainer.limit_train_batches=2")
     arguments = ("--multirun", "mixer=lambda", "mixer.heads=3,4", *short, "hydra.sweep.dir=grid", *QUICK)
     done = run(*arguments, cwd=tmp_path, code=1)
-    assert "1 of 2 runs in grid are finished." in done.stdout
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert "1 of 2 runs in grid are finished." in done.text
+    (line,) = [line for line in done.text.splitlines() if line.startswith("failed: ")]
     assert "mixer.heads-3" in line
     assert line.endswith(
         "heads=3 does not divide the 16 channels of a layer; choose one that divides every stage's width "
         "(here 1, 2, 4, 8, 16) or change model.width."
     )
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" not in done.text
 
     report = run("job=report", "sweep_dir=grid", "hydra.run.dir=report", cwd=tmp_path)
-    assert "Missing: lambda-digits, seed 0: failed: heads=3 does not divide" in " ".join(report.stdout.split())
+    assert "Missing: lambda-digits, seed 0: failed: heads=3 does not divide" in " ".join(report.text.split())
 
 
 def test_the_hyperparameter_ablation_is_one_line(tmp_path):
@@ -87,15 +88,16 @@ def test_the_hyperparameter_ablation_is_one_line(tmp_path):
 
 
 def test_a_sweep_without_multirun_is_answered(tmp_path):
-    done = run("sweep=table3", "data=digits", cwd=tmp_path, code=1)
-    assert "error: sweep=table3 is a grid of runs: start it with --multirun" in done.stderr
+    error = refusal_of("sweep=table3", "data=digits", cwd=tmp_path)
+    assert "error: sweep=table3 is a grid of runs: start it with --multirun" in error
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
 def test_launchers(launcher, tmp_path):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
-    done = run("--multirun", f"hydra/launcher={launcher}", "mixer=conv", "seed=0,1", *limits, *QUICK, cwd=tmp_path)
+    arguments = ("--multirun", f"hydra/launcher={launcher}", "mixer=conv", "seed=0,1", *limits, *QUICK)
+    done = run_process(*arguments, cwd=tmp_path)
     assert len(list(tmp_path.glob("multirun/*/*/metrics.json"))) == 2
     assert "2 of 2 runs in multirun/" in done.stdout
 
@@ -122,15 +124,15 @@ def test_a_failed_trial_does_not_end_a_search(tmp_path):
     assert len(states) == 4
     best = OmegaConf.load(tmp_path / "multirun" / "tune" / "optimization_results.yaml")
     assert best.best_params["mixer.heads"] == 4
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.text
 
 
 def test_a_search_whose_trials_all_fail_says_so(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     arguments = ("--multirun", "sweep=tune", "mixer=lambda", "hydra.sweeper.n_trials=2", *QUICK)
     done = run(*arguments, "mixer.heads=choice(3,5)", cwd=tmp_path, code=2)
-    assert "error: No trial of the sweep ended with a score" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "error: No trial of the sweep ended with a score" in done.text
+    assert "Traceback" not in done.text
 
 
 @pytest.mark.parametrize(
