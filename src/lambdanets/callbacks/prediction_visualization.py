@@ -18,7 +18,7 @@ MAX_CLASSES = 20  # with a curve each, and rows of the table
 class PredictionVisualization(BudgetedVisualization):
     """Write a classifier's predictions on the validation split.
 
-    - predictions: images with the predicted class, in red where it is wrong.
+    - predictions: images from the whole split with the predicted class, in red where it is wrong.
     - confusion: fraction of the images of each class (row) that were classified as each class (column).
     - class_top1: accuracies of the classes as a histogram, and as a table of the worst ones.
     - `class_top1/<class>`: accuracy of each class, with up to MAX_CLASSES classes.
@@ -31,17 +31,34 @@ class PredictionVisualization(BudgetedVisualization):
     def __init__(self, time_budget: float = 0.005, count: int = 16) -> None:
         super().__init__(time_budget)
         self.count = count
+        self.samples: list[tuple[Tensor, Tensor]] = []
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        if batch_idx == 0:
+            self.samples = []
+        images, labels = batch
+        if not isinstance(images, Tensor):
+            return
+        # From all batches, since a split in class folders begins with many images of one class.
+        batches = int(trainer.num_val_batches[dataloader_idx])
+        share = sum(number * batches // self.count == batch_idx for number in range(self.count))
+        share = min(share, len(images))
+        for index in range(share):
+            position = index * len(images) // share
+            self.samples.append((images[position].clone(), labels[position].clone()))
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if not isinstance(task, Task) or task.confusion is None:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         step, classes, confusion = trainer.global_step, list(data.classes), task.confusion
-        images = self.validation_images(self.count)
-        if images is not None:
+        if self.samples:
+            images, labels = (torch.stack(tensors) for tensors in zip(*self.samples, strict=True))
             # Without __call__, since a compiled model would be compiled anew for this number of images.
             logits = type(task.model).forward(task.model, images)
-            labels = self.batch[1][: self.count]
             pixels = torch.stack([data.denormalize(image) for image in images]).expand(-1, 3, -1, -1)
             writer.add_image("predictions", draw_predictions(pixels, logits, labels, classes), step)
         fractions = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
