@@ -56,5 +56,15 @@ def test_rows_of_another_setting_are_compared_with_its_baseline(sweep):
     assert "Conv + SE (Hu et al. 2018)" in rows
 
 
+def test_flops_are_those_of_a_finished_run(tmp_path):
+    make_run(tmp_path, "table3/conv", 0)
+    make_run(tmp_path, "table3/conv", 1, 0.8)
+    make_run(tmp_path, "table3/se", 0)
+    rows = compare(
+        read_runs([tmp_path]), score="test/top1", baseline=None, flops=lambda run: run.metrics.get("parameters")
+    ).rows
+    assert [row.flops for row in rows] == [1000, None]
+
+
 def test_the_notes_name_missing_runs(sweep):
     assert "Missing: table3/lambda_u1, seed 1: failed: The <disk> is full." in comparison(sweep).table().notes

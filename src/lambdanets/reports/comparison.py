@@ -197,6 +197,8 @@ def compare_row(
     difference = None
     if reference is not None and reference is not row:
         difference = paired_difference(scores, valid_percents(reference.scores(score)))
+    # Only a finished run has recorded its parameters, which tell the number of classes of a folder of images.
+    counted = max(row.by_seed.values(), key=lambda run: "parameters" in run.metrics)
     return ComparedRow(
         row,
         row_name(row, rows),
@@ -204,7 +206,7 @@ def compare_row(
         mean_test_scores(row),
         difference,
         mean_or_none(row.values("parameters")),
-        flops(next(iter(row.by_seed.values()))),
+        flops(counted),
         mean_or_none(row.values("images_per_s")),
         mean_or_none([memory for run in row.by_seed.values() if (memory := peak_memory_gib(run)) is not None]),
     )
