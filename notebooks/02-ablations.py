@@ -11,10 +11,11 @@
 # %% [markdown]
 # # Ablations
 #
-# Each row of the paper's tables is an experiment and each table is a sweep. This notebook runs a small sweep on scikit-learn's
-# digits and analyzes it: table, curves, paired differences. It shows the tools; its numbers don't transfer to ImageNet.
+# Each row of the paper's tables is an experiment and each table is a sweep. This notebook analyzes a sweep: table, curves,
+# paired differences. Its runs are those of [our reproduction](../results/reproduction.md) on CIFAR-10, with small networks;
+# their differences don't transfer to ImageNet.
 #
-# To analyze a sweep of your own, set `SWEEP` to its folder.
+# To analyze a sweep of your own, set `SWEEP` to its folder and `BASELINE` to the experiment to compare with.
 
 # %%
 import subprocess
@@ -32,21 +33,19 @@ from lambdanets.reports.runs import read_runs
 from lambdanets.reports.statistics import paired_difference
 
 ROOT = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
-SWEEP = None  # or Path("../multirun/table3")
+SWEEP = ROOT / "results/reproduction/v2/cifar10"  # or a folder of runs, such as ROOT / "multirun/table3"
+BASELINE = "cifar10/conv"
 
 # %% [markdown]
-# ## Run it
+# ## Run it, or read it
 #
-# Three mixers with two seeds each, six runs of three epochs: `python run.py --multirun mixer=… seed=…`. Started again, a
-# sweep skips its finished runs. On a cluster, add `hydra/launcher=submitit_slurm` to the same command.
+# `python run.py --multirun sweep=cifar10 seed=0,1,2 data.root=…` trains these networks, 24 epochs each. Started again, a sweep
+# skips its finished runs. On a cluster, add `hydra/launcher=submitit_slurm` to the same command.
+#
+# `python run.py job=report sweep_dir=… job.archive_to=…` keeps the configs, curves and scores of runs in an archive, a small
+# file. `read_runs` reads both, runs and archives.
 
 # %%
-if SWEEP is None:
-    work = Path(tempfile.mkdtemp())
-    command = [sys.executable, str(ROOT / "run.py"), "--multirun", "mixer=conv,attention,lambda", "seed=0,1"]
-    options = ["trainer.max_epochs=3", "trainer.enable_progress_bar=false", "callbacks=scalars"]
-    subprocess.run([*command, *options], cwd=work, capture_output=True, check=True)
-    (SWEEP,) = work.glob("multirun/*")
 runs = read_runs([SWEEP])
 print(f"{len(runs)} runs, {sum(run.problem is None for run in runs)} of them finished")
 
@@ -57,7 +56,7 @@ print(f"{len(runs)} runs, {sum(run.problem is None for run in runs)} of them fin
 # images in the same order.
 
 # %%
-comparison = compare(runs, score="test/top1", baseline="conv-digits", flops=lambda run: None)
+comparison = compare(runs, score="test/top1", baseline=BASELINE, flops=lambda run: None)
 Markdown(comparison.table().to_markdown())
 
 # %% [markdown]
@@ -68,7 +67,9 @@ Markdown(comparison.table().to_markdown())
 # %%
 fig, axis = plt.subplots(figsize=(7, 3.6), dpi=70)
 for row in comparison.rows:
-    curves = [run.curve("val/top1") for run in row.runs.by_seed.values()]
+    curves = [run.curve("val/top1") for run in row.runs.by_seed.values() if run.problem is None]
+    if not curves:
+        continue
     epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
     values = torch.tensor([[100 * curve[epoch] for epoch in epochs] for curve in curves])
     axis.plot(epochs, values.mean(0), marker=".", label=row.name)
@@ -81,21 +82,19 @@ fig.tight_layout()
 # %% [markdown]
 # ## Are the differences real?
 #
-# Student's paired test over the seeds, with its 95 % interval. With two seeds the intervals are so wide that only a huge
-# difference would be significant: use five seeds or more.
+# Student's paired test over the seeds, with its 95 % interval. With three seeds the intervals are so wide that only a large
+# difference is significant: use five seeds or more.
 
 # %%
-scores = {row.name: row.runs.scores("test/top1") for row in comparison.rows}
-baseline = next(name for name in scores if name.startswith("conv"))
-for name, by_seed in scores.items():
-    if name == baseline:
+scores = {row.experiment: row.runs.scores("test/top1") for row in comparison.rows}
+for experiment, by_seed in scores.items():
+    seeds = sorted(by_seed.keys() & scores[BASELINE].keys())
+    if experiment == BASELINE or len(seeds) < 2:
         continue
-    difference = paired_difference(by_seed, scores[baseline])
-    seeds = sorted(by_seed.keys() & scores[baseline].keys())
-    p = ttest_rel([by_seed[s] for s in seeds], [scores[baseline][s] for s in seeds]).pvalue
-    print(
-        f"{name:20} {100 * difference.mean:+6.2f} [{100 * difference.low:+7.2f}, {100 * difference.high:+7.2f}]  p = {p:.2f}"
-    )
+    difference = paired_difference(by_seed, scores[BASELINE])
+    p = ttest_rel([by_seed[seed] for seed in seeds], [scores[BASELINE][seed] for seed in seeds]).pvalue
+    interval = f"[{100 * difference.low:+6.2f}, {100 * difference.high:+6.2f}]"
+    print(f"{experiment:20} {100 * difference.mean:+6.2f} {interval}  {len(seeds)} pairs, p = {p:.2f}")
 
 # %% [markdown]
 # ## The paper's tables
@@ -104,7 +103,8 @@ for name, by_seed in scores.items():
 # `python run.py job=report` compares a finished sweep with the published numbers, as Markdown, CSV, JSON and one HTML page.
 
 # %%
+work = Path(tempfile.mkdtemp())
 command = [sys.executable, str(ROOT / "run.py"), "job=describe", "sweep=table3", "hydra.run.dir=described"]
-subprocess.run(command, cwd=SWEEP, capture_output=True, check=True)
-text = (SWEEP / "described" / "describe.md").read_text()
+subprocess.run(command, cwd=work, capture_output=True, check=True)
+text = (work / "described" / "describe.md").read_text()
 Markdown(text[text.index("|") : text.index("\n\n", text.index("|"))])
