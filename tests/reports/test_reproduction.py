@@ -162,7 +162,7 @@ def test_the_readme_agrees_with_the_page_that_it_links_to():
     assert len(quoted) >= 5
     for claim, *rest in quoted:
         statement = claim.removesuffix(" (five new seeds)")
-        printed = [[cell for cell in row if not re.fullmatch(r"\d+( of \d+)?", cell)] for row in rows(PAGES[name])]
+        printed = [[cell for cell in row if not re.fullmatch(r"–|\d+( of \d+)?", cell)] for row in rows(PAGES[name])]
         assert any(row[0] == statement and row[-len(rest) :] == rest for row in printed), claim
 
 
