@@ -39,15 +39,15 @@ class PredictionVisualization(BudgetedVisualization):
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         if batch_idx == 0:
             self.samples = []
-        images, labels = batch
-        if not isinstance(images, Tensor):
+        images, labels = batch[0], batch[1]
+        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
             return
         # From all batches, since a split in class folders begins with many images of one class.
         batches = int(trainer.num_val_batches[dataloader_idx])
-        share = sum(number * batches // self.count == batch_idx for number in range(self.count))
-        share = min(share, len(images))
-        for index in range(share):
-            position = index * len(images) // share
+        wanted = sum(number * batches // self.count == batch_idx for number in range(self.count))
+        chosen = min(wanted, len(images))
+        for index in range(chosen):
+            position = index * len(images) // chosen
             self.samples.append((images[position].clone(), labels[position].clone()))
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:
