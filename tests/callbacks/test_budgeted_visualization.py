@@ -111,3 +111,31 @@ def test_visualizations_leave_the_network_unchanged(network):
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+class Undrawn(BudgetedVisualization):
+    """A visualization that draws nothing."""
+
+    def draw(self, writer, trainer, task):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("batch_sizes", "count", "expected"),
+    [
+        ([4, 4, 4, 2], 4, [0, 4, 8, 12]),
+        ([4, 4], 4, [0, 2, 4, 6]),
+        ([4, 1], 6, [0, 1, 2, 4]),  # the last batch has one image only
+        ([5], 16, [0, 1, 2, 3, 4]),
+        ([2] * 9, 3, [0, 6, 12]),
+    ],
+)
+def test_images_come_from_the_whole_split(batch_sizes, count, expected):
+    callback = Undrawn(count=count)
+    trainer = SimpleNamespace(num_val_batches=[len(batch_sizes)])
+    numbers = torch.arange(sum(batch_sizes))
+    for _ in range(2):  # a second validation begins anew
+        for index, labels in enumerate(numbers.split(batch_sizes)):
+            callback.on_validation_batch_start(trainer, None, (torch.zeros(len(labels), 1, 8, 8), labels), index)
+    assert len(callback.images) == len(expected)
+    assert [label.item() for label in callback.labels] == expected

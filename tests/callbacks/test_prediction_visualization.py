@@ -1,11 +1,7 @@
 """Images with predictions, and the table of the worst classes."""
 
-from types import SimpleNamespace
-
-import pytest
 import torch
 
-from lambdanets.callbacks import PredictionVisualization
 from lambdanets.callbacks.prediction_visualization import draw_predictions, worst_classes_table
 
 
@@ -24,23 +20,3 @@ def test_the_table_has_the_worst_classes_first_and_their_commonest_error():
     confusion = torch.tensor([[9, 1, 0], [2, 2, 0], [0, 0, 0]])
     lines = worst_classes_table(confusion, ["cat", "dog", "owl"]).splitlines()[2:]
     assert lines == ["| dog | 4 | 50.0% | cat (2) |", "| cat | 10 | 90.0% | dog (1) |"]
-
-
-@pytest.mark.parametrize(
-    ("batch_sizes", "count", "expected"),
-    [
-        ([4, 4, 4, 2], 4, [0, 4, 8, 12]),
-        ([4, 4], 4, [0, 2, 4, 6]),
-        ([4, 1], 6, [0, 1, 2, 4]),  # the last batch has one image only
-        ([5], 16, [0, 1, 2, 3, 4]),
-        ([2] * 9, 3, [0, 6, 12]),
-    ],
-)
-def test_images_come_from_the_whole_split(batch_sizes, count, expected):
-    callback = PredictionVisualization(count=count)
-    trainer = SimpleNamespace(num_val_batches=[len(batch_sizes)])
-    numbers = torch.arange(sum(batch_sizes))
-    for _ in range(2):  # a second validation begins anew
-        for index, labels in enumerate(numbers.split(batch_sizes)):
-            callback.on_validation_batch_start(trainer, None, (torch.zeros(len(labels), 1, 8, 8), labels), index)
-    assert [label.item() for _, label in callback.samples] == expected

@@ -34,11 +34,10 @@ class LambdaVisualization(BudgetedVisualization):
     """
 
     def __init__(self, time_budget: float = 0.005, count: int = 8) -> None:
-        super().__init__(time_budget)
-        self.count = count
+        super().__init__(time_budget, count)
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        step, images, network = trainer.global_step, self.validation_images(self.count), find_network(task)
+        step, images, network = trainer.global_step, self.validation_images(), find_network(task)
         if network is None:
             return
         for name, layer in lambda_layers(network):

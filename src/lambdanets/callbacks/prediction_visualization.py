@@ -18,7 +18,7 @@ MAX_CLASSES = 20  # with a curve each, and rows of the table
 class PredictionVisualization(BudgetedVisualization):
     """Write a classifier's predictions on the validation split.
 
-    - predictions: images from the whole split with the predicted class, in red where it is wrong.
+    - predictions: images with the predicted class, in red where it is wrong.
     - confusion: fraction of the images of each class (row) that were classified as each class (column).
     - class_top1: accuracies of the classes as a histogram, and as a table of the worst ones.
     - `class_top1/<class>`: accuracy of each class, with up to MAX_CLASSES classes.
@@ -29,34 +29,16 @@ class PredictionVisualization(BudgetedVisualization):
     """
 
     def __init__(self, time_budget: float = 0.005, count: int = 16) -> None:
-        super().__init__(time_budget)
-        self.count = count
-        self.samples: list[tuple[Tensor, Tensor]] = []
-
-    def on_validation_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        if batch_idx == 0:
-            self.samples = []
-        images, labels = batch[0], batch[1]
-        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
-            return
-        # From all batches, since a split in class folders begins with many images of one class.
-        batches = int(trainer.num_val_batches[dataloader_idx])
-        wanted = sum(number * batches // self.count == batch_idx for number in range(self.count))
-        chosen = min(wanted, len(images))
-        for index in range(chosen):
-            position = index * len(images) // chosen
-            self.samples.append((images[position].clone(), labels[position].clone()))
+        super().__init__(time_budget, count)
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if not isinstance(task, Task) or task.confusion is None:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         step, classes, confusion = trainer.global_step, list(data.classes), task.confusion
-        if self.samples:
-            images, labels = (torch.stack(tensors) for tensors in zip(*self.samples, strict=True))
+        images = self.validation_images()
+        if images is not None and self.labels:
+            labels = torch.stack(self.labels)
             # Without __call__, since a compiled model would be compiled anew for this number of images.
             logits = type(task.model).forward(task.model, images)
             pixels = torch.stack([data.denormalize(image) for image in images]).expand(-1, 3, -1, -1)

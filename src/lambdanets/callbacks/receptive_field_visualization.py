@@ -24,11 +24,10 @@ class ReceptiveFieldVisualization(BudgetedVisualization):
     """
 
     def __init__(self, time_budget: float = 0.005, count: int = 4) -> None:
-        super().__init__(time_budget)
-        self.count = count
+        super().__init__(time_budget, count)
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        images, network = self.validation_images(self.count), find_resnet(task)
+        images, network = self.validation_images(), find_resnet(task)
         if images is None or network is None:
             return
         fields = receptive_fields(network, images)
