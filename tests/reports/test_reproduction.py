@@ -160,10 +160,11 @@ def test_the_readme_agrees_with_the_page_that_it_links_to():
     (name,) = re.findall(r"\[All claims\]\(results/(reproduction\w*)\.md\)", readme)
     quoted = [row for row in rows(readme) if row[-1] in VERDICTS]
     assert len(quoted) >= 5
-    for claim, *rest in quoted:
-        statement = claim.removesuffix(" (five new seeds)")
-        printed = [[cell for cell in row if not re.fullmatch(r"–|\d+( of \d+)?", cell)] for row in rows(PAGES[name])]
-        assert any(row[0] == statement and row[-len(rest) :] == rest for row in printed), claim
+    titles = {part.title: part for part in CLAIMS[name].parts.values()}
+    for data, claim, *rest in quoted:
+        text = section(name, titles[data])
+        printed = [[cell for cell in row if not re.fullmatch(r"–|\d+( of \d+)?", cell)] for row in rows(text)]
+        assert any(row[0] == claim and row[-len(rest) :] == rest for row in printed), claim
 
 
 def cells(line):

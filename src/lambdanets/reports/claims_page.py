@@ -274,7 +274,7 @@ def hours_table(parts: Sequence[JudgedPart]) -> Table:
     table = Table("Hours", ["part", "runs started", "finished", "hours of training"])
     compared = [run for judged in parts if judged.part.claims for run in judged.runs]
     others = [run for judged in parts if not judged.part.claims for run in judged.runs]
-    sums = {"compared rows": compared, "tuning and trials": others, "together": compared + others}
+    sums = {"compared rows": compared, "other runs": others, "together": compared + others}
     for name, runs in [*((judged.part.title, judged.runs) for judged in parts), *sums.items()]:
         cells = (name, str(len(runs)), str(sum(bool(run.metrics) for run in runs)), f"{training_hours(runs):.2f}")
         table.rows.append(dict(zip(table.columns, cells, strict=True)))
@@ -298,6 +298,7 @@ def runs_table(parts: Sequence[JudgedPart]) -> Table:
     if not all(judged.part.claims for judged in parts):  # trials have the names of the rows that they are for
         columns.insert(0, "part")
     table = Table("All runs", columns)
+    table.notes.append("Test and validation: both of the epoch with the best validation score.")
     for judged in parts:
         quantity = judged.comparison.quantity
         rows = [(row.experiment, row.runs.setting) for row in judged.comparison.rows]

@@ -133,7 +133,7 @@ def equal_seconds_table(curves: Sequence[CostCurve], throughput: Throughput, qua
         )
     table.notes.append(
         f"At equal seconds: all rows when the fastest one, {fastest.name}, ends. Seconds: images trained on / measured "
-        f"images/s, {throughput.machine}. Scores: after each epoch, mean over seeds, linear between epochs. A row in "
-        "the middle of its schedule is below the end of a schedule of that length: its score is a bound from below."
+        f"images/s, {throughput.machine}. Scores: after each epoch, mean over seeds, linear between epochs. A schedule "
+        "that is planned to end here ends higher than one that is cut off here."
     )
     return table
