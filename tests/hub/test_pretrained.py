@@ -70,6 +70,9 @@ def test_published_weights_win_over_the_hub_and_a_wrong_name_is_not_sought_there
     assert torch.equal(new.classifier.weight, network.classifier.weight)
     with pytest.raises(UserError, match=r"does not exist\. .* similar name: digits/lambda\. .* is hf-hub:digits/lamda"):
         load_pretrained(new, "digits/lamda", key="model.pretrained")
+    for name in ("hf-hub:digits/lamda", "hf-hub:digits/conv"):  # the hub's for sure
+        with pytest.raises(UserError, match=f"'{name.removeprefix('hf-hub:')}' could not be downloaded"):
+            load_pretrained(new, name)
     with pytest.raises(UserError, match="'someone/resnet50' could not be downloaded"):
         load_pretrained(new, "someone/resnet50")
 

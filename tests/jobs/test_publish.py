@@ -3,14 +3,22 @@
 import json
 import os
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors import safe_open
 
 import lambdanets
+from lambdanets.errors import UserError
 from lambdanets.export.evaluate import pattern_image
+from lambdanets.jobs import publish
+from lambdanets.jobs.publish import choose_seed, score_weights, training_command, without_places
+from lambdanets.mixers import Conv
+from lambdanets.reports.runs import ExperimentRuns, RunRecord
 from lambdanets.runs import published
 from lambdanets.runs.checkpoints import read_checkpoint
 from tests.in_process import invoke, refusal_of, tree
@@ -127,8 +135,42 @@ def test_the_logits_of_a_pattern_are_recorded(weights):
 
 def test_publishing_again_gives_the_same_bytes(weights, place):
     before = tree(weights)
-    assert invoke("job=publish", "sweep_dir=multirun/rows", "job.output_dir=again", cwd=place).code == 0
-    assert tree(place / "again") == before
+    assert invoke("job=publish", "sweep_dir=multirun/rows", "job.output_dir=again/weights", cwd=place).code == 0
+    assert tree(place / "again" / "weights") == before
+
+
+def test_a_refused_row_changes_no_file(weights, place, tmp_path):
+    before = tree(weights)
+    copy_run(place / "multirun" / "rows" / "digits_conv_seed-1", tmp_path / "runs" / "digits_conv_seed-1")
+    damaged = tmp_path / "runs" / "digits_lambda_seed-1"
+    copy_run(place / "multirun" / "rows" / "digits_lambda_seed-1", damaged)
+    checkpoint = read_checkpoint(damaged / "checkpoints" / "best.ckpt")
+    checkpoint["state_dict"]["model.classifier.weight"] *= 1e9
+    torch.save(checkpoint, damaged / "checkpoints" / "best.ckpt")
+    message = refusal_of("job=publish", f"sweep_dir={tmp_path / 'runs'}", cwd=place)
+    assert "set job.dtype=float32" in message
+    assert tree(weights) == before
+    options = (f"sweep_dir={tmp_path / 'runs'}", "job.dtype=float32")
+    assert invoke("job=publish", *options, cwd=tmp_path).code == 0
+    with safe_open(tmp_path / "weights" / "digits" / "lambda" / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float32, torch.int64}  # noqa: SIM118
+    assert "are float32, norms" in (tmp_path / "weights" / "digits" / "lambda" / "README.md").read_text()
+
+
+def test_cards_name_the_files_that_they_describe(weights, place, monkeypatch):
+    card = (weights / "digits" / "conv" / "README.md").read_text()
+    assert 'model = lambdanets.load("weights/digits/conv")' in card
+    assert "`python run.py job=test ckpt=weights/digits/conv`" in card
+    assert "create(" not in card
+    assert 'lambdanets.load("weights/<data>/<row>")' in (weights / "README.md").read_text()
+    monkeypatch.chdir(place)
+    assert lambdanets.load("weights/digits/conv").classes == [*"0123456789"]
+    package = place / "package" / "weights"
+    monkeypatch.setattr(published, "published_folder", lambda: package)
+    assert invoke("job=publish", "sweep_dir=multirun/rows", "job.output_dir=package/weights", cwd=place).code == 0
+    card = (package / "digits" / "conv" / "README.md").read_text()
+    assert 'network = lambdanets.create("digits/conv", pretrained=True)' in card
+    assert "`python run.py job=test ckpt=digits/conv`" in card
 
 
 def test_other_rows_stay_on_the_page(weights, place, tmp_path):
@@ -193,32 +235,119 @@ def test_machine_paths_are_left_out(place, tmp_path):
         (lambda run: (run / "metrics.json").write_text('{"test/top1": 0.5}'), "lack val/top1 or test/top1"),
         (lambda run: [file.unlink() for file in (run / "checkpoints").iterdir()], "has no checkpoint"),
         (lambda run: (run / "provenance.json").unlink(), "lacks provenance.json"),
-        (lambda run: rename(run, "conv-digits"), "is named conv-digits, and published weights are named <data>/<row>"),
+        (lambda run: rename(run, "conv-digits"), "is named conv-digits and not after an experiment <data>/<row>"),
+        (lambda run: rename(run, "null", name="my/run"), "is named my/run and not after an experiment <data>/<row>"),
         (lambda run: rename(run, "../conv"), "name='../conv' cannot name a run"),
     ],
 )
 def test_runs_that_cannot_be_published_are_refused(prepare, message, place, tmp_path):
     run = tmp_path / "runs" / "run"
     source = place / "multirun" / "rows" / "digits_conv_seed-0"
-    for file in source.rglob("*"):
-        if file.is_file():
-            target = run / file.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(file.read_bytes())
+    copy_run(source, run)
     prepare(run)
     assert message in refusal_of("job=publish", "sweep_dir=runs", cwd=tmp_path)
     assert not (tmp_path / "weights").exists()
 
 
-def rename(run, experiment):
-    for name in ("config.yaml", "composed.yaml"):
-        text = (run / name).read_text()
-        (run / name).write_text(text.replace("experiment: digits/conv", f"experiment: {experiment}"))
+def rename(run, experiment, name=None):
+    for file in (run / "config.yaml", run / "composed.yaml"):
+        config = OmegaConf.load(file)
+        config.experiment, config.name = None if experiment == "null" else experiment, name or config.name
+        OmegaConf.save(config, file)
 
 
-def test_one_row_has_one_setting(place, tmp_path):
-    run = ("experiment=digits/conv", "trainer.limit_train_batches=1", "trainer.max_epochs=1")
-    assert invoke("--multirun", *run, "recipe.label_smoothing=0,0.1", cwd=place).code == 0
-    (sweep,) = (folder for folder in (place / "multirun").iterdir() if folder.name != "rows")
-    message = refusal_of("job=publish", f"sweep_dir={sweep}", cwd=tmp_path)
-    assert "The runs of digits/conv differ in their settings" in message
+def copy_run(source, run):
+    """Copy a run without hard links, which a test that changes a file would change as well."""
+    shutil.copytree(source, run, copy_function=shutil.copyfile)
+
+
+def image_run(**changes):
+    """Return the record of a run on images, whose config and overrides name places."""
+    config = {
+        "experiment": "images/conv",
+        "seed": 2,
+        "data": {"root": "/home/me/photos"},
+        "model": {"pretrained": "/home/me/runs/first"},
+        "trainer": {"devices": 1, "accelerator": "gpu"},
+    }
+    overrides = ("data.root=/home/me/photos", "model.pretrained=/home/me/runs/first", "recipe.epochs=3")
+    return RunRecord(Path("run"), OmegaConf.merge(config, changes), overrides)
+
+
+@pytest.mark.parametrize(
+    ("key", "place", "published"),
+    [
+        ("data.root", "/home/me/photos", "data/photos"),
+        ("data.root", "../../me/photos", "data/photos"),
+        ("data.root", "data/photos", "data/photos"),
+        ("model.pretrained", "/home/me/runs/first", "first"),
+        ("model.pretrained", "cifar10/conv", "cifar10/conv"),
+        ("model.backbone_ckpt", "../runs/first/", "first"),
+    ],
+)
+def test_places_on_this_machine_are_left_out(key, place, published):
+    config = OmegaConf.create({"data": {"root": None}, "model": {}, "base_run": "/home/me", "ckpt": "/home/me"})
+    OmegaConf.update(config, key, place)
+    found = without_places(config)
+    assert OmegaConf.select(found, key) == published
+    assert "/home" not in OmegaConf.to_yaml(found)
+
+
+@pytest.mark.parametrize(("devices", "ending"), [(1, ""), ("auto", ""), (4, " trainer.devices=4")])
+def test_the_command_that_trains_again_has_settings_and_devices_but_no_places(devices, ending):
+    run = image_run(trainer={"devices": devices})
+    command = training_command(ExperimentRuns("images/conv", run.setting, {2: run}), run)
+    expected = "python run.py experiment=images/conv seed=2 model.pretrained=first recipe.epochs=3"
+    assert command == expected + ending
+
+
+@pytest.mark.parametrize(
+    ("options", "root", "accelerator"),
+    [
+        ({}, "/home/me/photos", "gpu"),
+        ({"job.data_root": "/data"}, "/data", "gpu"),
+        ({"job.data_root": {"images": "/data"}}, "/data", "gpu"),
+        ({"job.data_root": {"cifar10": "/data"}}, "/home/me/photos", "gpu"),
+        ({"trainer.accelerator": "cpu"}, "/home/me/photos", "cpu"),
+    ],
+)
+def test_the_command_says_where_the_weights_are_tested(options, root, accelerator, monkeypatch):
+    config = OmegaConf.create({"job": {"data_root": None}, "trainer": {"accelerator": "auto"}, "allow_targets": None})
+    for key, value in options.items():
+        OmegaConf.update(config, key, value)
+    monkeypatch.setattr(publish, "score_file", lambda tested, weights, folder: {"tested": tested})
+    tested = score_weights(image_run(), config, Path("file"), Path("job"))["tested"]
+    assert (tested.data.root, tested.trainer.accelerator) == (root, accelerator)
+
+
+def test_missing_test_images_are_named_with_the_option_for_others(monkeypatch):
+    def refuse(*_):
+        raise UserError("'/home/me/photos' does not exist.")
+
+    config = OmegaConf.create({"job": {"data_root": None}, "trainer": {"accelerator": "auto"}, "allow_targets": None})
+    monkeypatch.setattr(publish, "score_file", refuse)
+    with pytest.raises(UserError, match="nothing was published. '/home/me/photos' does not exist. .* job.data_root"):
+        score_weights(image_run(), config, Path("file"), Path("job"))
+
+
+class ForeignConv(Conv):
+    """A mixer outside of this package."""
+
+
+def test_a_config_may_call_a_target_that_is_allowed(place, tmp_path):
+    run = tmp_path / "runs" / "run"
+    copy_run(place / "multirun" / "rows" / "digits_conv_seed-0", run)
+    checkpoint = read_checkpoint(run / "checkpoints" / "best.ckpt")
+    target = f"{ForeignConv.__module__}.{ForeignConv.__name__}"
+    checkpoint["config"]["mixer"]["_target_"] = target
+    torch.save(checkpoint, run / "checkpoints" / "best.ckpt")
+    for file in (run / "config.yaml", run / "composed.yaml"):
+        config = OmegaConf.load(file)
+        config.mixer._target_ = target
+        OmegaConf.save(config, file)
+    done = invoke("job=publish", "sweep_dir=runs", "allow_targets=[tests]", cwd=tmp_path)
+    assert done.code == 0, done.text
+
+
+def test_of_equal_scores_the_lowest_seed_is_published():
+    assert choose_seed({3: 0.5, 1: 0.75, 2: 0.75, 0: 0.25}) == 1

@@ -79,8 +79,9 @@ def test_sigterm_before_validation_ends_the_run_after_the_epoch(whole, tmp_path)
 
 def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
     run("trainer.max_epochs=1", "trainer.limit_train_batches=4", "mixer=conv", cwd=tmp_path)
-    last = single_run_folder(tmp_path) / "checkpoints" / "last.ckpt"
-    before = last.read_bytes()
+    folder = single_run_folder(tmp_path)
+    last = folder / "checkpoints" / "last.ckpt"
+    before, results = last.read_bytes(), (folder / "metrics.json").read_bytes()
     done = subprocess.run(
         command("trainer.max_epochs=2", "trainer.limit_train_batches=4", "mixer=conv", "ckpt=last"),
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120,
@@ -92,6 +93,8 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
     assert "Traceback" not in done.stderr
     assert last.read_bytes() == before
     assert [file.name for file in last.parent.iterdir() if file.name.startswith(".")] == []
+    assert not (folder / "metrics.json").exists(), "the run counts as unfinished"
+    assert (folder / "metrics-1.json").read_bytes() == results
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):

@@ -121,6 +121,23 @@ def test_with_planned_pairs_only_runs_that_were_started_are_missing(sweep):
     assert "never started" not in text
 
 
+def test_a_seed_that_was_repeated_is_not_missing(sweep):
+    make_run(sweep / "again", "table3/lambda_u1", 1, 0.79, started="2026-01-03T00:00:00")
+    judged = judge_part(part(sweep, seeds=3))
+    assert "Missing" not in render_part(judged, [])
+    assert "failed: The <disk> is full." in runs_table([judged]).to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("commit", "cell"), [("abcdef0123456", "abcdef012"), ("abcdef0123456-dirty", "abcdef012-dirty"), (None, "–")]
+)
+def test_a_run_of_changed_files_is_not_listed_under_a_clean_commit(commit, cell, sweep):
+    judged = judge_part(part(sweep))
+    for run in judged.runs:
+        run.starts[0]["git"] = commit
+    assert runs_table([judged]).to_markdown().count(f"| {cell} | 2026-01-02 03:04 |") == 8
+
+
 def test_a_claim_on_runs_of_several_settings_is_an_error(sweep):
     make_run(sweep, "table3/se", 0, 0.5, overrides=["recipe.lr=0.1"])
     message = r"The runs of 'table3/se' in '.*' have several settings \(recipe.lr=0.1 trainer.max_epochs=2; trainer"
@@ -181,9 +198,14 @@ def test_the_provenance_of_runs(sweep, tmp_path):
     later[0].metrics["seconds"] = 5400
     line = "8 finished runs of 9, 2026-01-02 to 2026-02-03; 1.5 hours of training on Abacus, 2 cores; torch 2.0."
     assert provenance_line([*runs, *later]) == line
+    later[0].starts[:] = [{"command": "python run.py"}]
+    line = "1 finished runs of 1, no date; 1.5 hours of training on an unknown machine; torch unknown."
+    assert provenance_line(later) == line
 
 
 def test_a_template_uses_each_value():
     assert fill_template("$a costs $$1, ${b}c", {"a": "A"}, {"b": "B", "c": "C"}) == "A costs $1, Bc"
     with pytest.raises(UserError, match=r"The template doesn't fit its claims: \$c is unknown, \$b is missing\."):
         fill_template("$a $c", {"a": "A", "b": "B"}, {"d": "D"})
+    with pytest.raises(UserError, match=r"its claims: a dollar sign by itself must be \$\$\."):
+        fill_template("$a costs $5", {"a": "A"}, {})

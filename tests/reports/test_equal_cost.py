@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from lambdanets.errors import UserError
 from lambdanets.reports.comparison import compare
 from lambdanets.reports.equal_cost import (
     CostCurve,
@@ -74,3 +75,10 @@ def test_a_benchmark_that_is_not_there_yet_is_none_and_rows_without_a_time_are_l
     throughput = read_throughput(file)
     assert throughput.images_per_s == {"a": 5.0}
     assert throughput.origin == "Abacus, 1 thread, 2026-01-03, `run`"
+
+
+@pytest.mark.parametrize("content", ['{"machine": "Abacus"', '{"rows": []}', "[]", '{"machine": "a", "origin": null}'])
+def test_another_file_than_a_benchmarks_is_refused(content, tmp_path):
+    (tmp_path / "speed.json").write_text(content)
+    with pytest.raises(UserError, match=r"speed.json' is no result of benchmark=reproduction .*: measure it again"):
+        read_throughput(tmp_path / "speed.json")

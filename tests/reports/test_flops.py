@@ -22,5 +22,12 @@ def test_flops_are_those_of_the_network_with_the_classes_that_its_parameters_tel
     assert run_flops(run) - counter.get_total_flops() == 2 * 990 * model.classifier.in_features, "1,000 classes"
 
 
+def test_another_network_than_the_runs_has_no_flops():
+    run = read_archive(ROOT / "results" / "reproduction" / "v1" / "cifar10" / "runs.jsonl")[0]
+    assert run_flops(run)
+    run.metrics["parameters"] += 1  # not of any number of classes
+    assert run_flops(run) is None
+
+
 def test_a_network_that_no_longer_exists_has_no_flops():
     assert count_flops('{"model": {"_target_": "gone"}, "mixer": {}, "data": {}}', None) is None

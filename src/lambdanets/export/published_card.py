@@ -17,6 +17,7 @@ from lambdanets.export.model_card import (
 )
 from lambdanets.reports.statistics import MeanInterval, mean_interval
 from lambdanets.runs.folders import EXPORTED, METRICS
+from lambdanets.runs.published import source_name
 from lambdanets.table import Table, TableRow
 from lambdanets.tasks import Task
 
@@ -72,6 +73,8 @@ def published_card(
     config: DictConfig,
     data: ImageData,
     *,
+    source: str,
+    dtype: str,
     task: type[Task],
     classes: list[str],
     metrics: Mapping[str, float],
@@ -84,6 +87,8 @@ def published_card(
         row: that the weights belong to.
         config: of the run, resolved.
         data: prepares images as in evaluation.
+        source: name or folder by which `load` finds the weights.
+        dtype: of the stored matrices and kernels.
         task: class of the run's task.
         classes: names of the classes.
         metrics: the run's scores, see `model_card`.
@@ -92,6 +97,7 @@ def published_card(
     """
     height, width = data.image_size
     data_option = " data.root=<folder>" if "root" in config.data else ""
+    network = f'lambdanets.create("{row.name}", pretrained=True)' if source == row.name else "model.network"
     seeds = Table("", ["seed", row.monitor, row.score])
     for seed, scores in sorted(row.scores.items()):
         cells: TableRow = {name: percent(scores[name]) for name in (row.monitor, row.score)}
@@ -109,23 +115,23 @@ tags: [lambda-networks, pytorch]
 ```python
 import lambdanets
 
-model = lambdanets.load("{row.name}")
+model = lambdanets.load("{source}")
 model.predict("photo.jpg")  # [(class, probability), …]
-network = lambdanets.create("{row.name}", pretrained=True)  # (B, {data.channels}, {height}, {width}) → logits
+network = {network}  # (B, {data.channels}, {height}, {width}) → logits
 ```
 
 ## Data
 
 {row.data}
 
-{describe_preprocessing(data)} Matrices and kernels in `{EXPORTED}` are float16, norms and biases float32; all become
+{describe_preprocessing(data)} Matrices and kernels in `{EXPORTED}` are {dtype}, norms and biases float32; all become
 float32 when they are read.
 
 {describe_classes(classes)}
 
 {describe_scores(config, metrics, evaluated)}
 
-`python run.py job=test ckpt={row.name}{data_option}` gives the scores of this file again.
+`python run.py job=test ckpt={source}{data_option}` gives the scores of this file again.
 
 ## Seeds
 
@@ -184,20 +190,22 @@ def published_page(folder: Path) -> str:
     table = Table("", list(rows[0]) if rows else [], rows)
     total = sum((path / EXPORTED).stat().st_size for path in weights) / 1e6
     sources = "\n".join(f"- `{name}`: {text}" for name, text in data.items())
-    content = f"""Of each row, the seed with the best validation score; {total:.1f} MB in all, matrices and kernels in
-half precision. License of the weights: {LICENSE}.
+    content = f"""Of each row, the seed with the best validation score; {total:.1f} MB in all. License of the weights:
+{LICENSE}.
 
 {table.to_markdown()}
 Scores are top-1 in percent. Validation: of the published seed, in bold, which was chosen by it. Test: of the file, as
 `job=test` gives it again. Mean test: of the runs of all seeds, with Student's 95 % interval.
 
 {sources}"""
+    example = source_name(folder, "<data>/<row>")
+    listed = "lambdanets.list_models(pretrained=True)  # the names of the weights below\n"
     return f"""# Published weights
 
 ```python
 import lambdanets
 
-lambdanets.list_models(pretrained=True)  # the names of the weights below
+{listed if example == "<data>/<row>" else ""}model = lambdanets.load("{example}")
 ```
 
 {content if weights else "No weights are published yet."}

@@ -63,7 +63,7 @@ def read_weights(network: nn.Module, source: str, key: str) -> tuple[dict[str, T
     name = source.removeprefix(HUB_PREFIX)
     if file := find_published(source):
         return read_file_weights(file)
-    if not Path(source).exists() and similar_names(source):
+    if not source.startswith(HUB_PREFIX) and not Path(source).exists() and similar_names(source):
         raise UserError(
             f"{key}={source} does not exist.{suggest_names(source)} A model on the Hugging Face hub is "
             f"{HUB_PREFIX}{source}."

@@ -174,6 +174,7 @@ class TrainingStart(pl.Callback):
         self.start_time = time.perf_counter()
         if trainer.is_global_zero:
             provenance.record_pending_start()
+            rename_results(self.folder)
             checkpoints = self.folder / CHECKPOINTS
             if self.ckpt is not None and Path(self.ckpt).resolve().parent != checkpoints.resolve():
                 atomic_copy(Path(self.ckpt), checkpoints / "last.ckpt")  # a kill before the first one would lose it
@@ -187,6 +188,16 @@ class TrainingStart(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.earlier_seconds = state_dict["seconds"]
+
+
+def rename_results(folder: Path) -> None:
+    """Rename the results of a run that is trained further: they are those of its earlier end, `metrics-<epochs>.json`.
+
+    Until the run has results again, it counts as unfinished.
+    """
+    results = read_json(folder / METRICS)
+    if results is not None:
+        (folder / METRICS).replace(folder / f"metrics-{results.get('epochs', 0):g}.json")
 
 
 def check_steps_per_epoch(trainer: pl.Trainer) -> None:

@@ -3,15 +3,18 @@
 import logging
 import os
 import shlex
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lambdanets.atomic import atomic_write
+from lambdanets.atomic import atomic_copy, atomic_write
 from lambdanets.config.allowlist import check_targets
 from lambdanets.config.build import build_data, task_class
+from lambdanets.config.keys import PATH_KEYS, override_key
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.errors import UserError
 from lambdanets.export.evaluate import pattern_image
@@ -23,18 +26,20 @@ from lambdanets.reports.runs import ExperimentRuns, RunRecord, group_runs, read_
 from lambdanets.runs.checkpoints import read_checkpoint
 from lambdanets.runs.folders import EXPORTED, best_checkpoint, check_name, write_metrics
 from lambdanets.runs.provenance import PROVENANCE
+from lambdanets.runs.published import source_name
 
 log = logging.getLogger(__name__)
-# Half precision: half the size, for scores that differ in a few images at most.
-DTYPE = "float16"
 CARD = "README.md"
+# Keys of a network's config whose values are places on this machine.
+PLACE_KEYS = [key for key in PATH_KEYS if key.startswith(("data.", "model."))]
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
     """Publish the best seed of each row of the runs in config.sweep_dir, by validation score, and list all of them.
 
     Each row gets a folder `<job.output_dir>/<data>/<row>/` with what job=export writes, the test scores of the file,
-    and published.json with the scores of all its seeds. The same runs give the same bytes.
+    and published.json with the scores of all its seeds. The same runs give the same bytes. If a row is refused, no file
+    of any row has changed.
 
     Args:
         config: resolved.
@@ -50,8 +55,11 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     silence_lightning()
     rows = finished_rows(read_runs(sweep_folders(config.sweep_dir)))
     output_dir = Path(config.job.output_dir)
-    for row in rows:
-        publish_row(row, config, output_dir / row.experiment, folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        for row in rows:
+            publish_row(row, config, Path(temporary, row.experiment), folder)
+        for row in rows:
+            replace_files(Path(temporary, row.experiment), output_dir / row.experiment)
     page = output_dir / CARD
     atomic_write(page, published_page(output_dir))
     size = sum(file.stat().st_size for file in output_dir.rglob(EXPORTED))
@@ -77,10 +85,11 @@ def finished_rows(runs: list[RunRecord]) -> list[ExperimentRuns]:
         raise UserError("None of the runs has finished: wait for one, or set sweep_dir to other runs.")
     names = [row.experiment for row in rows]
     for row in rows:
-        if "/" not in check_name(row.experiment):
+        run = next(iter(row.by_seed.values()))
+        if "/" not in check_name(row.experiment) or run.config.get("experiment") is None:
             raise UserError(
-                f"The run '{next(iter(row.by_seed.values())).path}' is named {row.experiment}, and published weights "
-                "are named <data>/<row>: train the rows of a sweep, such as experiment=cifar10/conv."
+                f"The run '{run.path}' is named {row.experiment} and not after an experiment <data>/<row>, as "
+                "published weights are: train the rows of a sweep, such as experiment=cifar10/conv."
             )
         if names.count(row.experiment) > 1:
             raise UserError(
@@ -122,11 +131,8 @@ def publish_row(row: ExperimentRuns, config: DictConfig, folder: Path, job_folde
     checkpoint = read_checkpoint(file)
     checkpoint["config"] = OmegaConf.to_container(without_places(OmegaConf.create(checkpoint["config"])))
     data = build_data(own)
-    _, metrics = write_model(own, data, checkpoint, folder, dtype=DTYPE)
-    tested = own.copy()
-    if "root" in tested.data:
-        tested.data.root = config.job.data_root or run.config.data.root
-    evaluated = score_file(tested, folder / EXPORTED, job_folder)
+    _, metrics = write_model(own, data, checkpoint, folder, dtype=config.job.dtype)
+    evaluated = score_weights(run, config, folder / EXPORTED, job_folder)
     run_scores = add_file_scores(run.metrics, evaluated)
     write_metrics(folder, run_scores | metrics)
     facts = PublishedRow(
@@ -134,14 +140,16 @@ def publish_row(row: ExperimentRuns, config: DictConfig, folder: Path, job_folde
         best,
         {seed: {name: metrics[name] for name in names} for seed, metrics in scores.items()},
         *names,
-        shlex.join(["python", "run.py", f"experiment={row.experiment}", f"seed={best}", *row.setting]),
+        training_command(row, run),
         config.job.data.get(row.experiment.split("/")[0], "See the config; their license is not stated here."),
     )
-    atomic_write(folder / PUBLISHED, facts.to_json(pattern_logits(folder)))
+    atomic_write(folder / PUBLISHED, facts.to_json(pattern_logits(folder, config.allow_targets or ())))
     card = published_card(
         facts,
         own,
         data,
+        source=source_name(Path(config.job.output_dir), row.experiment),
+        dtype=config.job.dtype,
         task=task_class(own),
         classes=checkpoint["labels"]["classes"],
         metrics=run_scores,
@@ -151,24 +159,78 @@ def publish_row(row: ExperimentRuns, config: DictConfig, folder: Path, job_folde
     atomic_write(folder / CARD, card)
 
 
+def score_weights(run: RunRecord, config: DictConfig, weights: Path, job_folder: Path) -> dict[str, float]:
+    """Return the test scores of a run's exported weights.
+
+    Args:
+        run: the run.
+        config: of the job: `trainer.accelerator` and `job.data_root` replace the run's.
+        weights: the file.
+        job_folder: folder of the job.
+
+    Raises:
+        UserError: the test images can't be read, or the run's accelerator is missing.
+    """
+    tested = without_places(run.config)
+    tested.allow_targets = config.allow_targets
+    if config.trainer.accelerator != "auto":
+        tested.trainer.accelerator = config.trainer.accelerator
+    if "root" in tested.data:
+        roots = config.job.data_root
+        named = roots.get(run.experiment.split("/")[0]) if isinstance(roots, DictConfig) else roots
+        tested.data.root = named or run.config.data.root
+    try:
+        return score_file(tested, weights, job_folder)
+    except UserError as error:
+        raise UserError(
+            f"The weights of {run.experiment} can't be tested, so nothing was published. {error} "
+            "(job=publish takes the images from job.data_root, and the device from trainer.accelerator.)"
+        ) from error
+
+
+def replace_files(source: Path, target: Path) -> None:
+    """Copy a row's files; the weights, which make the row a published one, come last."""
+    for file in sorted(source.iterdir(), key=lambda file: (file.name == EXPORTED, file.name)):
+        atomic_copy(file, target / file.name)
+
+
+def training_command(row: ExperimentRuns, run: RunRecord) -> str:
+    """Return the command that trains a run again."""
+    overrides = []
+    for override in row.setting:
+        name, sign, value = override.partition("=")
+        overrides.append(f"{name}{sign}{hide_place(override_key(override), value)}")
+    if run.config.trainer.devices not in (1, "1", "auto"):  # the size of a step depends on it
+        overrides.append(f"trainer.devices={run.config.trainer.devices}")
+    return shlex.join(["python", "run.py", f"experiment={run.experiment}", f"seed={run.seed}", *overrides])
+
+
 def choose_seed(scores: dict[int, float]) -> int:
     """Return the seed with the best score, of equal ones the lowest."""
     return min(scores, key=lambda seed: (-scores[seed], seed))
 
 
 def without_places(config: Any) -> DictConfig:
-    """Return a config without the places of files on this machine: of data outside of the working directory a name."""
+    """Return a config without the places of files on this machine, as of `hide_place`."""
     config = config.copy()
     config.base_run = config.ckpt = None
-    root = config.data.get("root")
-    if root is not None and os.path.isabs(root):
-        config.data.root = f"data/{Path(root).name}"
+    for key in PLACE_KEYS:
+        place = OmegaConf.select(config, key)
+        if isinstance(place, str):
+            OmegaConf.update(config, key, hide_place(key, place))
     return config
 
 
+def hide_place(key: str, value: str) -> str:
+    """Return the value of a config key; of a path that leads out of the working directory only its last name."""
+    if key not in PLACE_KEYS or not (os.path.isabs(value) or ".." in Path(value).parts):
+        return value
+    return f"data/{Path(value).name}" if key == "data.root" else Path(value).name
+
+
 @torch.no_grad()
-def pattern_logits(folder: Path) -> list[float]:
+def pattern_logits(folder: Path, allow_targets: Sequence[str]) -> list[float]:
     """Return the logits of `pattern_image` by the weights in a folder."""
-    model = load(folder)
+    model = load(folder, allow_targets=allow_targets)
     image = pattern_image(model.data.channels, model.data.image_size)
     return model(model.preprocess(image)[None])[0].tolist()

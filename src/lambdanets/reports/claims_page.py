@@ -15,7 +15,7 @@ from lambdanets.reports.curves import final_gain, training_seconds
 from lambdanets.reports.equal_cost import Throughput, curves_over_seconds, equal_seconds_table, read_throughput
 from lambdanets.reports.flops import run_flops
 from lambdanets.reports.published import row_label
-from lambdanets.reports.runs import MissingRunsError, RunRecord, read_runs
+from lambdanets.reports.runs import ExperimentRuns, MissingRunsError, RunRecord, read_runs
 from lambdanets.table import Table, TableRow
 
 log = logging.getLogger(__name__)
@@ -152,8 +152,10 @@ def fill_template(template: str, values: Mapping[str, str], optional: Mapping[st
         UserError: the template has another name, or lacks one.
     """
     page = Template(template)
-    names = {match["named"] or match["braced"] for match in page.pattern.finditer(template)} - {None}
-    wrong = [f"${name} is unknown" for name in sorted(names - values.keys() - optional.keys())]
+    matches = [match for match in page.pattern.finditer(template) if match["escaped"] is None]
+    names = {match["named"] or match["braced"] for match in matches if match["invalid"] is None}
+    wrong = ["a dollar sign by itself must be $$" for match in matches if match["invalid"] is not None][:1]
+    wrong += [f"${name} is unknown" for name in sorted(names - values.keys() - optional.keys())]
     wrong += [f"${name} is missing" for name in sorted(values.keys() - names)]
     if wrong:
         raise UserError(f"The template doesn't fit its claims: {', '.join(wrong)}.")
@@ -216,7 +218,7 @@ def rows_table(judged: JudgedPart) -> Table:
             }
         )
     plan_is_known = part.seeds is not None or not part.claims
-    missing = describe_problems(judged.runs) if plan_is_known else judged.comparison.missing
+    missing = describe_problems(rows) if plan_is_known else judged.comparison.missing
     table.notes = [f"Missing: {description.rstrip('.')}." for description in missing]
     if part.max_gain:
         table.notes.append(
@@ -230,8 +232,9 @@ def rows_table(judged: JudgedPart) -> Table:
     return table
 
 
-def describe_problems(runs: Sequence[RunRecord]) -> list[str]:
-    """Describe the runs that failed or are unfinished."""
+def describe_problems(rows: Sequence[ExperimentRuns]) -> list[str]:
+    """Describe the seeds whose runs failed or are unfinished."""
+    runs = [run for row in rows for _, run in sorted(row.by_seed.items())]
     return [f"{run.experiment}, seed {run.seed}: {run.problem}" for run in runs if run.problem]
 
 
@@ -315,11 +318,19 @@ def runs_table(parts: Sequence[JudgedPart]) -> Table:
                     "validation %": format_percent(run.metrics.get(f"val/{quantity}")),
                     "epochs": format_count(run.metrics.get("epochs")),
                     "minutes": None if seconds is None else f"{seconds / 60:.1f}",
-                    "commit": str(start.get("git", ""))[:9] or None,
+                    "commit": format_commit(start.get("git")),
                     "started": str(start.get("date", ""))[:16].replace("T", " ") or None,
                 }
             )
     return table
+
+
+def format_commit(commit: str | None) -> str | None:
+    """Return a short commit; that of changed files keeps its ending `-dirty`."""
+    if not commit:
+        return None
+    digits, dash, ending = commit.partition("-")
+    return f"{digits[:9]}{dash}{ending}"
 
 
 def format_percent(fraction: float | None) -> str | None:
@@ -333,12 +344,12 @@ def format_count(count: float | None) -> str | None:
 def provenance_line(runs: Sequence[RunRecord]) -> str:
     """Return number, dates, hours, machines and packages of runs in one line."""
     starts = [start for run in runs for start in run.starts]
-    machines = sorted({f"{start.get('processor')}, {start.get('cores')} cores" for start in starts})
-    packages = sorted({f"torch {start['packages']['torch']}" for start in starts})
-    days = sorted({start["date"][:10] for start in starts})
+    machines = sorted({f"{start['processor']}, {start['cores']} cores" for start in starts if "processor" in start})
+    versions = {start.get("packages", {}).get("torch") for start in starts} - {None}
+    days = sorted({start["date"][:10] for start in starts if "date" in start})
     finished = sum(bool(run.metrics) for run in runs)
     dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}" if days else "no date"
     return (
         f"{finished} finished runs of {len(runs)}, {dates}; {training_hours(runs):.1f} hours of training on "
-        f"{' and '.join(machines)}; {' and '.join(packages)}."
+        f"{' and '.join(machines) or 'an unknown machine'}; torch {' and '.join(sorted(versions)) or 'unknown'}."
     )

@@ -9,6 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
+from lambdanets.errors import UserError
 from lambdanets.reports.comparison import Comparison
 from lambdanets.reports.curves import images_by_epoch, validation_scores
 from lambdanets.reports.published import row_label
@@ -78,14 +79,24 @@ class Throughput:
 
 
 def read_throughput(file: Path) -> Throughput | None:
-    """Read the rows' speed from the JSON file of a benchmark, None if there is no such file yet."""
+    """Read the rows' speed from the JSON file of a benchmark, None if there is no such file yet.
+
+    Raises:
+        UserError: it is not the file of a benchmark of networks.
+    """
     if not file.is_file():
         log.warning("There is no benchmark '%s' yet: write it with job=benchmark.", file)
         return None
-    benchmark = json.loads(file.read_text())
-    origin = f"{benchmark['machine']}, {benchmark['origin']['date'][:10]}, `{benchmark['origin']['command']}`"
-    speeds = {row["row"]: row["train img/s"] for row in benchmark["rows"] if (row["train img/s"] or 0) > 0}
-    return Throughput(speeds, benchmark["machine"], origin)
+    try:
+        benchmark = json.loads(file.read_text())
+        origin = f"{benchmark['machine']}, {benchmark['origin']['date'][:10]}, `{benchmark['origin']['command']}`"
+        speeds = {row["row"]: row["train img/s"] for row in benchmark["rows"] if (row["train img/s"] or 0) > 0}
+        return Throughput(speeds, benchmark["machine"], origin)
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"'{file}' is no result of benchmark=reproduction or benchmark=networks, or it is damaged ({error!r}): "
+            "measure it again with job=benchmark."
+        ) from error
 
 
 def curves_over_seconds(comparison: Comparison, throughput: Throughput) -> list[CostCurve]:

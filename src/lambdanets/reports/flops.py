@@ -25,7 +25,7 @@ def count_flops(text: str, parameters: int | None) -> float | None:
     """Return the FLOPs of the network of a config.
 
     The config has no number of classes if they are those of a folder of images. So the number is taken with which the
-    network has the parameters that the run recorded.
+    network has the parameters that the run recorded; without such a number, it is another network than the run's.
 
     Args:
         text: the config's model, mixer and data, as JSON.
@@ -41,6 +41,11 @@ def count_flops(text: str, parameters: int | None) -> float | None:
             others, rest = divmod((parameters - one) * (classes - 1), cost.parameters - one)
             if rest == 0 and others >= 0:
                 cost = count_with(config, 1 + int(others))
+        if parameters not in (None, cost.parameters):
+            log.info(
+                "FLOPs aren't counted: the network has %d parameters, the run had %d.", cost.parameters, parameters
+            )
+            return None
     except Exception as error:  # a mixer that was removed since, or can't be traced, must not stop the report
         log.info("FLOPs can't be counted: %s", " ".join(str(error).split())[:200])
         return None

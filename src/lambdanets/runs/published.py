@@ -35,6 +35,19 @@ def find_published(source: str) -> Path | None:
     return None if os.path.lexists(source) else published_file(source)
 
 
+def source_name(folder: Path, name: str) -> str:
+    """Return how `load` and ckpt= name the weights of a folder, of the package's by the name alone.
+
+    Args:
+        folder: of published weights, with `<data>/<row>/` below it.
+        name: `<data>/<row>`.
+
+    Returns:
+        The name, or a path relative to the place where the folder lies.
+    """
+    return name if folder.resolve() == published_folder().resolve() else f"{folder.resolve().name}/{name}"
+
+
 def similar_names(source: str) -> list[str]:
     """Return the published names that a source resembles, or else those of the same data."""
     names = published_names()
