@@ -39,7 +39,7 @@ def test_a_part_has_its_claims_rows_and_figures(sweep):
     assert len(blocks) == 5
     row = "| SE is better | Conv + SE (Hu et al. 2018) | Conv (He et al. 2016) | 77.6 against 76.9 |"
     assert blocks[0].endswith(f"\n{row} 73.67 against 71.00 | +2.67 [-2.50, +7.84] | can't tell |")
-    assert "| Conv (He et al. 2016) | 3 | 71.00 ± 1.00 | baseline | 0.001 |" in blocks[1]
+    assert "| Conv (He et al. 2016) | 3 | 71.00 ± 1.00 | baseline | 0.006 |" in blocks[1]
     assert blocks[2] == "Missing: table3/lambda_u1, seed 1: failed: The <disk> is full."
     assert blocks[4] == "![Curves](page/curves.svg)"
 
@@ -60,8 +60,8 @@ def test_trials_are_told_apart_by_their_hyperparameters(tmp_path):
     assert lines[0] == "| row | learning rate | runs | val/top1 % | M parameters | epochs | minutes per run |"
     assert [line[:54] for line in lines[2:5]] == [
         "| Conv (He et al. 2016) | – | 0 | – | – | – | – |",
-        "| Conv + SE (Hu et al. 2018) | 0.1 | 1 | 50.00 | 0.001",
-        "| Conv + SE (Hu et al. 2018) | 0.2 | 1 | 60.00 | 0.001",
+        "| Conv + SE (Hu et al. 2018) | 0.1 | 1 | 50.00 | 0.006",
+        "| Conv + SE (Hu et al. 2018) | 0.2 | 1 | 60.00 | 0.006",
     ]
     assert lines[-1] == "Missing: table3/conv, seed 0: unfinished, after 1 of 2 epochs."
     every = runs_table([judged]).to_markdown()

@@ -63,7 +63,7 @@ def test_flops_are_those_of_a_finished_run(tmp_path):
     rows = compare(
         read_runs([tmp_path]), score="test/top1", baseline=None, flops=lambda run: run.metrics.get("parameters")
     ).rows
-    assert [row.flops for row in rows] == [1000, None]
+    assert [row.flops for row in rows] == [5754, None]
 
 
 def test_the_notes_name_missing_runs(sweep):
