@@ -34,12 +34,13 @@ class ScoredEpochs(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(folder, task, *, epochs, ckpt=None, **options):
+def fit(folder, task, *, epochs, ckpt=None, trainer_options=None, **options):
     loader = DataLoader(TensorDataset(torch.ones(STEPS, 1)))
     writer = CheckpointWriter(folder, "score", **options)
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=epochs, callbacks=[writer], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
+        **(trainer_options or {}),
     )  # fmt: skip
     trainer.fit(task, loader, loader, ckpt_path=ckpt, weights_only=True)
     return writer
@@ -86,13 +87,14 @@ class CheckedEpochs(ScoredEpochs):
 
 
 @pytest.mark.parametrize("within", range(STEPS))  # 0: between two epochs; 3: before the last batch
-def test_a_run_resumed_at_any_step_trains_each_batch_once(within, tmp_path):
+@pytest.mark.parametrize(("epochs", "limits"), [(2, {}), (3, {"max_steps": 2 * STEPS})])
+def test_a_run_resumed_at_any_step_trains_each_batch_once(epochs, limits, within, tmp_path):
     task = ScoredEpochs([0.1, 0.2], on_step=crash_at(STEPS + within))
     with pytest.raises(CrashError):
-        fit(tmp_path, task, epochs=2, every_n_steps=1)
+        fit(tmp_path, task, epochs=epochs, every_n_steps=1, trainer_options=limits)
     assert global_step(tmp_path / "last.ckpt") == STEPS + within
-    resumed = CheckedEpochs([0.1, 0.2])
-    fit(tmp_path, resumed, epochs=2, ckpt=tmp_path / "last.ckpt")
+    resumed = CheckedEpochs([0.1, 0.2, 0.3])
+    fit(tmp_path, resumed, epochs=epochs, ckpt=tmp_path / "last.ckpt", trainer_options=limits)
     assert len(task.batches) == STEPS + within
     assert resumed.batches == [(1, batch) for batch in range(within, STEPS)]
 
@@ -110,3 +112,33 @@ def test_a_checkpoint_is_written_when_the_time_is_over(tmp_path, monkeypatch):
     with pytest.raises(CrashError):
         fit(tmp_path, ScoredEpochs([0.1], on_step), epochs=1, every_minutes=1.0)
     assert global_step(tmp_path / "last.ckpt") == 2  # after 80 s; after 120 s only 40 s have passed since then
+
+
+class ScoredValidations(ScoredEpochs):
+    """A task whose scores are given by validation, not by epoch."""
+
+    def __init__(self, scores):
+        super().__init__(scores)
+        self.validations = -1
+
+    def on_validation_start(self):
+        self.validations += 1
+
+    def validation_step(self, batch, batch_idx):
+        self.log("score", self.scores[self.validations])
+
+
+@pytest.mark.parametrize(
+    ("interval", "accumulated", "scores", "best"),
+    [
+        (2, 1, [0.1, 0.9, 0.2, 0.3], 4),
+        (2, 1, [0.9, 0.1, 0.2, 0.3], 2),
+        (2, 1, [0.1, 0.2, 0.9, 0.3], 6),
+        # The first, third, … validation is within a step, so that no checkpoint has just its weights and progress.
+        (1, 2, [0.9, 0.1, 0.2, 0.3, 0.8, 0.2, 0.1, 0.1], 2),
+    ],
+)
+def test_the_best_checkpoint_has_the_weights_that_were_validated(interval, accumulated, scores, best, tmp_path):
+    options = {"val_check_interval": interval, "accumulate_grad_batches": accumulated}
+    fit(tmp_path, ScoredValidations(scores), epochs=2, every_n_steps=3, trainer_options=options)
+    assert global_step(tmp_path / "best.ckpt") == best

@@ -71,6 +71,15 @@ def test_a_split_in_memory_is_decoded_by_the_cpu(root):
     assert images.shape == (4, 3, 24, 24)
 
 
+def test_images_that_are_decoded_already_make_a_batch(root):
+    options = {"root": str(root), "image_size": 24}
+    by_worker, by_gpu = ImageFolder(**options), ImageFolder(**options, decoder="cuda")
+    items = [(torch.full((3, 24, 24), float(label)), {"image_id": label}) for label in (1, 2)]  # as of job=predict
+    for expected, found in zip(by_worker.collate(items), by_gpu.collate(items), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert [len(part) for part in by_gpu.collate([])] == [0, 0]
+
+
 def test_a_damaged_photo_is_named(root):
     file = root / "val" / "ant" / "1.jpg"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])  # the header is complete

@@ -38,6 +38,16 @@ def test_files_images_and_pixels_have_the_same_predictions(tmp_path):
         model.preprocess(pixels.float())
 
 
+@pytest.mark.parametrize("mixer", ["conv", "lambda"])
+def test_images_follow_the_network_to_its_precision(mixer, tmp_path):
+    config, _, _ = write_checkpoint(tmp_path, [f"mixer={mixer}", *SHALLOW])
+    pixels = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    expected = lambdanets.load(config.ckpt).predict(pixels)
+    found = lambdanets.load(config.ckpt).double().predict(pixels)
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    assert [p for _, p in found] == pytest.approx([p for _, p in expected], abs=1e-5)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from torch import nn
 from lambdanets import optimize_for_inference
 from lambdanets.errors import UserError
 from lambdanets.inference.fused import FusedBottleneck, FusedConv
-from lambdanets.mixers import LambdaLayer
+from lambdanets.mixers import Conv, LambdaLayer
 from lambdanets.models import ResNet
+from lambdanets.models.resnet import Bottleneck
 from tests.inference.networks import NETWORKS, make_network, randomize_norms
 from tests.methods import needs_compiler
 
@@ -112,11 +114,101 @@ class OwnMixer(nn.Module):
         return nn.functional.conv2d(x, self.conv.weight, stride=self.conv.stride, padding=1).tanh()
 
 
+class StandardizedConv(Conv):
+    """A convolution with standardized weights."""
+
+    def forward(self, x):
+        weight = (self.weight - self.weight.mean()) / self.weight.std()
+        return nn.functional.conv2d(x, weight, None, self.stride, self.padding)
+
+
+class RoundedConv(Conv):
+    """A convolution that computes in its own way, called by PyTorch's forward."""
+
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight.sign(), bias)
+
+
+class GatedLambda(LambdaLayer):
+    """A lambda layer with a gate behind it."""
+
+    def forward(self, x):
+        return super().forward(x) * x.mean((2, 3), keepdim=True).sigmoid()
+
+
+class NormalizedLambda(LambdaLayer):
+    """A lambda layer whose projection has columns of norm 1."""
+
+    def project(self, x, context, memory_format):
+        with torch.no_grad():
+            self.qkv.weight /= self.qkv.weight.norm(dim=0)
+        return super().project(x, context, memory_format)
+
+
+OWN_MIXERS = [
+    OwnMixer,
+    StandardizedConv,
+    RoundedConv,
+    partial(GatedLambda, scope=3),
+    partial(NormalizedLambda, scope=3),
+]
+
+
 @pytest.mark.parametrize("act", ["relu", "silu"])
-def test_what_is_not_known_stays(act):
-    network = ResNet(OwnMixer, depth=[1, 1], layout="LL", strides=[1, 2], width=0.25, stem="small", act=act).eval()
+@pytest.mark.parametrize("mixer", OWN_MIXERS)
+def test_what_is_not_known_stays(mixer, act):
+    network = ResNet(mixer, depth=[1, 1], layout="LL", strides=[1, 2], width=0.25, stem="small", act=act).eval()
     randomize_norms(network)
     assert_equal_logits(network, optimize_for_inference(network), torch.randn(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("names", [("norm1",), ("norm3",), ("norm1", "norm2", "norm3")])
+@pytest.mark.parametrize("make_norm", [partial(nn.GroupNorm, 4), partial(nn.BatchNorm2d, track_running_stats=False)])
+def test_norms_that_cannot_be_folded_stay(make_norm, names):
+    network = make_network("small", "lambda", ())
+    for block in (module for module in network.modules() if isinstance(module, Bottleneck)):
+        for name in names:
+            norm = make_norm(getattr(block, name).num_features)
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            setattr(block, name, norm.eval())
+    assert_equal_logits(network, optimize_for_inference(network), torch.randn(2, 3, 32, 32))
+
+
+class Reversed(nn.Sequential):
+    """Layers that run from the last to the first."""
+
+    def forward(self, x):
+        for layer in reversed(self):
+            x = layer(x)
+        return x
+
+
+class DoubledBlock(Bottleneck):
+    """A block with twice the output."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_blocks_and_sequences_of_ones_own_stay():
+    layers = Reversed(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(3, 4, 1)).eval()
+    randomize_norms(layers)
+    assert_equal_logits(layers, optimize_for_inference(layers), torch.randn(2, 3, 8, 8))
+    network = make_network("small", "conv", ())
+    for module in network.modules():
+        if type(module) is Bottleneck:
+            module.__class__ = DoubledBlock
+    assert_equal_logits(network, optimize_for_inference(network), torch.randn(2, 3, 32, 32))
+
+
+def test_a_network_may_be_optimized_twice():
+    network = make_network("small", "lambda", ())
+    images = torch.randn(2, 3, 32, 32)
+    assert_equal_logits(network, optimize_for_inference(optimize_for_inference(network)), images)
+    exact, images = copy.deepcopy(network).double(), images.double()  # is folded only
+    twice = optimize_for_inference(optimize_for_inference(exact))
+    with torch.no_grad():
+        torch.testing.assert_close(twice(images), exact(images))
 
 
 def test_a_layer_of_its_own_is_optimized():

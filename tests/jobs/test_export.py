@@ -121,6 +121,22 @@ def test_half_precision_is_that_of_all_files(tmp_path):
         torch.testing.assert_close(lambdanets.load(out / "model.onnx")(images), expected, rtol=0, atol=1e-4 * scale)
 
 
+def test_graphs_of_other_weights_are_removed(tmp_path):
+    config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
+    out = tmp_path / "out"
+    config.format = "torchscript"
+    export.run(config, out)
+    config.format = "safetensors"
+    export.run(config, out)
+    assert "`model.ts`" in (out / "README.md").read_text(), "of the same weights"
+    checkpoint = torch.load(config.ckpt)
+    checkpoint["state_dict"]["model.classifier.weight"] *= 2
+    torch.save(checkpoint, config.ckpt)
+    export.run(config, out)
+    assert not (out / "model.ts").exists()
+    assert "`model.ts`" not in (out / "README.md").read_text()
+
+
 def test_an_unknown_dtype_is_refused(tmp_path):
     config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW, "job=export", "job.dtype=float8"])
     with pytest.raises(UserError, match="job.dtype=float8 is not known; choose among float32, float16"):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -98,3 +99,12 @@ def test_packing_anything_but_an_image_folder_is_an_error(packed, options):
     folder, _ = packed
     expected = "job=pack needs a folder of images: set data=imagefolder or data=imagenet, and data.root."
     assert expected in refusal_of("job=pack", *options, cwd=folder)
+
+
+def test_packing_again_leaves_no_split_that_is_gone(tmp_path):
+    write_images(tmp_path / "images", {"train": {"cat": 4, "dog": 4}, "val": {"cat": 2, "dog": 2}})
+    pack = ("job=pack", "data=imagefolder", "data.root=images")
+    run(*pack, cwd=tmp_path)
+    shutil.rmtree(tmp_path / "images" / "val")
+    run(*pack, cwd=tmp_path)
+    assert {file.name.split("-")[0] for file in (tmp_path / "images-packed").iterdir()} == {"train", "classes.json"}

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
-from lambdanets.jobs.report import sweep_folders
+from lambdanets.jobs.report import choose_score, sweep_folders
 from lambdanets.jobs.report_claims import write_claims_page
 from lambdanets.reports.archive import archive_runs
 from lambdanets.reports.runs import read_runs
@@ -64,6 +64,20 @@ def test_the_job_writes_a_table_for_each_reader_and_an_archive(sweep, tmp_path):
     assert "<script" not in html
     for title in ("Training curves", "Accuracy and parameters", "Speed and accuracy", "Pareto front"):
         assert title in html
+
+
+def test_runs_are_compared_by_a_score_that_they_have(sweep):
+    runs = read_runs([sweep])
+    assert choose_score(runs, None) == "test/top1"
+    assert choose_score(runs, "val/top1") == "val/top1"
+    message = "job.score=test/top11 is the score of no finished run: choose one of test/top1, val/top1"
+    with pytest.raises(UserError, match=message):
+        choose_score(runs, "test/top11")
+    for run_ in runs:  # on images without a test split
+        run_.metrics.pop("test/top1", None)
+    assert choose_score(runs, None) == "val/top1"
+    unfinished = [run_ for run_ in runs if not run_.metrics]
+    assert choose_score(unfinished, None) == "test/top1"
 
 
 def test_the_newest_sweep_is_the_default(tmp_path, monkeypatch):

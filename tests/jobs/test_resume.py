@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from lambdanets.runs.checkpoints import read_checkpoint
 from tests.in_process import SMALL, invoke, tree
 
 EPOCHS = 2
@@ -260,3 +261,17 @@ def test_data_with_other_classes_or_unknown_options_are_refused(overrides, messa
     done = invoke("ckpt=f", *overrides, cwd=photos)
     assert (done.code, message in done.text) == (1, True), done.text
     assert tree(photos) == before
+
+
+def test_a_new_run_in_a_used_folder_leaves_the_old_checkpoints_aside(tmp_path):
+    run = ("mixer=conv", "trainer=cpu", "trainer.limit_train_batches=1", "hydra.run.dir=r", "callbacks=scalars")
+    checkpoints = tmp_path / "r" / "checkpoints"
+    for number, seed in enumerate((0, 1, 2)):
+        former = {file.name: file.read_bytes() for file in checkpoints.glob("*.ckpt")}
+        done = invoke(*run, "trainer.max_epochs=1", f"seed={seed}", cwd=tmp_path)
+        assert done.code == 0, done.text
+        assert read_checkpoint(checkpoints / "last.ckpt")["config"]["seed"] == seed
+        if former:
+            aside = {file.name: file.read_bytes() for file in (tmp_path / "r" / f"checkpoints-{number}").iterdir()}
+            assert aside == former
+            assert f"were moved to 'checkpoints-{number}'" in done.text

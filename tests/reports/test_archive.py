@@ -10,7 +10,7 @@ from lambdanets.errors import UserError
 from lambdanets.reports.archive import archive_runs
 from lambdanets.reports.comparison import compare
 from lambdanets.reports.runs import read_runs
-from tests.reports.run_folders import make_run, make_sweep
+from tests.reports.run_folders import START, make_run, make_sweep
 
 
 @pytest.fixture
@@ -29,9 +29,13 @@ def compared(folder):
 
 def test_a_report_on_an_archive_is_that_on_its_runs(sweep, tmp_path):
     make_run(sweep, "table3/se", 3, epochs=1, overrides=["recipe.optimizer.lr=0.1"])
+    for root, top1 in (("/a", 0.5), ("/b", 0.6)):  # a sweep over a key of the machine
+        folder = make_run(sweep / root[1:], "table3/conv", 0, top1, overrides=[f"data.root={root}"])
+        start = START | {"swept": ["data.root"], "command": f"python run.py data.root={root}"}
+        (folder / "provenance.json").write_text(json.dumps([start]))
     archive_runs(read_runs([sweep]), tmp_path / "archive")
     assert [file.name for file in (tmp_path / "archive").iterdir()] == ["runs.jsonl"]
-    assert len(lines(tmp_path / "archive")) == 9
+    assert len(lines(tmp_path / "archive")) == 11, "also of runs whose folders have one name"
     assert compared(tmp_path / "archive") == compared(sweep)
 
 

@@ -1,5 +1,6 @@
 """Made-up run folders, read and grouped."""
 
+import json
 import os
 import re
 
@@ -59,7 +60,10 @@ def test_settings_are_the_overrides_that_change_the_experiment(override, expecte
 
 def test_missing_runs_are_described(sweep):
     make_run(sweep, "table3/se", 3, epochs=1)
-    assert describe_missing(group_runs(read_runs([sweep]))) == [
+    metrics = sweep / "table3_conv-2-0" / "metrics.json"
+    metrics.write_text(json.dumps({"val/top1": 0.5}))
+    assert describe_missing(group_runs(read_runs([sweep])), "test/top1") == [
+        "table3/conv, seed 2: it has no test/top1",
         "table3/conv, seed 3: never started",
         "table3/se, seed 3: unfinished, after 1 of 2 epochs",
         "table3/lambda_u1, seed 1: failed: The <disk> is full.",

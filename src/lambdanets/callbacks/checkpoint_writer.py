@@ -42,6 +42,7 @@ class CheckpointWriter(pl.Callback):
         self.every_minutes = every_minutes
         self.best_score: float | None = None
         self.score: float | None = None
+        self.scored_step = -1
         self.saved_step = -1
         self.saved_time = time.monotonic()
         self.advanced_progress: str | None = None
@@ -65,6 +66,7 @@ class CheckpointWriter(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         score = trainer.callback_metrics.get(self.monitor)
         self.score = score.item() if isinstance(score, Tensor) else None
+        self.scored_step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch and trainer.global_step > self.saved_step:
@@ -74,7 +76,10 @@ class CheckpointWriter(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         between_steps = batch_idx and batch_idx % trainer.accumulate_grad_batches == 0
-        if between_steps and trainer.global_step > self.saved_step and self.is_due(trainer, batch_idx):
+        if not between_steps or trainer.global_step <= self.saved_step:
+            return
+        validated = self.score is not None and self.scored_step == trainer.global_step  # within the epoch
+        if validated or self.is_due(trainer, batch_idx):
             self.save(trainer, advanced_progress="epoch_loop.batch_progress")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -97,7 +102,7 @@ class CheckpointWriter(pl.Callback):
         return trainer.strategy.broadcast(late) if trainer.world_size > 1 else late
 
     def save(self, trainer: pl.Trainer, *, advanced_progress: str | None = None) -> None:
-        """Write last.ckpt, and best.ckpt if the latest score is the best so far.
+        """Write last.ckpt, and best.ckpt if the latest score is of these weights and the best so far.
 
         Args:
             trainer: the trainer whose state is saved.
@@ -107,6 +112,8 @@ class CheckpointWriter(pl.Callback):
         for logger in trainer.loggers:
             logger.save()
         self.advanced_progress = advanced_progress
+        if self.scored_step != trainer.global_step:
+            self.score = None  # of a validation within an accumulated step
         is_best = self.score is not None and (self.best_score is None or self.score >= self.best_score)
         if is_best:
             self.best_score = self.score
@@ -135,6 +142,13 @@ class CheckpointWriter(pl.Callback):
                 counts["ready"] -= 1
             if self.advanced_progress == "epoch_loop.batch_progress":
                 progress["is_last_batch"] = False
+
+        # With max_steps, Lightning takes up the batches of the epoch that is over, and passes an epoch without any.
+        if self.advanced_progress != "epoch_loop.batch_progress" and trainer.max_steps != -1:
+            batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            if batches["is_last_batch"]:
+                batches["current"] = dict.fromkeys(batches["current"], 0)
+                batches["is_last_batch"] = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score}

@@ -25,6 +25,10 @@ class GradientNorms(pl.Callback):
             if parameter.grad is not None:
                 stages.setdefault(stage_name(name), []).append(parameter.grad)
         norms = {stage: torch.nn.utils.get_total_norm(gradients).detach() for stage, gradients in stages.items()}
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            # A fused optimizer divides by the loss scale itself; reading the scale as a number would wait for the GPU.
+            norms = {stage: norm / scaler._scale for stage, norm in norms.items()}
         pl_module.log_dict(
             {f"gradients/{stage}": n.full_tensor() if isinstance(n, DTensor) else n for stage, n in norms.items()}
         )

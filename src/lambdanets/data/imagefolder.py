@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from lambdanets.data.files import DecodeThen, ImageFiles, Photo, Sample, load_into_memory
-from lambdanets.data.gpu_decoder import Encode, EncodedBatch, check_decoder, decode_batch
+from lambdanets.data.gpu_decoder import Encode, EncodedBatch, EncodedPhoto, check_decoder, decode_batch
 from lambdanets.data.image_names import EXTENSIONS, find_files, is_hidden, list_folders, sort_paths
 from lambdanets.data.module import ImageData
 from lambdanets.data.random_crop import RandomCrop
@@ -163,7 +163,7 @@ class ImageFolder(ImageData):
         return self.make_files(samples, transform)
 
     def collate(self, items: list[Any]) -> Any:
-        if self.decoder == "cpu":
+        if not (items and isinstance(items[0][0], EncodedPhoto)):  # decoded already, as those of job=predict are
             return super().collate(items)
         photos, labels = zip(*items, strict=True)
         return EncodedBatch.of(photos), torch.tensor(labels)

@@ -98,9 +98,14 @@ class TrainedModel(nn.Module):
         height, width = pixels.shape[1:]
         options = {"threshold": threshold, "size": (height, width), "inputs": inputs}
         kinds = {parameter.kind for parameter in inspect.signature(self.task.interpret).parameters.values()}
-        return self.task.interpret(
-            self(inputs[None]), self.classes, top=top, **(options if inspect.Parameter.VAR_KEYWORD in kinds else {})
-        )
+        taken = options if inspect.Parameter.VAR_KEYWORD in kinds else {}
+        return self.task.interpret(self(self.place(inputs)[None]), self.classes, top=top, **taken)
+
+    def place(self, inputs: Tensor) -> Tensor:
+        """Move inputs to the device and the precision of the network's weights."""
+        weights = () if self.network is None else self.network.parameters()
+        weight = next((weight for weight in weights if weight.is_floating_point()), inputs)
+        return inputs.to(weight.device, weight.dtype)
 
 
 def is_batch(images: Any) -> bool:

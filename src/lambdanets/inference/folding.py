@@ -7,6 +7,7 @@ and t as its bias, so that the norm costs nothing.
 import copy
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torchvision.ops import StochasticDepth
 from lambdanets.mixers import LambdaLayer
 from lambdanets.mixers.double_attention import DoubleAttention
 from lambdanets.mixers.efficient_attention import EfficientAttention
+from lambdanets.models.backbone import BlockSequence
 from lambdanets.models.mobilenet import InvertedBottleneck
 from lambdanets.models.resnet import Bottleneck
 
@@ -26,6 +28,8 @@ FOLLOWING_NORMS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
     DoubleAttention: (("out", "norm"),),
     EfficientAttention: (("out", "norm"),),
 }
+# Of sequences that run their layers one after another.
+PLAIN_FORWARDS = (nn.Sequential.forward, BlockSequence.forward)
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
@@ -43,10 +47,10 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
         if name and isinstance(module, nn.Dropout | StochasticDepth):
             model.set_submodule(name, nn.Identity())
     for module in model.modules():
-        if isinstance(module, nn.Sequential):
+        if isinstance(module, nn.Sequential) and type(module).forward in PLAIN_FORWARDS:
             names = [*module._modules]
             fold_pairs(module, [*pairwise(names)])
-        elif isinstance(module, LambdaLayer):
+        elif isinstance(module, LambdaLayer) and keeps(module, LambdaLayer, "forward", "project"):
             fold_projection(module)
         else:
             fold_pairs(module, FOLLOWING_NORMS.get(type(module), ()))
@@ -57,7 +61,7 @@ def fold_pairs(module: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
     """Fold each norm of a module into the convolution before it, given the names of both."""
     for layer_name, norm_name in pairs:
         layer, norm = getattr(module, layer_name), getattr(module, norm_name)
-        if isinstance(layer, nn.Conv2d) and is_foldable(norm):
+        if is_plain_conv(layer) and is_foldable(norm):
             setattr(module, layer_name, fuse_conv_bn_eval(layer, norm))
             setattr(module, norm_name, nn.Identity())
 
@@ -65,17 +69,27 @@ def fold_pairs(module: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
 def fold_projection(layer: LambdaLayer) -> None:
     """Fold the norms of queries and values into a lambda layer's projection, which then has a bias."""
     weight = layer.qkv.weight.detach().clone()
-    bias = weight.new_zeros(len(weight))
+    bias = weight.new_zeros(len(weight)) if layer.qkv.bias is None else layer.qkv.bias.detach().clone()
     queries, values, _ = layer.sections
     for norm_name, rows in (("query_norm", slice(queries)), ("value_norm", slice(queries, queries + values))):
         norm = getattr(layer, norm_name)
         if is_foldable(norm):
             scale, shift = norm_to_affine(norm)
             weight[rows] *= scale[:, None]
-            bias[rows] = shift
+            bias[rows] = bias[rows] * scale + shift
             setattr(layer, norm_name, nn.Identity())
     layer.qkv.weight = nn.Parameter(weight)
     layer.qkv.bias = nn.Parameter(bias)
+
+
+def is_plain_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Return whether a layer computes what `nn.Conv2d` does, which a subclass may not."""
+    return isinstance(layer, nn.Conv2d) and keeps(layer, nn.Conv2d, "forward", "_conv_forward")
+
+
+def keeps(module: nn.Module, base: type[nn.Module], *methods: str) -> bool:
+    """Return whether the methods of a module are those of its base class."""
+    return all(getattr(type(module), name) is getattr(base, name) for name in methods)
 
 
 def is_foldable(norm: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torchvision.ops import SqueezeExcitation
 
 from lambdanets.inference.block_ends import pool, scale_and_add
 from lambdanets.inference.convolution import PackedConv
-from lambdanets.inference.folding import is_foldable, norm_to_affine
+from lambdanets.inference.folding import is_foldable, is_plain_conv, keeps, norm_to_affine
 from lambdanets.mixers import LambdaLayer
 from lambdanets.mixers.interface import lay_out
 from lambdanets.models.resnet import Bottleneck
@@ -116,7 +116,8 @@ class FusedLambda(nn.Module):
         """Return whether all positions of the layer's input are queries that see it all, and the norms are fixed."""
         norms = (layer.query_norm, layer.value_norm)
         folded = all(isinstance(norm, nn.Identity) for norm in norms)
-        return layer.query_stride == 1 and not layer.causal and folded and is_foldable(norm)
+        usual = keeps(layer, LambdaLayer, "forward", "project", "split_heads", "mix", "fit_table")
+        return layer.query_stride == 1 and not layer.causal and folded and usual and is_foldable(norm)
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
@@ -139,7 +140,7 @@ class FusedBottleneck(nn.Module):
     """A ResNet's block, see `Bottleneck`: (B, in_channels, H, W) → (B, 4 · channels, ⌈H / stride⌉, ⌈W / stride⌉).
 
     Args:
-        block: with its batch norms folded.
+        block: see `is_fusible`.
     """
 
     def __init__(self, block: Bottleneck) -> None:
@@ -149,6 +150,12 @@ class FusedBottleneck(nn.Module):
         self.gate, self.shortcut, self.act = block.gate, block.shortcut, block.act
         self.relu = isinstance(block.act, nn.ReLU)
         self.conv3, _ = fuse_conv(block.conv3, nn.ReLU() if self.relu and self.is_plain else nn.Identity())
+
+    @staticmethod
+    def is_fusible(block: Bottleneck) -> bool:
+        """Return whether a block computes what its class does, and its outer convolutions have taken their norms."""
+        folded = all(isinstance(norm, nn.Identity) for norm in (block.norm1, block.norm3))
+        return folded and keeps(block, Bottleneck, "forward")
 
     @property
     def is_plain(self) -> bool:
@@ -185,7 +192,7 @@ def fuse_conv(conv: nn.Module, act: nn.Module) -> tuple[nn.Module, nn.Module]:
         The layers that replace both; another module than a zero-padded convolution stays, and so does an activation
         that the convolution can't take.
     """
-    if not isinstance(conv, nn.Conv2d) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+    if not is_plain_conv(conv) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return conv, act
     simple = isinstance(act, nn.ReLU | nn.Identity)
     if PackedConv.is_suitable(conv) and (simple or conv.kernel_size == (3, 3)):

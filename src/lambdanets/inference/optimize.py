@@ -6,15 +6,12 @@ import torch
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
-from lambdanets.inference.folding import fold_batch_norms
+from lambdanets.inference.folding import PLAIN_FORWARDS, fold_batch_norms, keeps
 from lambdanets.inference.fused import FusedBottleneck, FusedSqueezeExcitation, fuse_conv, fuse_mixer
-from lambdanets.models.backbone import BlockSequence
 from lambdanets.models.mobilenet import InvertedBottleneck
 from lambdanets.models.resnet import Bottleneck
 
 Network = TypeVar("Network", bound=nn.Module)
-# Of sequences that run their layers one after another.
-PLAIN_FORWARDS = (nn.Sequential.forward, BlockSequence.forward)
 
 
 def optimize_for_inference(model: Network, *, compile: bool = False) -> Network:  # noqa: A002
@@ -56,15 +53,16 @@ def is_on_cpu(network: nn.Module) -> bool:
 def fuse_layers(module: nn.Module) -> None:
     """Replace layers within a module by fused ones.
 
-    Only convolutions in sequences and in known blocks are replaced, as other modules may use their weights.
+    Only convolutions in sequences and in known blocks are replaced, as other modules may use their weights. A subclass
+    that computes in its own way stays.
     """
     for name, child in module.named_children():
         fuse_layers(child)
-        if isinstance(child, Bottleneck):
+        if isinstance(child, Bottleneck) and FusedBottleneck.is_fusible(child):
             setattr(module, name, FusedBottleneck(child))
-        elif isinstance(child, SqueezeExcitation):
+        elif isinstance(child, SqueezeExcitation) and keeps(child, SqueezeExcitation, "forward", "_scale"):
             setattr(module, name, FusedSqueezeExcitation(child))
-        elif isinstance(child, InvertedBottleneck):
+        elif isinstance(child, InvertedBottleneck) and keeps(child, InvertedBottleneck, "forward"):
             fused = fuse_mixer(child.mixer, child.norm, child.act)
             for layer_name, layer in zip(("mixer", "norm", "act"), fused, strict=True):
                 setattr(child, layer_name, layer)

@@ -51,7 +51,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
     Args:
         config: resolved.
-        folder: folder for the files; those of an earlier export stay.
+        folder: folder for the files; graphs of an earlier export stay if they have the same weights.
 
     Returns:
         The number of weights, and the difference of each format's logits from the network's, in units of the largest
@@ -78,8 +78,11 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         )
     checkpoint = read_checkpoint(config.ckpt)
     data = build_data(config)
-    network, metrics = write_model(config, data, checkpoint, folder, dtype=config.job.get("dtype", "float32"))
     weights = folder / EXPORTED
+    earlier = weights.read_bytes() if weights.is_file() else None
+    network, metrics = write_model(config, data, checkpoint, folder, dtype=config.job.get("dtype", "float32"))
+    if weights.read_bytes() != earlier:
+        remove_graphs(folder)
     if graphs:
         images = example_images(data)
         dynamic_size = config.job.get("dynamic_size", False)
@@ -152,6 +155,14 @@ def write_model(
     else:
         metrics["difference/safetensors"] = check_logits(weights, network, example_images(data), config)
     return network, metrics
+
+
+def remove_graphs(folder: Path) -> None:
+    """Remove the graphs of an earlier export, which has other weights than this one."""
+    for file in (folder / name for name in GRAPH_FILES):
+        if file.is_file():
+            file.unlink()
+            log.warning("'%s' had the weights of an earlier export and was removed.", file)
 
 
 def example_images(data: ImageData) -> Tensor:

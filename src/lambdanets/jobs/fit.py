@@ -1,6 +1,8 @@
 """job=fit: train, then test the best checkpoint."""
 
+import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -179,6 +181,8 @@ class TrainingStart(pl.Callback):
             if self.ckpt is not None and Path(self.ckpt).resolve().parent != checkpoints.resolve():
                 atomic_copy(Path(self.ckpt), checkpoints / "last.ckpt")  # a kill before the first one would lose it
             rename_damaged(checkpoints)
+            if self.ckpt is None:
+                set_checkpoints_aside(checkpoints)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.end_time = time.perf_counter()
@@ -200,6 +204,22 @@ def rename_results(folder: Path) -> None:
         (folder / METRICS).replace(folder / f"metrics-{results.get('epochs', 0):g}.json")
 
 
+def set_checkpoints_aside(folder: Path) -> None:
+    """Move the checkpoints of an earlier run out of a new run's folder, to `checkpoints-1` or the next free number.
+
+    Until the new run has written its own, they would be taken for its checkpoints.
+    """
+    files = sorted(folder.glob("*.ckpt"))
+    if not files:
+        return
+    number = next(n for n in itertools.count(1) if not os.path.lexists(folder.with_name(f"{folder.name}-{n}")))
+    aside = folder.with_name(f"{folder.name}-{number}")
+    aside.mkdir()
+    for file in files:
+        file.rename(aside / file.name)
+    log.warning("The checkpoints of an earlier run in '%s' were moved to '%s'.", folder.parent, aside.name)
+
+
 def check_steps_per_epoch(trainer: pl.Trainer) -> None:
     """Check that a run that resumes has as many steps per epoch as before: its checkpoint lies between two of them.
 
@@ -209,7 +229,7 @@ def check_steps_per_epoch(trainer: pl.Trainer) -> None:
     loop = trainer.fit_loop
     batches = loop.epoch_loop.batch_progress
     within = 0 if batches.is_last_batch else -(-batches.current.completed // trainer.accumulate_grad_batches)
-    steps_per_epoch = int(trainer.estimated_stepping_batches) // (trainer.max_epochs or 1)
+    steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     finished_epochs: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
     if trainer.global_step != finished_epochs * steps_per_epoch + within:
         raise UserError(

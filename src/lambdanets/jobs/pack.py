@@ -42,10 +42,12 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     output_dir = Path(config.job.output_dir or f"{data.root}-packed")
     output_dir.mkdir(parents=True, exist_ok=True)
     data.read_classes()
+    (output_dir / CLASSES_FILE).unlink(missing_ok=True)  # written at the end: without it, shards can't be read
     totals = {"images": 0, "shards": 0}
     # Shards are named by the use of a split: ImageNet's val/ becomes test.
     for name, source in (("train", data.TRAIN), ("val", data.VAL), ("test", data.TEST)):
         if source is None or not data.has_split(source):
+            write_shards(output_dir, name, [], shard_bytes=1)  # removes those of an earlier packing
             continue
         # Shuffled, since WebDataset reads a shard in its order and would get one class after the other.
         samples = shuffle(data.list_samples(source))

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         The number of rows, of finished runs and of missing runs.
 
     Raises:
-        UserError: there are no runs.
+        UserError: there are no runs, or no finished one has the score.
     """
     silence_lightning()
     if config.get("claims"):
@@ -45,7 +46,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     runs = read_runs(sweep_folders(config.sweep_dir))
     if config.job.archive_to:
         archive_runs(runs, Path(config.job.archive_to))
-    score = config.job.score or runs[0].task.SCORES[0]
+    score = choose_score(runs, config.job.score)
     comparison = compare(runs, score=score, baseline=config.job.baseline, flops=run_flops)
     tables = comparison.tables
     for table in tables:
@@ -63,6 +64,22 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     atomic_write(folder / "report.html", render_page(tables, draw_figures(comparison), html))
     log.info("Written to %s, and .md, .csv, .json.", os.path.relpath(folder / "report.html"))
     return {"rows": len(comparison.rows), "runs": finished, "missing": len(comparison.missing)}
+
+
+def choose_score(runs: Sequence[RunRecord], score: str | None) -> str:
+    """Return the score that runs are compared by: the given one, or the first of their task that a finished run has.
+
+    Raises:
+        UserError: no finished run has the given score.
+    """
+    names = {name for run in runs for name in run.metrics}
+    if score is None:
+        known = runs[0].task.SCORES
+        return next((name for name in known if name in names), known[0])
+    if names and score not in names:
+        available = ", ".join(sorted(name for name in names if name.startswith(("test/", "val/"))))
+        raise UserError(f"job.score={score} is the score of no finished run: choose one of {available}.")
+    return score
 
 
 def sweep_folders(sweep_dir: str | list[str] | None) -> list[Path]:

@@ -1,5 +1,6 @@
 """job=test: score a checkpoint on the test split."""
 
+import tempfile
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -7,7 +8,7 @@ from omegaconf import DictConfig
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.data import ImageData, ImageFolder
-from lambdanets.data.corrupt import count_corrupt_images
+from lambdanets.data.corrupt import count_corrupt_images, read_names
 from lambdanets.distributed.launcher import rank
 from lambdanets.errors import UserError
 from lambdanets.jobs.fit import CORRUPT
@@ -48,7 +49,11 @@ def score_checkpoint(config: DictConfig, folder: Path) -> dict[str, float]:
     data = build_data(config)
     if not data.has_test:
         raise UserError("The data have no test split: there is no folder 'test' below data.root.")
-    load_test_split(data, checkpoint["labels"]["classes"], config.ckpt)
+    with tempfile.TemporaryDirectory() as temporary:
+        data.corrupt.file = Path(temporary, CORRUPT)  # workers that load a split into memory share it
+        load_test_split(data, checkpoint["labels"]["classes"], config.ckpt)
+        data.corrupt.names |= read_names(data.corrupt.file)
+        data.corrupt.file = None
     task = build_task(config, data, data.classes)
     check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])

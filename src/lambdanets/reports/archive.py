@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from lambdanets.atomic import atomic_write
 from lambdanets.reports.runs import ARCHIVE, RunRecord, read_archive
 
-# Each start keeps its code and hardware, but not its host, its folder and its process.
-START_KEYS = ("command", "date", "git", "python", "platform", "processor", "cores", "packages")
+# Each start keeps its code, its hardware and what its sweep is over, but not its host, its folder and its process.
+START_KEYS = ("command", "date", "git", "python", "platform", "processor", "cores", "packages", "swept")
 
 
 def archive_runs(runs: Sequence[RunRecord], folder: Path) -> None:
@@ -32,9 +32,10 @@ def archive_runs(runs: Sequence[RunRecord], folder: Path) -> None:
     atomic_write(file, "".join(f"{line}\n" for line in lines.values()))
 
 
-def identity(run: RunRecord) -> tuple[str, str]:
-    """Return the run's name and its folder's name; neither alone is unique below outputs/."""
-    return run.config.name, run.path.name
+def identity(run: RunRecord) -> tuple[str, ...]:
+    """Return the run's name, its folder's name, and its first start, since two sweeps may have folders of one name."""
+    first = run.starts[0] if run.starts else {}
+    return run.config.name, run.path.name, *(str(first.get(key)) for key in ("date", "command"))
 
 
 def to_json(run: RunRecord) -> str:

@@ -180,7 +180,7 @@ def compare(
     rows = [compare_row(row, grouped, score=score, baseline=baseline, flops=flops) for row in grouped]
     title = OmegaConf.select(first, "sweep.title") or "Runs compared"
     has_baseline = any(row.experiment == baseline for row in rows)
-    return Comparison(title, score, rows, baseline if has_baseline else None, describe_missing(grouped))
+    return Comparison(title, score, rows, baseline if has_baseline else None, describe_missing(grouped, score))
 
 
 def compare_row(

@@ -92,6 +92,10 @@ class RunRecord:
         epochs = len({row["epoch"] for row in self.log if any(name.startswith("val/") for name in row)})
         return f"unfinished, after {epochs} of {self.config.trainer.max_epochs} epochs"
 
+    def lacks(self, score: str) -> str | None:
+        """Return the sentence that the run has no such score, or None."""
+        return None if score in self.metrics else f"it has no {score}"
+
 
 @dataclass
 class ExperimentRuns:
@@ -232,8 +236,8 @@ def planned_experiments(row: ExperimentRuns) -> list[str]:
     return list(OmegaConf.select(run.config, "sweep.experiments") or [])
 
 
-def describe_missing(rows: list[ExperimentRuns]) -> list[str]:
-    """Describe each failed, unfinished or never started run of a comparison."""
+def describe_missing(rows: list[ExperimentRuns], score: str) -> list[str]:
+    """Describe each run of a comparison that failed, is unfinished, was never started, or lacks the score."""
     descriptions = []
     for setting in dict.fromkeys(row.setting for row in rows):
         same_setting = {row.experiment: row for row in rows if row.setting == setting}
@@ -242,7 +246,7 @@ def describe_missing(rows: list[ExperimentRuns]) -> list[str]:
         for experiment in dict.fromkeys([*planned, *same_setting]):
             for seed in seeds:
                 run = same_setting[experiment].by_seed.get(seed) if experiment in same_setting else None
-                problem = "never started" if run is None else run.problem
+                problem = "never started" if run is None else run.problem or run.lacks(score)
                 if problem:
                     descriptions.append(f"{experiment}, seed {seed}: {problem}")
     return descriptions
