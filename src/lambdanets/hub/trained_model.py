@@ -98,10 +98,11 @@ class TrainedModel(nn.Module):
         height, width = pixels.shape[1:]
         options = {"threshold": threshold, "size": (height, width), "inputs": inputs}
         kinds = {parameter.kind for parameter in inspect.signature(self.task.interpret).parameters.values()}
-        taken = options if inspect.Parameter.VAR_KEYWORD in kinds else {}
-        return self.task.interpret(self(self.place(inputs)[None]), self.classes, top=top, **taken)
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            options = {}
+        return self.task.interpret(self(self.move(inputs)[None]), self.classes, top=top, **options)
 
-    def place(self, inputs: Tensor) -> Tensor:
+    def move(self, inputs: Tensor) -> Tensor:
         """Move inputs to the device and the precision of the network's weights."""
         weights = () if self.network is None else self.network.parameters()
         weight = next((weight for weight in weights if weight.is_floating_point()), inputs)

@@ -1,6 +1,5 @@
 """job=fit: train, then test the best checkpoint."""
 
-import itertools
 import logging
 import math
 import os
@@ -45,6 +44,8 @@ from lambdanets.runs.folders import (
     load_config,
     read_json,
     rename_damaged,
+    rename_results,
+    set_checkpoints_aside,
     write_metrics,
 )
 from lambdanets.runs.sweeps import flatten
@@ -192,32 +193,6 @@ class TrainingStart(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.earlier_seconds = state_dict["seconds"]
-
-
-def rename_results(folder: Path) -> None:
-    """Rename the results of a run that is trained further: they are those of its earlier end, `metrics-<epochs>.json`.
-
-    Until the run has results again, it counts as unfinished.
-    """
-    results = read_json(folder / METRICS)
-    if results is not None:
-        (folder / METRICS).replace(folder / f"metrics-{results.get('epochs', 0):g}.json")
-
-
-def set_checkpoints_aside(folder: Path) -> None:
-    """Move the checkpoints of an earlier run out of a new run's folder, to `checkpoints-1` or the next free number.
-
-    Until the new run has written its own, they would be taken for its checkpoints.
-    """
-    files = sorted(folder.glob("*.ckpt"))
-    if not files:
-        return
-    number = next(n for n in itertools.count(1) if not os.path.lexists(folder.with_name(f"{folder.name}-{n}")))
-    aside = folder.with_name(f"{folder.name}-{number}")
-    aside.mkdir()
-    for file in files:
-        file.rename(aside / file.name)
-    log.warning("The checkpoints of an earlier run in '%s' were moved to '%s'.", folder.parent, aside.name)
 
 
 def check_steps_per_epoch(trainer: pl.Trainer) -> None:

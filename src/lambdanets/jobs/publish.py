@@ -215,9 +215,9 @@ def without_places(config: Any) -> DictConfig:
     config = config.copy()
     config.base_run = config.ckpt = None
     for key in PLACE_KEYS:
-        place = OmegaConf.select(config, key)
-        if isinstance(place, str):
-            OmegaConf.update(config, key, hide_place(key, place))
+        path = OmegaConf.select(config, key)
+        if isinstance(path, str):
+            OmegaConf.update(config, key, hide_place(key, path))
     return config
 
 

@@ -4,6 +4,7 @@ No import of torch: the command line uses this module before anything heavy is l
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -203,6 +204,32 @@ def rename_damaged(checkpoints: Path) -> None:
             renamed = file.with_name(f"{file.name}.damaged")
             file.replace(renamed)
             log.warning("The damaged checkpoint %s was renamed to %s.", file, renamed.name)
+
+
+def rename_results(folder: Path) -> None:
+    """Rename the results of a run that is trained further: they are those of its earlier end, `metrics-<epochs>.json`.
+
+    Until the run has results again, it counts as unfinished.
+    """
+    results = read_json(folder / METRICS)
+    if results is not None:
+        (folder / METRICS).replace(folder / f"metrics-{results.get('epochs', 0):g}.json")
+
+
+def set_checkpoints_aside(folder: Path) -> None:
+    """Move the checkpoints of an earlier run out of a new run's folder, to `checkpoints-1` or the next free number.
+
+    Until the new run has written its own, they would be taken for its checkpoints.
+    """
+    files = sorted(folder.glob("*.ckpt"))
+    if not files:
+        return
+    number = next(n for n in itertools.count(1) if not os.path.lexists(folder.with_name(f"{folder.name}-{n}")))
+    aside = folder.with_name(f"{folder.name}-{number}")
+    aside.mkdir()
+    for file in files:
+        file.rename(aside / file.name)
+    log.warning("The checkpoints of an earlier run in '%s' were moved to '%s'.", folder.parent, aside.name)
 
 
 def load_config(run: str | Path) -> DictConfig:
