@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from lambdanets.errors import UserError
 from lambdanets.runs import provenance, refusal, sweeps
 from lambdanets.runs.find import Command, Selection, find_checkpoint, find_run, restarted_run_folder
 from lambdanets.runs.folders import SWEEPS, UNRESOLVED_CONFIG, load_config, run_name
+from lambdanets.runs.lock import RunInProgressError, training_lock
 
 log = logging.getLogger(__name__)
 # The folders of the jobs that this process has started.
@@ -129,35 +130,12 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
             worker_loop(execute, once=True)
             return {}
         command = Command.parse(composed, settings, folder=folder)
-        selection = find_run(command)
-        swept = sweeps.swept_keys(settings)
-        if command.is_new_fit and selection.run is not None:
-            results = sweeps.finished_results(folder, composed, swept)
-            if results is not None:
-                log.info("finished earlier: %s", os.path.relpath(folder))
-                return sweeper_result(results, composed)
-        elif not sweeping and command.job == "fit" and composed.get("sweep"):
-            sweep = settings.runtime.choices["sweep"]
-            raise UserError(
-                f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe."
-            )
-        checkpoint = find_checkpoint(command, selection)
-        overrides: Any = OmegaConf.to_container(settings.overrides.task)  # with their interpolations
-        config = resolve_config(composed, command, selection, overrides, resumes=checkpoint is not None)
-        expand_paths(config)
-        base = selection.run or command.base_run
-        earlier = provenance.read_overrides(Path(base)) if base and (not sweeping or selection.run != folder) else ()
-        merged = provenance.merge_overrides(earlier, overrides)
-        provenance.announce_start(provenance.Start(folder, config.copy(), merged, swept))
-        config.ckpt = None if checkpoint is None else str(checkpoint)
-        OmegaConf.to_container(config, resolve=True)  # unlike resolve(), it names the key of a failing interpolation
-        OmegaConf.resolve(config)
-        check_targets(config)
-        with distributed_job(command.job, config, folder):
-            results = execute(config, folder)
-            provenance.record_pending_start()
-            return sweeper_result(results, composed)
+        with training_lock(folder) if command.job == "fit" else nullcontext():
+            return run_command(composed, command, settings, folder)
     except Exception as error:
+        if sweeping and isinstance(error, RunInProgressError):
+            log.info("skipped: %s", error)
+            return sweeper_result({}, composed)
         message = error_message(error)
         if message is None or (sweeping and FULL_ERROR):
             traceback.print_exc()  # a defect: print it here, before Hydra adds its own words
@@ -174,6 +152,48 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
         return sweeper_result({}, composed)
     finally:
         provenance.drop_pending_start()
+
+
+def run_command(composed: DictConfig, command: Command, settings: Any, folder: Path) -> dict[str, float] | float | None:
+    """Run the job of a command on the run that it works on.
+
+    Args:
+        composed: the config that the command line gives with the defaults.
+        command: the command.
+        settings: Hydra's own config.
+        folder: output folder.
+
+    Returns:
+        As `run_job`.
+    """
+    selection = find_run(command)
+    swept = sweeps.swept_keys(settings)
+    if command.is_new_fit and selection.run is not None:
+        results = sweeps.finished_results(folder, composed, swept)
+        if results is not None:
+            log.info("finished earlier: %s", os.path.relpath(folder))
+            return sweeper_result(results, composed)
+    elif not command.sweeping and command.job == "fit" and composed.get("sweep"):
+        sweep = settings.runtime.choices["sweep"]
+        raise UserError(f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe.")
+    checkpoint = find_checkpoint(command, selection)
+    overrides: Any = OmegaConf.to_container(settings.overrides.task)  # with their interpolations
+    config = resolve_config(composed, command, selection, overrides, resumes=checkpoint is not None)
+    expand_paths(config)
+    base = selection.run or command.base_run
+    earlier = (
+        provenance.read_overrides(Path(base)) if base and (not command.sweeping or selection.run != folder) else ()
+    )
+    merged = provenance.merge_overrides(earlier, overrides)
+    provenance.announce_start(provenance.Start(folder, config.copy(), merged, swept))
+    config.ckpt = None if checkpoint is None else str(checkpoint)
+    OmegaConf.to_container(config, resolve=True)  # unlike resolve(), it names the key of a failing interpolation
+    OmegaConf.resolve(config)
+    check_targets(config)
+    with distributed_job(command.job, config, folder):
+        results = execute(config, folder)
+        provenance.record_pending_start()
+        return sweeper_result(results, composed)
 
 
 def execute(config: DictConfig, folder: Path) -> dict[str, float]:

@@ -43,6 +43,9 @@ NESTED_GROUPS = {"recipe_optimizer": "recipe/optimizer", "recipe_start": "recipe
 # A key in the name of a sweep's run. A value in which a key could be read is ambiguous.
 KEY_IN_NAME = re.compile(rf"(?:^|_)({'|'.join(NESTED_GROUPS)}|[A-Za-z][A-Za-z0-9]*(?:\.\w+)*)-", re.ASCII)
 
+# The new folders that this process has chosen, which another command may choose in the same second.
+chosen_folders: set[Path] = set()
+
 
 def new_folder(job: str, name: str) -> Path:
     """Return a folder that does not exist yet: `outputs/<name>/<time>`, or `outputs/<job>/<time>`.
@@ -54,6 +57,7 @@ def new_folder(job: str, name: str) -> Path:
     folder = OUTPUTS / (name if job in JOBS_IN_RUN_FOLDER else job) / time.strftime("%Y-%m-%d_%H-%M-%S")
     while folder.exists():
         folder = folder.with_name(f"{folder.name}_")
+    chosen_folders.add(folder)
     return folder
 
 

@@ -1,0 +1,31 @@
+"""Commands that start in the same second have folders of their own.
+
+No import of torch: the command line uses this module before anything heavy is loaded.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from lambdanets.runs.find import find_run
+from lambdanets.runs.folders import chosen_folders
+from lambdanets.runs.refusal import remember_folder
+
+
+class FolderClaim(Callback):
+    """Make the new folder of a command before Hydra does, or another one if it was just made by another command."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with suppress(Exception):  # raised again when Hydra makes the folder; of a callback it is only a warning
+            while (folder := Path(config.hydra.run.dir)) in chosen_folders:
+                chosen_folders.remove(folder)
+                remember_folder(folder)
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    folder.mkdir()
+                    return
+                except FileExistsError:
+                    find_run.cache_clear()
