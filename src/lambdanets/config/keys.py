@@ -63,6 +63,7 @@ START_KEYS = {
     "recipe.start": "the initial weights",
     "recipe.optimizer._target_": "the optimizer's states",
     "recipe.decay_norm_and_bias": "the optimizer's parameter groups",
+    "data._target_": SPLIT,  # job=pack shuffles the files
     "data.split_seed": SPLIT,
     "data.val_size": SPLIT,
     "data.limit": SPLIT,

@@ -156,7 +156,7 @@ def check_resumable(base: DictConfig, config: DictConfig, *, source: str) -> Non
     for key in changed_keys(base, config):
         for start_key, reason in reasons.items():
             if is_key_in(key, (start_key,)):
-                option = "recipe/optimizer" if start_key == "recipe.optimizer._target_" else key
+                option = key.removesuffix("._target_").replace("recipe.optimizer", "recipe/optimizer")
                 raise UserError(
                     f"{key}={after.get(key)} cannot be applied to a training that resumes: it determines {reason}, and "
                     f"'{source}' began with {before.get(key)}. Leave {option} out, or start a new run with base_run=."
