@@ -28,13 +28,13 @@ from lambdanets.config.source import register_config_source
 from lambdanets.config.upgrade import write_new_options
 from lambdanets.distributed.launcher import detect_launcher, rank, slurm_tasks
 from lambdanets.distributed.local_workers import DISTRIBUTED_JOBS, distributed_job
-from lambdanets.distributed.rendezvous import stop_workers, worker_loop
+from lambdanets.distributed.rendezvous import broadcast_job, stop_workers, worker_loop
 from lambdanets.distributed.requeue import handle_stop_signals
 from lambdanets.distributed.threads import record_user_threads, set_threads
 from lambdanets.error_messages import error_message
 from lambdanets.errors import UserError
 from lambdanets.runs import provenance, refusal, sweeps
-from lambdanets.runs.find import Command, Selection, find_checkpoint, find_run, restarted_run_folder
+from lambdanets.runs.find import Command, Selection, find_checkpoint, find_restarted_run, find_run, resolve_ckpt
 from lambdanets.runs.folders import SWEEPS, UNRESOLVED_CONFIG, load_config, run_name
 from lambdanets.runs.lock import RunInProgressError, training_lock
 
@@ -107,7 +107,7 @@ def sweep_root(sweep: str | None, now: str) -> str:
     A named sweep always has the same folder, so that it continues when it is started again. An unnamed one continues
     in its folder when torchrun or SLURM restarts it.
     """
-    restarted = restarted_run_folder(f"{SWEEPS}/*/*") if sweep is None else None
+    restarted = find_restarted_run(SWEEPS.glob("*/*")) if sweep is None else None
     return str(restarted.parent if restarted else SWEEPS / (sweep or now))
 
 
@@ -126,10 +126,12 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
     composed.name, composed.experiment = composed.name, composed.experiment  # resolved while Hydra's config is at hand
     write_new_options(composed)
     try:
-        if detect_launcher() and rank() > 0:  # a launcher of Hydra has started several tasks
+        if is_one_of_several_tasks() and rank() > 0:
             worker_loop(execute, once=True)
             return {}
         command = Command.parse(composed, settings, folder=folder)
+        if sweeping:
+            find_run.cache_clear()  # a sweeper may try the same values twice
         with training_lock(folder) if command.job == "fit" else nullcontext():
             return run_command(composed, command, settings, folder)
     except Exception as error:
@@ -152,6 +154,13 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
         return sweeper_result({}, composed)
     finally:
         provenance.drop_pending_start()
+        if is_one_of_several_tasks() and rank() == 0:
+            broadcast_job("")  # the other tasks may still wait for a job, as that of a run that is finished
+
+
+def is_one_of_several_tasks() -> bool:
+    """Return whether a launcher of Hydra has started this process, which has not called `main`, beside others."""
+    return detect_launcher() is not None and not provenance.given_arguments
 
 
 def run_command(composed: DictConfig, command: Command, settings: Any, folder: Path) -> dict[str, float] | float | None:
@@ -166,18 +175,18 @@ def run_command(composed: DictConfig, command: Command, settings: Any, folder: P
     Returns:
         As `run_job`.
     """
+    if command.job == "fit" and not command.sweeping and composed.get("sweep"):
+        sweep = settings.runtime.choices["sweep"]
+        raise UserError(f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe.")
     selection = find_run(command)
     swept = sweeps.swept_keys(settings)
-    if command.is_new_fit and selection.run is not None:
-        results = sweeps.finished_results(folder, composed, swept)
+    overrides: Any = OmegaConf.to_container(settings.overrides.task)  # with their interpolations
+    if command.is_repeatable and selection.run == selection.folder:
+        results = sweeps.finished_results(folder, initial_config(composed, command, overrides), swept)
         if results is not None:
             log.info("finished earlier: %s", os.path.relpath(folder))
             return sweeper_result(results, composed)
-    elif not command.sweeping and command.job == "fit" and composed.get("sweep"):
-        sweep = settings.runtime.choices["sweep"]
-        raise UserError(f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe.")
     checkpoint = find_checkpoint(command, selection)
-    overrides: Any = OmegaConf.to_container(settings.overrides.task)  # with their interpolations
     config = resolve_config(composed, command, selection, overrides, resumes=checkpoint is not None)
     expand_paths(config)
     base = selection.run or command.base_run
@@ -253,6 +262,24 @@ def resolve_config(
     if command.job == "fit" and resumes:
         check_resumable(base, config, source=source)
     config.ckpt = config.base_run = None
+    return config
+
+
+def initial_config(composed: DictConfig, command: Command, overrides: list[str]) -> DictConfig:
+    """Return the config that a command gives to a new run, to compare it with that of the run in its folder.
+
+    Args:
+        composed: the config that the command line gives with the defaults.
+        command: the command.
+        overrides: the overrides of the command line.
+
+    Raises:
+        UserError: as `resolve_config`, or ckpt names nothing that exists.
+    """
+    run, file = (None, None) if command.ckpt is None else resolve_ckpt(command.ckpt, command.name)
+    start = Selection(run or Path(), run, file)
+    config = resolve_config(composed.copy(), command, start, overrides, resumes=False)
+    expand_paths(config)
     return config
 
 

@@ -75,6 +75,25 @@ def test_other_code_and_anew_start_from_nothing(options, tmp_path):
     assert open_result(tmp_path, **options).pending(["a"]) == ["a"]
 
 
+def test_measurements_with_other_code_are_kept(tmp_path, caplog):
+    pages = []
+    for code in "abc":
+        result = open_result(tmp_path, code=code)
+        result.pending([code])
+        result.finish(code, part(code, 1.0))
+        pages.append((tmp_path / "layers.md").read_text())
+    kept = {file.name for file in tmp_path.iterdir()}
+    assert kept == {"layers.json", "layers.md", "layers-1.json", "layers-1.md", "layers-2.json", "layers-2.md"}
+    assert [(tmp_path / f"layers-{number}.md").read_text() for number in (1, 2)] == pages[:2]
+    assert "was measured with another code: it is kept as 'layers-1.json'" in caplog.text
+
+
+def test_a_damaged_result_is_kept(tmp_path):
+    (tmp_path / "layers.json").write_text('{"cases": {"a"')
+    assert open_result(tmp_path).pending(["a"]) == ["a"]
+    assert (tmp_path / "layers-1.json").read_text() == '{"cases": {"a"'
+
+
 def test_a_summary_reads_all_rows_and_adds_to_the_document(tmp_path):
     def summarize(result):
         result.notes.append(f"{len(result.rows)} rows.")

@@ -30,6 +30,8 @@ def gpus(monkeypatch):
         (trainer(2, "ddp"), 0, 2),
         (trainer("2", "fsdp"), 4, 2),
         (trainer([0, 3], "ddp"), 4, 2),
+        (trainer("0,3", "ddp"), 4, 2),
+        (trainer("3,", "ddp"), 4, 1),
     ],
 )
 def test_processes_of_a_trainer_config(config, gpu_count, processes, gpus):

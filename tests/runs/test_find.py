@@ -1,13 +1,17 @@
 """Which run a command works on, and in which folder."""
 
+import dataclasses
+import json
 import os
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
-from lambdanets.runs import published
+from lambdanets.runs import provenance, published
 from lambdanets.runs.find import Command, find_checkpoint, find_run
 from lambdanets.runs.folders import EXPORTED
 
@@ -113,6 +117,62 @@ def test_a_run_of_a_sweep_continues_in_its_folder_and_a_given_folder_starts_anew
     assert find_run(command(folder=folder, sweeping=True)) == (folder, folder, None)
     assert find_run(command(folder=folder)) == (folder, None, None)
     assert find_run(command(folder=folder, ckpt="last")).run == folder
+
+
+@pytest.fixture
+def restart(monkeypatch):
+    """Return a function that marks a folder as begun by this command, and this process as started again by SLURM."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(provenance, "given_arguments", ["run.py", "mixer=conv"])
+
+    def begin(folder, job="slurm 17", arguments="run.py mixer=conv"):
+        start = {"job": job, "command": f"{Path(sys.executable).name} {arguments}"}
+        (folder / "provenance.json").write_text(json.dumps([start]))
+        return folder
+
+    return begin
+
+
+@pytest.mark.parametrize("name", ["r", "table3/lambda_u4-imagenet"])
+def test_a_restarted_training_continues_the_run_that_it_began(name, restart, tmp_path):
+    outputs = Path("outputs") / name
+    own = restart(make_run(outputs / "2", "best", "last"))
+    restart(make_run(outputs / "3", "last"), arguments="run.py mixer=se")  # another command
+    restart(make_run(outputs / "4", "last"), job="slurm 16")
+    base = make_run(tmp_path / "base", "last", name=name)
+    elsewhere = tmp_path / "elsewhere.ckpt"
+    elsewhere.write_bytes(b"PK\x03\x04")
+    for options in ({}, {"base_run": str(base)}, {"ckpt": str(elsewhere)}, {"ckpt": "/removed.ckpt"}):
+        given = dataclasses.replace(command(**options), name=name)
+        selection = find_run(given)
+        assert selection == (own, own, None)
+        assert find_checkpoint(given, selection) == own / "checkpoints" / "last.ckpt"
+
+
+def test_a_restarted_training_in_a_given_folder_continues_it(restart, tmp_path):
+    own, other = restart(make_run(tmp_path / "own", "last")), make_run(tmp_path / "other", "last")
+    for options in ({}, {"base_run": str(other)}):
+        assert find_run(command(folder=own, **options)).run == own
+        assert find_run(command(folder=other, **options)).run is None
+
+
+def test_a_restarted_training_that_continued_from_a_file_of_its_run_goes_on_from_its_last_checkpoint(restart, tmp_path):
+    run = make_run(tmp_path / "run", "best", "last")
+    given = command(ckpt=str(run / "checkpoints" / "best.ckpt"))
+    assert find_checkpoint(given, find_run(given)) == run / "checkpoints" / "best.ckpt"  # it had not begun
+    restart(run)
+    find_run.cache_clear()
+    assert find_checkpoint(given, find_run(given)) == run / "checkpoints" / "last.ckpt"
+
+
+def test_a_sweeps_run_that_builds_on_another_continues_in_its_folder(tmp_path):
+    base = make_run(tmp_path / "base", "best", "last")
+    folder = make_run(tmp_path / "sweep" / "a", "last")
+    new = tmp_path / "sweep" / "b"
+    for options in ({"base_run": str(base)}, {"ckpt": str(base)}):
+        assert find_run(command(folder=folder, sweeping=True, **options)) == (folder, folder, None)
+        assert find_run(command(folder=new, sweeping=True, **options)).run in (None, base)
 
 
 def test_an_exported_folder_is_a_run_with_one_checkpoint(tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from lambdanets import cli
 from lambdanets.cli import sweeper_result
 from lambdanets.config.keys import UNNAMED_KEYS, override_key
 from lambdanets.errors import UserError
@@ -74,6 +75,61 @@ def test_a_failed_run_is_listed_with_its_sentence_and_the_others_are_done(tmp_pa
 
     report = run("job=report", "sweep_dir=grid", "hydra.run.dir=report", cwd=tmp_path)
     assert "Missing: lambda-digits, seed 0: failed: heads=3 does not divide" in " ".join(report.text.split())
+
+
+def test_a_glob_is_a_grid_whose_failures_count(tmp_path):
+    mixers = [file.stem for file in (ROOT / "configs" / "mixer").glob("s*.yaml")]
+    arguments = ("--multirun", "mixer=glob(s*)", "trainer.devices=1,2", "allow_targets=5", "hydra.sweep.dir=grid")
+    done = run(*arguments, *QUICK, cwd=tmp_path, code=1)
+    failed = {line.split(": ")[1] for line in done.text.splitlines() if line.startswith("failed: ")}
+    assert len(failed) == 2 * len(mixers)
+    assert all(any(f"mixer-{mixer}" in name for name in failed) for mixer in mixers)
+    assert "Warning" not in done.text
+
+
+def test_the_same_values_twice_are_trained_once(tmp_path):
+    done = run("--multirun", "seed=0,0", *SMALL, "data=digits", "recipe=digits", "trainer.max_epochs=1", cwd=tmp_path)
+    assert done.text.count("finished earlier: ") == 1
+    ((_, count),) = starts(next(tmp_path.glob("multirun/*"))).items()
+    assert count == 1
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("allow_targets=5",), 1)])
+def test_tasks_beside_the_first_one_do_not_wait_for_a_run_that_is_not_trained(options, code, tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(cli, "is_one_of_several_tasks", lambda: True)
+    monkeypatch.setattr(cli, "broadcast_job", sent.append)
+    sweep = ("--multirun", *SMALL, "data=digits", "recipe=digits", "trainer.max_epochs=1", "hydra.sweep.dir=s")
+    if not options:
+        run(*sweep, cwd=tmp_path)
+        sent.clear()
+    done = run(*sweep, *options, cwd=tmp_path, code=code)
+    assert ("finished earlier: " in done.text) == (not options)
+    assert sent == [""]
+
+
+def test_a_sweep_that_builds_on_a_run_goes_on_where_it_ended(tmp_path):
+    short = (*SMALL, "data=digits", "recipe=digits", "trainer.max_epochs=1")
+    run(*short, "hydra.run.dir=base", cwd=tmp_path)
+    run(*short, "recipe.warmup_epochs=0", "hydra.run.dir=other", cwd=tmp_path)
+    for place, start, values in (
+        ("new", "base_run", "seed=1,2"),
+        ("further", "ckpt", "trainer.max_epochs=2,3"),
+    ):
+        options = ("--multirun", values, "~checkpoint.every_minutes", f"hydra.sweep.dir={place}")
+        sweep = (*options, f"{start}=base")
+        run(*sweep, cwd=tmp_path)
+        before = tree(tmp_path / place)
+        done = run(*sweep, cwd=tmp_path)
+        assert done.text.count("finished earlier: ") == 2
+        assert tree(tmp_path / place) == before
+
+        (first, _) = sorted((tmp_path / place).glob("*/metrics.json"))
+        first.unlink()  # as if the run had been interrupted
+        done = run(*sweep, cwd=tmp_path)
+        assert done.text.count("resuming from ") == done.text.count("finished earlier: ") == 1
+        refused = run(*options, f"{start}=other", cwd=tmp_path, code=1)
+        assert "holds a run of another config (recipe.warmup_epochs differ)" in refused.text
 
 
 def test_the_hyperparameter_ablation_is_one_line(tmp_path):

@@ -1,7 +1,9 @@
 """Measurements of many cases in a limited time, over several calls."""
 
 import hashlib
+import itertools
 import json
+import logging
 import os
 import threading
 import time
@@ -13,14 +15,38 @@ from typing import Any
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result, restore_measurements, store_measurements
 from lambdanets.config.search_path import PACKAGE
+from lambdanets.runs.folders import read_json
 
 MEASURED, BEGUN, FAILED = "measured", "begun", "failed"
+
+log = logging.getLogger(__name__)
+
+
+def differing_names(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the names whose values differ between two mappings, sorted."""
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+
+
+def set_aside(file: Path, changed: Sequence[str]) -> None:
+    """Rename a result and its table to `<name>-1`, or the next free number.
+
+    Args:
+        file: the JSON file of the result.
+        changed: what differs from today's measurement.
+    """
+    number = next(n for n in itertools.count(1) if not file.with_stem(f"{file.stem}-{n}").exists())
+    for part in (file, file.with_suffix(".md")):
+        if part.is_file():
+            part.rename(part.with_stem(f"{file.stem}-{number}"))
+    kept = file.with_stem(f"{file.stem}-{number}")
+    log.warning("'%s' was measured with another %s: it is kept as '%s'.", file, ", ".join(changed), kept.name)
 
 
 class ResumableResult:
     """Result of several cases, written after each of them as <name>.json and .md.
 
-    A case that an earlier call has measured counts if the identity is the same; otherwise the result starts anew.
+    A case that an earlier call has measured counts if the identity is the same; otherwise the files of earlier calls
+    are renamed, and the result starts anew.
     Cases that an earlier call has begun without an end come last, so that one that hangs does not stop the others.
 
     Args:
@@ -50,9 +76,12 @@ class ResumableResult:
         self.results: list[dict[str, Any]] = []
         file = folder / f"{name}.json"
         if file.is_file() and not anew:
-            document = json.loads(file.read_text())
-            if document.get("identity") == json.loads(json.dumps(identity)):
+            document = read_json(file) or {}
+            changed = differing_names(document.get("identity") or {}, json.loads(json.dumps(identity)))
+            if not changed:
                 self.cases, self.results = document["cases"], document["results"]
+            else:
+                set_aside(file, changed)
 
     def pending(self, cases: Sequence[str]) -> list[str]:
         """Return the cases that are left to measure, and record all of them."""

@@ -53,7 +53,8 @@ def apply_overrides(base: DictConfig, composed: DictConfig, overrides: Iterable[
         elif is_choice(override, given):
             apply_choice(key, given, result, source)
         else:
-            check_key(key, result, source, may_be_new=override.startswith("+") and not override.startswith("++"))
+            if not override.startswith("~"):  # what was removed may be removed again
+                check_key(key, result, source, may_be_new=override.startswith("+") and not override.startswith("++"))
             copy_key(given, result, key.split("."))
     for key in COMMAND_KEYS:
         copy_key(given, result, [key])

@@ -49,6 +49,8 @@ def count_local_processes(trainer: Mapping[str, Any]) -> int:
         return devices
     if isinstance(devices, str) and devices.isdigit():
         return int(devices)
+    if isinstance(devices, str) and "," in devices:  # indices of GPUs, as in "0,1"
+        return len([index for index in devices.split(",") if index.strip()])
     import torch
 
     gpus = torch.cuda.device_count() if trainer["accelerator"] != "cpu" else 0

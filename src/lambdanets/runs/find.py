@@ -5,6 +5,7 @@ No import of torch here: the command line answers from this module before anythi
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,9 +79,12 @@ class Command:
         )
 
     @property
-    def is_new_fit(self) -> bool:
-        """True for a training that names no run to continue or to build on."""
-        return self.job == "fit" and self.ckpt is None and self.base_run is None
+    def is_repeatable(self) -> bool:
+        """True for a training that names no run to continue: given again, it means the run that it began.
+
+        In a sweep that holds for one that starts from a checkpoint, too.
+        """
+        return self.job == "fit" and (self.ckpt is None or (self.sweeping and self.ckpt != "last"))
 
 
 def path_text(key: str, value: Any) -> str | None:
@@ -114,35 +118,61 @@ class Selection(NamedTuple):
 def find_run(command: Command) -> Selection:
     """Find the run that a command works on and choose the command's output folder.
 
+    - A training in a sweep's folder, or one that torchrun or SLURM has restarted, continues the run that it began.
     - `ckpt=` names a run: training continues in its folder, other jobs write to `<run>/<job>`.
-    - A training in a sweep's folder, or one that torchrun or SLURM has restarted, continues the run in that folder.
     - Otherwise the folder is new: `outputs/<name>/<time>`, or `outputs/<job>/<time>` for jobs that are not about a run
       with a folder: `ckpt=` may name published weights, or a checkpoint on its own.
 
     Raises:
         UserError: ckpt or base_run names nothing that exists.
     """
+    if command.job == "fit" and (begun := find_begun_run(command)) is not None:
+        return Selection(begun, begun)
     folder, run, file = command.folder, None, None
-    continues_in_place = False
-    if command.ckpt is None and command.job == "fit":
-        restarted = None if folder else restarted_run_folder(f"{OUTPUTS}/*/*")
-        folder = folder or restarted
-        continues_in_place = command.is_new_fit and (command.sweeping or was_restarted())
-    elif command.ckpt == "last" and command.job == "fit" and folder is not None:
-        continues_in_place = True
-    elif command.ckpt is not None:
+    if command.ckpt is not None and not (command.ckpt == "last" and command.job == "fit" and folder is not None):
         run, file = resolve_ckpt(command.ckpt, command.name)
-    if continues_in_place and folder is not None and (folder / UNRESOLVED_CONFIG).is_file():
-        run = folder
+        if command.job == "fit" and run is not None and find_restarted_run([run]) is not None:
+            file = None  # it has gone on from there
     if folder is None and run is not None:
         folder = run if command.job == "fit" else run / command.job
     if folder is None and file is not None and command.job != "fit" and not command.has_name:
         folder = new_folder(command.job, command.job)
-    if folder is None:
-        keeps_name = command.base_run is None or command.has_name
-        name = command.name if keeps_name else check_name(load_config(str(command.base_run)).get("name"))
-        folder = new_folder(command.job, name)
-    return Selection(folder, run, file)
+    return Selection(folder or new_folder(command.job, new_run_name(command)), run, file)
+
+
+def new_run_name(command: Command) -> str:
+    """Return the name of the run that a command starts: its own, or that of the run that it builds on."""
+    if command.base_run is None or command.has_name:
+        return command.name
+    return check_name(load_config(command.base_run).get("name"))
+
+
+def find_begun_run(command: Command) -> Path | None:
+    """Return the folder of the run that a training began when it was started before, or None.
+
+    That is the run in a sweep's folder, or with `ckpt=last` in a given one, or the run that this very command began
+    before torchrun or SLURM restarted it.
+    """
+    if command.folder is None:
+        return find_restarted_run((OUTPUTS / new_run_name(command)).glob("*"))
+    if not (command.folder / UNRESOLVED_CONFIG).is_file():
+        return None
+    if command.sweeping or command.ckpt == "last":
+        return command.folder
+    return find_restarted_run([command.folder])
+
+
+def find_restarted_run(folders: Iterable[Path]) -> Path | None:
+    """Return the newest of these folders in which this command trained before torchrun or SLURM restarted it, or None.
+
+    Args:
+        folders: to search.
+    """
+    job = restartable_job_id()
+    if job is None or not was_restarted():
+        return None
+    begun = [folder for folder in folders if started_by(job, folder)]
+    return max(begun, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def resolve_ckpt(ckpt: str, name: str) -> tuple[Path | None, Path | None]:
@@ -198,17 +228,3 @@ def find_checkpoint(command: Command, selection: Selection) -> Path | None:
         if checkpoint is None:
             raise UserError(f"The run '{run}' has no checkpoint yet: train it further with job=fit ckpt={run}.")
     return checkpoint
-
-
-@cache
-def restarted_run_folder(pattern: str) -> Path | None:
-    """Return the newest run folder that this command created before torchrun or SLURM restarted it, or None.
-
-    Args:
-        pattern: of the folders to search.
-    """
-    job = restartable_job_id()
-    if job is None or not was_restarted():
-        return None
-    folders = [folder for folder in Path().glob(pattern) if started_by(job, folder)]
-    return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
@@ -76,7 +77,9 @@ def swept_overrides(config: DictConfig) -> list[Override]:
     grid: list[str] = OmegaConf.to_container(config.hydra.overrides.task)  # type: ignore[assignment]
     params = config.hydra.sweeper.get("params") or {}
     grid += [f"{key}={value}" for key, value in params.items()] if is_grid(config) else []
-    parsed = OverridesParser.create().parse_overrides(grid)
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # it knows the choices that glob(…) selects
+    parsed = OverridesParser.create(loader).parse_overrides(grid)
     return [override for override in parsed if override.is_sweep_override()]
 
 
