@@ -81,6 +81,12 @@ def test_the_epilogue_without_a_compiler(monkeypatch):
 
 
 @needs_compiler
+def test_an_empty_batch_gives_an_empty_map():
+    y = kernel.infer(*draw(SHAPES[1], batch=0), torch.randn(3 * 37), torch.randn(3 * 37), relu=True)
+    assert y.shape == (0, 5, 20, 3, 37)
+
+
+@needs_compiler
 def test_half_precision_is_summed_in_single():
     tensors = [tensor.bfloat16() for tensor in draw(SHAPES[0])]
     y = kernel.infer(*tensors)

@@ -61,3 +61,18 @@ def make_sweep(root):
     make_run(root, "table3/lambda_u1", 0, 0.80)
     make_run(root, "table3/lambda_u1", 1, failed="The <disk> is full.")
     return root
+
+
+def change_start(folder, **changes):
+    """Change what a run has recorded of its start; None removes a value."""
+    file = folder / "provenance.json"
+    (start,) = json.loads(file.read_text())
+    start = {key: value for key, value in (start | changes).items() if value is not None}
+    file.write_text(json.dumps([start]))
+
+
+def change_config(folder, old, new):
+    """Replace a part of a run's config."""
+    file = folder / "config.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))

@@ -3,13 +3,17 @@
 import json
 import math
 import re
+from threading import Thread
 
 import pytest
+from filelock import FileLock
 
 from lambdanets.errors import UserError
-from lambdanets.reports.archive import archive_runs
+from lambdanets.locks import exclusive_lock
+from lambdanets.reports.archive import LOCK, archive_runs
 from lambdanets.reports.comparison import compare
-from lambdanets.reports.runs import read_runs
+from lambdanets.reports.run_tables import provenance_line
+from lambdanets.reports.runs import read_archive, read_runs
 from tests.reports.run_folders import START, make_run, make_sweep
 
 
@@ -101,13 +105,92 @@ def test_a_sweeps_own_folder_may_hold_its_archive(sweep):
     assert len(read_runs([sweep])) == 9
 
 
-@pytest.mark.parametrize("damage", [lambda line: line[:-9], lambda line: '{"run": "a"}'])
+def changed(**changes):
+    return lambda line: json.dumps(json.loads(line) | changes).encode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: line[:-9],
+        lambda line: b'{"run": "a"}',
+        lambda line: b"null",
+        lambda line: b"123",
+        lambda line: b"[]",
+        lambda line: line.replace(b"Abacus", b"Ab\xffcus"),
+        lambda line: b"[" * 100_000,
+        changed(run=None),
+        changed(config="x"),
+        changed(config=None),
+        changed(config={"name": "a", "seed": "one", "trainer": {"max_epochs": 2}}),
+        changed(config={"name": "${a", "seed": 1, "trainer": {"max_epochs": 2}}),
+        changed(overrides=None),
+        changed(overrides=[1]),
+        changed(metrics=None),
+        changed(metrics={"test/top1": "0.7"}),
+        changed(log=[None]),
+        changed(log=[{"epoch": "one"}]),
+        changed(starts=None),
+        changed(starts=["a"]),
+    ],
+)
 def test_a_damaged_line_is_an_error(sweep, damage):
     archive_runs(read_runs([sweep]), sweep)
-    stored = lines(sweep)
-    (sweep / "runs.jsonl").write_text("\n".join([stored[0], damage(stored[1]), *stored[2:]]))
-    with pytest.raises(UserError, match=r"Line 2 of '.*runs.jsonl' is not an archived run"):
+    stored = (sweep / "runs.jsonl").read_bytes().splitlines()
+    (sweep / "runs.jsonl").write_bytes(b"\n".join([stored[0], damage(stored[1]), *stored[2:]]))
+    with pytest.raises(UserError, match=r"Line 2 of '.*runs.jsonl' is not an archived run \(.+\): restore the file"):
         read_runs([sweep])
+
+
+def test_starts_may_lack_what_earlier_versions_did_not_record(sweep, tmp_path):
+    start = {"processor": "Abacus", "packages": None, "swept": None, "git": None, "date": None}
+    archive_runs(read_runs([sweep]), tmp_path / "archive")
+    file = tmp_path / "archive" / "runs.jsonl"
+    file.write_bytes(b"\n".join(changed(starts=[start])(line) for line in lines(tmp_path / "archive")))
+    runs = read_runs([tmp_path / "archive"])
+    assert {run.setting for run in runs} == {("trainer.max_epochs=2",)}
+    line = "7 finished runs of 8, no date; 0.0 hours of training on Abacus; torch unknown."
+    assert provenance_line(runs) == line
+
+
+def test_two_commands_that_archive_at_the_same_time_keep_the_runs_of_both(sweep, tmp_path, monkeypatch):
+    make_run(tmp_path / "other", "table3/conv", 5, 0.7)
+    archive = tmp_path / "archive"
+    archive_runs(read_runs([sweep]), archive)
+    other = Thread(target=archive_runs, args=(read_runs([tmp_path / "other"]), archive))
+
+    def read_slowly(file):
+        monkeypatch.setattr("lambdanets.reports.archive.read_archive", read_archive)
+        earlier = read_archive(file)
+        other.start()
+        other.join(timeout=0.5)  # the time to read and write, unless it has to wait
+        return earlier
+
+    monkeypatch.setattr("lambdanets.reports.archive.read_archive", read_slowly)
+    make_run(sweep, "table3/conv", 4, 0.6)
+    archive_runs(read_runs([sweep]), archive)
+    other.join()
+    assert {run.seed for run in read_runs([archive])} == {0, 1, 2, 4, 5}
+    assert [file.name for file in archive.iterdir()] == ["runs.jsonl"]
+
+
+def test_a_folder_without_locks_gets_its_archive_all_the_same(sweep, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", fail)
+    archive_runs(read_runs([sweep]), tmp_path / "archive")
+    assert len(lines(tmp_path / "archive")) == 8
+
+
+def test_an_archive_that_stays_locked_is_an_error(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr("lambdanets.reports.archive.WAIT_S", 0.1)
+    with (
+        exclusive_lock(tmp_path / LOCK, timeout=1),
+        pytest.raises(UserError, match=r"runs.jsonl' is being written by another command: wait"),
+    ):
+        archive_runs(read_runs([sweep]), tmp_path)
+    archive_runs(read_runs([sweep]), tmp_path)
 
 
 def test_archives_of_earlier_versions_are_read(sweep, monkeypatch):

@@ -10,13 +10,11 @@ from lambdanets.reports.claims import Claim
 from lambdanets.reports.claims_page import (
     Part,
     fill_template,
-    hours_table,
     judge_part,
-    provenance_line,
     render_part,
-    runs_table,
     summary_table,
 )
+from lambdanets.reports.run_tables import hours_table, provenance_line, runs_table
 from tests.reports.run_folders import make_run, make_sweep
 
 CLAIMS = [
@@ -179,6 +177,29 @@ def test_throughput_is_a_benchmarks_not_that_of_the_runs(sweep, tmp_path):
     assert re.search(r"\| Conv \+ SE \(Hu et al. 2018\) \| 3 \| .* \| 150 \|\n", text)
     origin = "Abacus, 2026-01-03, `python run.py job=benchmark`"
     assert f"Images/s in training, measured apart from the runs: {origin}." in text
+
+
+def test_claims_on_speed_name_their_machine_and_noisy_speeds_are_marked(sweep, tmp_path):
+    speeds = {"Conv + SE (Hu et al. 2018)": 150.0, "Conv (He et al. 2016)": 300.0}
+    benchmark = {
+        "machine": "Abacus, 1 thread",
+        "origin": {"date": "2026-01-03T00:00:00", "command": "run"},
+        "rows": [{"row": row, "train img/s": speed} for row, speed in speeds.items()],
+        "measurements": [{"train img/s": {"samples": [speed, speed], "disturbed": False}} for speed in speeds.values()],
+    }
+    file = tmp_path / "speed.json"
+    file.write_text(json.dumps(benchmark))
+    text = render_part(judge_part(part(sweep, CLAIMS, throughput=[file])), [])
+    assert "\n\nFaster: in training on Abacus, 1 thread.\n\n| row |" in text
+    assert "oisy" not in text
+    assert "Faster" not in render_part(judge_part(part(sweep, throughput=[file])), [])
+    benchmark["measurements"][0]["train img/s"]["disturbed"] = True
+    file.write_text(json.dumps(benchmark))
+    text = render_part(judge_part(part(sweep, CLAIMS, throughput=[file])), [])
+    assert "1 thread. Noisy, so that their verdicts are uncertain: Conv + SE (Hu et al. 2018).\n" in text
+    assert re.search(r"\| Conv \+ SE \(Hu et al. 2018\) \| 3 \| .* \| 150 noisy \|\n", text)
+    assert re.search(r"\| Conv \(He et al. 2016\) \| 3 \| .* \| 300 \|\n", text)
+    assert "\n\nNoisy: the middle half of the measurements spans more than 10 % of the median, or other" in text
 
 
 def test_every_run_is_listed(sweep):

@@ -77,7 +77,39 @@ def test_a_benchmark_that_is_not_there_yet_is_none_and_rows_without_a_time_are_l
     assert throughput.origin == "Abacus, 1 thread, 2026-01-03, `run`"
 
 
-@pytest.mark.parametrize("content", ['{"machine": "Abacus"', '{"rows": []}', "[]", '{"machine": "a", "origin": null}'])
+def test_rows_with_noisy_measurements_are_known(tmp_path):
+    samples = {
+        "quiet": ([99, 100, 101, 100], False),
+        "disturbed": ([99, 100, 101, 100], True),
+        "scattered": ([80, 90, 110, 120], False),
+    }
+    measurements = [{"train img/s": {"samples": row, "disturbed": flag}} for row, flag in samples.values()]
+    document = {
+        "machine": "Abacus",
+        "origin": {"date": "2026-01-03T00:00:00", "command": "run"},
+        "rows": [{"row": name, "train img/s": 100.0} for name in [*samples, "once"]],
+        "measurements": [*measurements, {}],
+    }
+    (tmp_path / "speed.json").write_text(json.dumps(document))
+    throughput = read_throughput(tmp_path / "speed.json")
+    assert throughput.noisy == ["disturbed", "scattered"]
+    curves = [CostCurve("quiet", (10.0, 20.0), (50.0, 60.0))]
+    (note,) = equal_seconds_table(curves, throughput, "top1").notes
+    assert "measured images/s (noisy: disturbed; scattered), Abacus." in note
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"machine": "Abacus"',
+        '{"rows": []}',
+        "[]",
+        '{"machine": "a", "origin": null}',
+        '{"machine": "a", "origin": {"date": "", "command": ""}, "rows": [], "measurements": [{}]}',
+        '{"machine": "a", "origin": {"date": "", "command": ""}, "rows": [{"row": "a", "train img/s": 1}], '
+        '"measurements": [null]}',
+    ],
+)
 def test_another_file_than_a_benchmarks_is_refused(content, tmp_path):
     (tmp_path / "speed.json").write_text(content)
     with pytest.raises(UserError, match=r"speed.json' is no result of benchmark=reproduction .*: measure it again"):

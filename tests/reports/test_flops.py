@@ -4,6 +4,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lambdanets.config.build import ImageSpec, build_model
+from lambdanets.ops import kernel
+from lambdanets.ops.cost import Shape, supported_methods
 from lambdanets.reports.flops import count_flops, run_flops
 from lambdanets.reports.runs import read_archive
 from tests.command import ROOT
@@ -31,3 +33,14 @@ def test_another_network_than_the_runs_has_no_flops():
 
 def test_a_network_that_no_longer_exists_has_no_flops():
     assert count_flops('{"model": {"_target_": "gone"}, "mixer": {}, "data": {}}', None) is None
+
+
+def test_flops_are_the_same_without_a_compiler(monkeypatch):
+    runs = read_archive(ROOT / "results" / "reproduction" / "v2" / "pathfinder_scope" / "runs.jsonl")
+    run = next(run for run in runs if run.experiment == "pathfinder_scope/r7")
+    monkeypatch.setattr(kernel, "try_kernel", lambda: "there is no C compiler")
+    monkeypatch.setattr(kernel, "load_kernel", None)
+    count_flops.cache_clear()
+    assert f"{run_flops(run) / 1e6:.1f}" == "37.2", "results/reproduction.md"
+    shape = Shape(8, 8, 8, (8, 8), 4, 16, 16, 1, (7, 7))
+    assert "kernel" not in supported_methods(shape), "outside of reports"

@@ -38,6 +38,22 @@ UNNAMED_KEYS = ("job", "ckpt", "base_run", "allow_targets", *LABEL_KEYS, "sweep.
 SWEEP_KEYS = (*COMMAND_KEYS, *LABEL_KEYS, "experiment")
 # Keys whose overrides don't distinguish two rows of a report.
 UNREPORTED_KEYS = (*SWEEP_KEYS, "seed", "hydra", *MACHINE_KEYS)
+# Keys in which two runs of one training may differ: those that follow the seed, or say what a run records and how it
+# gets its images, not what it learns. The number of processes counts as images per step, together with the batch size.
+UNCOMPARED_KEYS = (
+    *UNREPORTED_KEYS,
+    "data.seed",
+    "data.memory_gib",
+    "data.prefetch",
+    "callbacks",
+    "checkpoint",
+    "logger",
+    "trainer.log_every_n_steps",
+    "trainer.num_nodes",
+    "trainer.strategy",
+)
+# Keys of the images per step and process; data and task have the recipe's.
+BATCH_KEYS = ("recipe.batch_size", "data.batch_size", "task.batch_size")
 # Keys whose values are paths, in which ~ is the home folder.
 PATH_KEYS = (
     *RUN_KEYS,

@@ -18,6 +18,7 @@ from lambdanets.reports.comparison import Comparison, compare
 from lambdanets.reports.figures import draw_figures
 from lambdanets.reports.flops import run_flops
 from lambdanets.reports.html import render_page
+from lambdanets.reports.processors import processors_of
 from lambdanets.reports.runs import RunRecord, read_runs
 from lambdanets.runs import provenance
 from lambdanets.runs.folders import SWEEPS
@@ -98,7 +99,10 @@ def sweep_folders(sweep_dir: str | list[str] | None) -> list[Path]:
 
 
 def describe_versions(runs: list[RunRecord]) -> str:
-    """Describe the code, packages and platforms of the runs, or give their number if there are more than two."""
+    """Describe the code, packages and platforms of the runs, or give their number if there are more than two.
+
+    All processors are named.
+    """
     versions = set()
     for run in runs:
         if run.starts:
@@ -106,7 +110,11 @@ def describe_versions(runs: list[RunRecord]) -> str:
             packages = start.get("packages")
             torch = packages.get("torch") if isinstance(packages, dict) else None
             versions.add(f"commit {str(start.get('git'))[:9]}, torch {torch}, {start.get('platform')}")
-    return " and ".join(sorted(versions)) if len(versions) < 3 else f"{len(versions)} different versions or machines"
+    described = (
+        " and ".join(sorted(versions)) if len(versions) < 3 else f"{len(versions)} different versions or machines"
+    )
+    processors = " and ".join(processors_of(runs))
+    return f"{described}, on {processors}" if processors else described
 
 
 def to_json(comparison: Comparison, origin: dict[str, object]) -> str:

@@ -15,11 +15,8 @@ from lambdanets.reports.claims_page import (
     JudgedPart,
     Part,
     fill_template,
-    hours_table,
     judge_part,
-    provenance_line,
     render_part,
-    runs_table,
     summary_table,
 )
 from lambdanets.reports.equal_cost import curves_over_flops, curves_over_seconds
@@ -31,6 +28,7 @@ from lambdanets.reports.figures import (
     draw_scatter,
     row_colors,
 )
+from lambdanets.reports.run_tables import hours_table, provenance_line, runs_table
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,8 @@ to predict the time of one exactly: `python run.py job=benchmark benchmark=metho
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import cache
 from math import ceil, log2, prod
@@ -185,6 +187,21 @@ def predict_costs(shape: Shape) -> dict[str, Cost]:
         ops = COUNTERS[name](shape if name == "convolution" else phases)
         costs[name] = Cost(ops, sum(rate * count for rate, count in zip(rates, astuple(ops), strict=True)))
     return costs
+
+
+@contextmanager
+def assume_kernel() -> Iterator[None]:
+    """Choose methods as where the C kernel is available, to count costs that don't depend on this machine.
+
+    Nothing may be computed meanwhile, only traced on tensors without data.
+    """
+    token = kernel.is_assumed.set(True)
+    predict_costs.cache_clear()
+    try:
+        yield
+    finally:
+        kernel.is_assumed.reset(token)
+        predict_costs.cache_clear()
 
 
 def product(batch: float, rows: float, inner: float, columns: float) -> OpCounts:

@@ -8,10 +8,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lambdanets.atomic import atomic_write
+from lambdanets.errors import UserError
+from lambdanets.locks import Timeout, exclusive_lock
 from lambdanets.reports.runs import ARCHIVE, RunRecord, read_archive
 
 # Each start keeps its code, its hardware and what its sweep is over, but not its host, its folder and its process.
 START_KEYS = ("command", "date", "git", "python", "platform", "processor", "cores", "packages", "swept")
+
+LOCK = f".{ARCHIVE}.lock"
+WAIT_S = 60.0
 
 
 def archive_runs(runs: Sequence[RunRecord], folder: Path) -> None:
@@ -24,12 +29,19 @@ def archive_runs(runs: Sequence[RunRecord], folder: Path) -> None:
         folder: the archive's folder, which may not exist yet.
 
     Raises:
-        UserError: the folder holds a damaged archive.
+        UserError: the folder holds a damaged archive, or another command keeps it locked.
     """
     file = folder / ARCHIVE
-    earlier = read_archive(file) if file.is_file() else []
-    lines = {identity(run): to_json(run) for run in (*earlier, *runs)}
-    atomic_write(file, "".join(f"{line}\n" for line in lines.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with exclusive_lock(folder / LOCK, timeout=WAIT_S):
+            earlier = read_archive(file) if file.is_file() else []
+            lines = {identity(run): to_json(run) for run in (*earlier, *runs)}
+            atomic_write(file, "".join(f"{line}\n" for line in lines.values()))
+    except Timeout as error:
+        raise UserError(
+            f"The archive '{file}' is being written by another command: wait until it ends, then archive again."
+        ) from error
 
 
 def identity(run: RunRecord) -> tuple[str, ...]:

@@ -9,14 +9,17 @@ from string import Template
 from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
+from lambdanets.measured import MAX_SPREAD
 from lambdanets.reports.claims import MARK, Claim, Judgment, claims_table, judge, marked_statement
 from lambdanets.reports.comparison import ComparedRow, Comparison, compare, format_score, row_name
 from lambdanets.reports.curves import final_gain, training_seconds
+from lambdanets.reports.differing_configs import check_claimed_rows, differing_notes
 from lambdanets.reports.equal_cost import Throughput, curves_over_seconds, equal_seconds_table, read_throughput
-from lambdanets.reports.flops import run_flops
+from lambdanets.reports.flops import COUNTED_METHODS, run_flops
+from lambdanets.reports.processors import processors_notes, share_processor
 from lambdanets.reports.published import row_label
 from lambdanets.reports.runs import ExperimentRuns, MissingRunsError, RunRecord, read_runs
-from lambdanets.table import Table, TableRow
+from lambdanets.table import Cell, Table, TableRow, format_cell
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ def judge_part(part: Part) -> JudgedPart:
     """Read a part's runs and judge its claims; without any run, all claims are not run.
 
     Raises:
-        UserError: an archive is damaged, or a claim's experiment has runs in several settings.
+        UserError: an archive is damaged, or a claim's experiment has runs of several settings or configs.
     """
     try:
         runs = read_runs([part.runs])
@@ -113,31 +116,16 @@ def judge_part(part: Part) -> JudgedPart:
         order = {experiment: index for index, experiment in enumerate(part.rows)}
         comparison.rows.sort(key=lambda row: order.get(row.experiment, len(order)))
     rows = {row.experiment: row.runs for row in comparison.rows}
-    check_settings(part, comparison)
+    compared = {name for claim in part.claims for name in claim.experiments}
+    check_claimed_rows([row.runs for row in comparison.rows], compared, part.runs)
     throughputs = [read_throughput(file) for file in part.throughput]
     speeds = throughputs[0].images_per_s if throughputs and throughputs[0] else {}
-    compared = {name for claim in part.claims for name in claim.experiments}  # a speed needs no runs
+    # A speed needs no runs.
     by_experiment = {name: speeds[row_label(name)] for name in compared if row_label(name) in speeds}
     judgments = [judge(claim, rows, score=part.score, throughput=by_experiment) for claim in part.claims]
     gains = {row.name: final_gain(row.runs, comparison.quantity) for row in comparison.rows}
     known = {name: gain for name, gain in gains.items() if gain is not None}
     return JudgedPart(part, runs, comparison, judgments, throughputs, known)
-
-
-def check_settings(part: Part, comparison: Comparison) -> None:
-    """Check that each experiment that claims name has runs in one setting.
-
-    Raises:
-        UserError: an experiment has several rows.
-    """
-    experiments = [row.experiment for row in comparison.rows]
-    for name in sorted({name for claim in part.claims for name in claim.experiments}):
-        if experiments.count(name) > 1:
-            settings = "; ".join(" ".join(row.runs.setting) for row in comparison.rows if row.experiment == name)
-            raise UserError(
-                f"The runs of '{name}' in '{part.runs}' have several settings ({settings}), so its claims are "
-                "ambiguous: keep the runs of one setting in that folder."
-            )
 
 
 def fill_template(template: str, values: Mapping[str, str], optional: Mapping[str, str]) -> str:
@@ -182,10 +170,22 @@ def render_part(judged: JudgedPart, figures: Sequence[tuple[str, str]]) -> str:
             )
         if judged.throughputs and judged.throughput is None:
             table.notes.append("The speed of these networks isn't measured yet: figures over seconds are left out.")
+        table.notes += speed_claims_notes(judged)
         tables.append(table)
     tables += [rows_table(judged), *equal_seconds_tables(judged)]
     blocks = [table.to_markdown().strip() for table in tables]
     return "\n\n".join([*blocks, *(f"![{title}]({path})" for title, path in figures)])
+
+
+def speed_claims_notes(judged: JudgedPart) -> list[str]:
+    """Return a sentence on the machine that claims on speed are for, and on noisy speeds; none without such claims."""
+    claims = [judgment.claim for judgment in judged.judgments if judgment.claim.criterion == "faster"]
+    if not claims or judged.throughput is None:
+        return []
+    labels = sorted({row_label(name) for claim in claims for name in claim.experiments})
+    noisy = [label for label in labels if label in judged.throughput.noisy]
+    ending = f" Noisy, so that their verdicts are uncertain: {'; '.join(noisy)}." if noisy else ""
+    return [f"Faster: in training on {judged.throughput.machine}.{ending}"]
 
 
 def rows_table(judged: JudgedPart) -> Table:
@@ -198,14 +198,16 @@ def rows_table(judged: JudgedPart) -> Table:
     columns += ["M parameters", *(["MFLOPs"] if part.equal_cost else []), "epochs", "minutes per run"]
     table = Table(part.title, [*columns, "images/s"] if throughput else columns)
     rows = [row.runs for row in judged.comparison.rows]
-    for row in judged.comparison.rows:
-        runs = row.runs.by_seed.values()
-        seconds = [time for run in runs if run.metrics and (time := training_seconds(run)) is not None]
+    names = [row_name(row, rows, hidden=part.hyperparameters.values()) for row in rows]
+    for name, row in zip(names, judged.comparison.rows, strict=True):
+        finished = row.runs.finished.values()
+        seconds = [time for run in finished if (time := training_seconds(run)) is not None]
+        seconds = seconds if share_processor(finished) else []
         epochs = sorted({round(count) for count in row.runs.values("epochs")})
         table.rows.append(
             {
-                "row": row_name(row.runs, rows, hidden=part.hyperparameters.values()),
-                **hyperparameter_cells(part, next(iter(runs))),
+                "row": name,
+                **hyperparameter_cells(part, next(iter(row.runs.by_seed.values()))),
                 "runs": str(row.score.seeds if row.score else 0),
                 score: format_score(row.score),
                 "difference [95 %]": judged.comparison.difference(row),
@@ -214,21 +216,28 @@ def rows_table(judged: JudgedPart) -> Table:
                 "MFLOPs": None if row.flops is None else f"{row.flops / 1e6:.1f}",
                 "epochs": ", ".join(map(str, epochs)) or None,
                 "minutes per run": sum(seconds) / len(seconds) / 60 if seconds else None,
-                "images/s": throughput.images_per_s.get(row_label(row.experiment)) if throughput else None,
+                "images/s": format_speed(throughput, row) if throughput else None,
             }
         )
     plan_is_known = part.seeds is not None or not part.claims
     missing = describe_problems(rows) if plan_is_known else judged.comparison.missing
     table.notes = [f"Missing: {description.rstrip('.')}." for description in missing]
+    named_rows = [*zip(names, rows, strict=True)]
+    table.notes += [*differing_notes(named_rows), *processors_notes(named_rows, "Minutes per run")]
     if part.max_gain:
         table.notes.append(
             f"Gain per epoch: of val/{judged.comparison.quantity} over the last three epochs, in points, mean over "
             f"seeds. Below {part.max_gain} counts as converged."
         )
     if part.equal_cost:
-        table.notes.append("MFLOPs: one image's forward pass, two per multiply-add.")
+        table.notes.append(f"MFLOPs: one image's forward pass, two per multiply-add; {COUNTED_METHODS}.")
     if throughput:
         table.notes.append(f"Images/s in training, measured apart from the runs: {throughput.origin}.")
+        if throughput.noisy:
+            table.notes.append(
+                f"Noisy: the middle half of the measurements spans more than {100 * MAX_SPREAD:g} % of the median, or "
+                "other processes used the cores. Measure again on an idle machine."
+            )
     return table
 
 
@@ -252,6 +261,13 @@ def format_gain(judged: JudgedPart, row: ComparedRow) -> str | None:
     return f"{gain:+.2f}" + (f" {MARK}" if judged.still_gains(row) else "")
 
 
+def format_speed(throughput: Throughput, row: ComparedRow) -> Cell:
+    """Return the cell with a row's measured speed, which says if it is noisy."""
+    label = row_label(row.experiment)
+    speed = throughput.images_per_s.get(label)
+    return f"{format_cell(speed)} noisy" if label in throughput.noisy else speed
+
+
 def equal_seconds_tables(judged: JudgedPart) -> list[Table]:
     """Return, for each benchmark of the part, the rows' validation scores when the fastest row ends."""
     if not judged.part.equal_cost:
@@ -270,86 +286,3 @@ def summary_table(parts: Sequence[JudgedPart]) -> Table:
     if any(judged.marked for judged in parts):
         table.notes.append(f"{MARK} A row of this claim hadn't converged.")
     return table
-
-
-def hours_table(parts: Sequence[JudgedPart]) -> Table:
-    """Return the hours of training per part, in the parts with and without claims, and in all."""
-    table = Table("Hours", ["part", "runs started", "finished", "hours of training"])
-    compared = [run for judged in parts if judged.part.claims for run in judged.runs]
-    others = [run for judged in parts if not judged.part.claims for run in judged.runs]
-    sums = {"compared rows": compared, "other runs": others, "together": compared + others}
-    for name, runs in [*((judged.part.title, judged.runs) for judged in parts), *sums.items()]:
-        cells = (name, str(len(runs)), str(sum(bool(run.metrics) for run in runs)), f"{training_hours(runs):.2f}")
-        table.rows.append(dict(zip(table.columns, cells, strict=True)))
-    restarted = sum(len(run.starts) > 1 for run in compared + others)
-    if restarted:
-        table.notes.append(
-            f"{restarted} of the runs were stopped and started again, from a checkpoint or from the beginning. The "
-            "time that they lost by it is unknown and not counted."
-        )
-    return table
-
-
-def training_hours(runs: Sequence[RunRecord]) -> float:
-    return sum(training_seconds(run) or 0.0 for run in runs) / 3600
-
-
-def runs_table(parts: Sequence[JudgedPart]) -> Table:
-    """Return all runs, one per row, with the failed and unfinished ones."""
-    hyperparameters = list(dict.fromkeys(name for judged in parts for name in judged.part.hyperparameters))
-    columns = ["run", *hyperparameters, "seed", "test %", "validation %", "epochs", "minutes", "commit", "started"]
-    if not all(judged.part.claims for judged in parts):  # trials have the names of the rows that they are for
-        columns.insert(0, "part")
-    table = Table("All runs", columns)
-    table.notes.append("Test and validation: both of the epoch with the best validation score.")
-    for judged in parts:
-        quantity = judged.comparison.quantity
-        rows = [(row.experiment, row.runs.setting) for row in judged.comparison.rows]
-        for run in sorted(judged.runs, key=lambda run: (rows.index((run.experiment, run.setting)), run.seed)):
-            start = run.starts[0] if run.starts else {}
-            seconds = training_seconds(run)
-            table.rows.append(
-                {
-                    "part": judged.part.title,
-                    "run": run.experiment,
-                    **hyperparameter_cells(judged.part, run),
-                    "seed": str(run.seed),
-                    "test %": run.problem or format_percent(run.metrics.get(f"test/{quantity}")),
-                    "validation %": format_percent(run.metrics.get(f"val/{quantity}")),
-                    "epochs": format_count(run.metrics.get("epochs")),
-                    "minutes": None if seconds is None else f"{seconds / 60:.1f}",
-                    "commit": format_commit(start.get("git")),
-                    "started": str(start.get("date", ""))[:16].replace("T", " ") or None,
-                }
-            )
-    return table
-
-
-def format_commit(commit: str | None) -> str | None:
-    """Return a short commit; that of changed files keeps its ending `-dirty`."""
-    if not commit:
-        return None
-    digits, dash, ending = commit.partition("-")
-    return f"{digits[:9]}{dash}{ending}"
-
-
-def format_percent(fraction: float | None) -> str | None:
-    return None if fraction is None else f"{100 * fraction:.2f}"
-
-
-def format_count(count: float | None) -> str | None:
-    return None if count is None else str(round(count))
-
-
-def provenance_line(runs: Sequence[RunRecord]) -> str:
-    """Return number, dates, hours, machines and packages of runs in one line."""
-    starts = [start for run in runs for start in run.starts]
-    machines = sorted({f"{start['processor']}, {start['cores']} cores" for start in starts if "processor" in start})
-    versions = {start.get("packages", {}).get("torch") for start in starts} - {None}
-    days = sorted({start["date"][:10] for start in starts if "date" in start})
-    finished = sum(bool(run.metrics) for run in runs)
-    dates = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}" if days else "no date"
-    return (
-        f"{finished} finished runs of {len(runs)}, {dates}; {training_hours(runs):.1f} hours of training on "
-        f"{' and '.join(machines) or 'an unknown machine'}; torch {' and '.join(sorted(versions)) or 'unknown'}."
-    )

@@ -7,6 +7,9 @@ from statistics import fmean
 from omegaconf import OmegaConf
 
 from lambdanets.config.keys import override_key
+from lambdanets.reports.differing_configs import differing_notes
+from lambdanets.reports.flops import COUNTED_METHODS
+from lambdanets.reports.processors import processors_notes, share_processor
 from lambdanets.reports.published import format_published, published_note, published_value, row_label
 from lambdanets.reports.runs import ExperimentRuns, RunRecord, describe_missing, group_runs
 from lambdanets.reports.score_table import mean_test_scores, score_names, score_table
@@ -27,7 +30,7 @@ class ComparedRow:
         difference: to the baseline, in percent.
         parameters: of the network.
         flops: of one image's forward pass.
-        images_per_s: in training, by the runs' own clocks.
+        images_per_s: in training, by the runs' own clocks; None for runs on several processors, too.
         memory_gib: peak memory of training.
     """
 
@@ -117,15 +120,17 @@ class Comparison:
                 f"Difference: to {row_label(self.baseline)}, paired by seed; Student's 95 % interval from two pairs on."
             )
         notes.append(
-            "GFLOPs: one image's forward pass, two per multiply-add. Images/s and GiB: in training, as measured by the "
-            "runs on their machines."
+            f"GFLOPs: one image's forward pass, two per multiply-add; {COUNTED_METHODS}. Images/s and GiB: in "
+            "training, as measured by the runs on their machines."
         )
+        notes += processors_notes([(row.name, row.runs) for row in self.rows], "Images/s")
         numbers = [
             published_value(row.experiment, quantity) for row in self.rows for quantity in (self.quantity, "params")
         ]
         if any(numbers):
             data = self.task.PUBLISHED_ON
             notes.append(published_note(f"Published: on {data}, by the papers, not by us", numbers))
+        notes += differing_notes((row.name, row.runs) for row in self.rows)
         return notes + [f"Missing: {description.rstrip('.')}." for description in self.missing]
 
     def numbers(self) -> Table:
@@ -207,7 +212,7 @@ def compare_row(
         difference,
         mean_or_none(row.values("parameters")),
         flops(counted),
-        mean_or_none(row.values("images_per_s")),
+        mean_or_none(row.values("images_per_s")) if share_processor(row.finished.values()) else None,
         mean_or_none([memory for run in row.by_seed.values() if (memory := peak_memory_gib(run)) is not None]),
     )
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from lambdanets.errors import UserError
+from lambdanets.measured import Measured
 from lambdanets.reports.comparison import Comparison
 from lambdanets.reports.curves import images_by_epoch, validation_scores
 from lambdanets.reports.published import row_label
@@ -71,11 +72,13 @@ class Throughput:
         images_per_s: in training, by a row's label.
         machine: device, threads and precision.
         origin: machine, date and command, in words.
+        noisy: labels of the rows whose measurements scatter or were disturbed.
     """
 
     images_per_s: Mapping[str, float]
     machine: str
     origin: str
+    noisy: Collection[str] = ()
 
 
 def read_throughput(file: Path) -> Throughput | None:
@@ -91,8 +94,15 @@ def read_throughput(file: Path) -> Throughput | None:
         benchmark = json.loads(file.read_text())
         origin = f"{benchmark['machine']}, {benchmark['origin']['date'][:10]}, `{benchmark['origin']['command']}`"
         speeds = {row["row"]: row["train img/s"] for row in benchmark["rows"] if (row["train img/s"] or 0) > 0}
-        return Throughput(speeds, benchmark["machine"], origin)
-    except (ValueError, LookupError, TypeError) as error:
+        measurements = benchmark.get("measurements") or [{}] * len(benchmark["rows"])
+        cells = {
+            row["row"]: Measured(cell["samples"], disturbed=cell["disturbed"])
+            for row, measured in zip(benchmark["rows"], measurements, strict=True)
+            if (cell := measured.get("train img/s"))
+        }
+        noisy = [label for label, cell in cells.items() if cell.is_noisy]
+        return Throughput(speeds, benchmark["machine"], origin, noisy)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"'{file}' is no result of benchmark=reproduction or benchmark=networks, or it is damaged ({error!r}): "
             "measure it again with job=benchmark."
@@ -142,9 +152,10 @@ def equal_seconds_table(curves: Sequence[CostCurve], throughput: Throughput, qua
                 at_equal: None if score is None else f"{score:.2f}",
             }
         )
+    noisy = f" (noisy: {'; '.join(throughput.noisy)})" if throughput.noisy else ""
     table.notes.append(
         f"At equal seconds: all rows when the fastest one, {fastest.name}, ends. Seconds: images trained on / measured "
-        f"images/s, {throughput.machine}. Scores: after each epoch, mean over seeds, linear between epochs. A schedule "
-        "that is planned to end here ends higher than one that is cut off here."
+        f"images/s{noisy}, {throughput.machine}. Scores: after each epoch, mean over seeds, linear between epochs. "
+        "A schedule that is planned to end here ends higher than one that is cut off here."
     )
     return table

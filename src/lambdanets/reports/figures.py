@@ -11,6 +11,7 @@ from lambdanets.reports.claims import CONTRADICTED, SUPPORTED, Judgment
 from lambdanets.reports.comparison import ComparedRow, Comparison
 from lambdanets.reports.curves import validation_scores
 from lambdanets.reports.equal_cost import CostCurve
+from lambdanets.reports.processors import share_processor
 from lambdanets.reports.published import published_value, row_label
 from lambdanets.reports.speed_accuracy import Panel, Point, draw_panels, family_of, published_panel
 
@@ -26,7 +27,7 @@ def draw_figures(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "Accuracy and parameters", draw_scatter(comparison, by_size, colors, "M parameters")
     by_time = [(1e3 / row.images_per_s, row) for row in rows if row.score and row.images_per_s]
     if by_time:
-        x = "ms of training an image, smaller is faster"
+        x = f"{time_axis(rows)}, smaller is faster"
         yield "Speed and accuracy", draw_scatter(comparison, by_time, colors, x, front=True)
     measured = measured_panel(comparison)
     if any(is_on_published_curve(point) for point in measured.points):
@@ -41,7 +42,13 @@ def measured_panel(comparison: Comparison) -> Panel:
         for row in comparison.rows
         if (family := family_of(row.experiment)) and row.score and row.images_per_s
     ]
-    return Panel("Ours", "ms of training an image", f"{comparison.score} %", points)
+    return Panel("Ours", time_axis(comparison.rows), f"{comparison.score} %", points)
+
+
+def time_axis(rows: Sequence[ComparedRow]) -> str:
+    """Return the name of the axis of the rows' times, which says if they are of several processors."""
+    runs = (run for row in rows if row.images_per_s for run in row.runs.finished.values())
+    return "ms of training an image" + ("" if share_processor(runs) else " on different processors")
 
 
 def is_on_published_curve(point: Point) -> bool:

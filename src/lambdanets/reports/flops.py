@@ -8,9 +8,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.config.build import build_model, image_spec
 from lambdanets.costs.count import ModelCost, count_costs, sum_costs
+from lambdanets.ops.cost import assume_kernel
 from lambdanets.reports.runs import RunRecord
 
 log = logging.getLogger(__name__)
+# Which of the equal computations is counted, for the notes of tables.
+COUNTED_METHODS = "lambda layers by the method that is predicted to be fastest on a CPU with the C kernel"
 
 
 def run_flops(run: RunRecord) -> float | None:
@@ -53,8 +56,8 @@ def count_flops(text: str, parameters: int | None) -> float | None:
 
 
 def count_with(config: DictConfig, classes: int) -> ModelCost:
-    """Return the cost of a config's network with a number of classes."""
+    """Return the cost of a config's network with a number of classes, the same on each machine."""
     images = image_spec(config)._replace(classes=classes)
-    return sum_costs(
-        count_costs(partial(build_model, config, images), channels=images.channels, image_size=images.size)
-    )
+    make = partial(build_model, config, images)
+    with assume_kernel():
+        return sum_costs(count_costs(make, channels=images.channels, image_size=images.size))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lambdanets.config.build import task_class
 from lambdanets.config.keys import UNREPORTED_KEYS, is_key_in, override_key
@@ -70,8 +71,13 @@ class RunRecord:
     @property
     def setting(self) -> tuple[str, ...]:
         """The overrides that set the run apart from others of its experiment and seed."""
-        swept = {key for start in self.starts for key in start.get("swept", ())}
+        swept = {key for start in self.starts for key in start.get("swept") or ()}
         return tuple(sorted(o for o in self.overrides if is_setting(o) or override_key(o) in swept))
+
+    @property
+    def processors(self) -> tuple[str, ...]:
+        """The processors that the run was started and continued on, as far as they were recorded."""
+        return tuple(sorted({str(start["processor"]) for start in self.starts if start.get("processor")}))
 
     @property
     def last_start(self) -> str:
@@ -108,6 +114,11 @@ class ExperimentRuns:
     @property
     def task(self) -> type[Task]:
         return next(iter(self.by_seed.values())).task
+
+    @property
+    def finished(self) -> dict[int, RunRecord]:
+        """The finished runs by seed."""
+        return {seed: run for seed, run in self.by_seed.items() if run.metrics}
 
     def scores(self, score: str) -> dict[int, float]:
         """Return a score of the finished runs by seed."""
@@ -159,9 +170,9 @@ def read_run_folder(folder: Path) -> RunRecord:
         UserError: the run's config is damaged.
     """
     config = read_config(folder / RESOLVED_CONFIG)
-    for key, kind in (("name", str), ("seed", int), ("trainer.max_epochs", int)):
-        if not isinstance(OmegaConf.select(config, key, throw_on_resolution_failure=False), kind):
-            raise UserError(f"The config '{folder / RESOLVED_CONFIG}' is damaged ({key} is missing): restore the file.")
+    missing = missing_key(config)
+    if missing:
+        raise UserError(f"The config '{folder / RESOLVED_CONFIG}' is damaged ({missing} is missing): restore the file.")
     metrics = read_json(folder / METRICS) or {}
     error = (read_json(folder / FAILED) or {}).get("error")
     return RunRecord(
@@ -173,6 +184,14 @@ def read_run_folder(folder: Path) -> RunRecord:
         [start for start in read_json(folder / PROVENANCE, list) or () if isinstance(start, dict)],
         None if error is None else str(error),
     )
+
+
+def missing_key(config: DictConfig) -> str | None:
+    """Return the first key that a report needs and a run's config lacks, or None."""
+    for key, kind in (("name", str), ("seed", int), ("trainer.max_epochs", int)):
+        if not isinstance(OmegaConf.select(config, key, throw_on_resolution_failure=False), kind):
+            return key
+    return None
 
 
 def read_log(file: Path) -> list[dict[str, float]]:
@@ -198,21 +217,60 @@ def read_archive(file: Path) -> list[RunRecord]:
         UserError: a line is damaged or lacks a key.
     """
     runs: list[RunRecord] = []
-    text = file.read_text(encoding="utf-8").rstrip("\n")
+    text = file.read_bytes().rstrip(b"\n")
     # Not splitlines(), which also splits at separators that JSON leaves in strings.
-    for index, line in enumerate(text.split("\n") if text else (), start=1):
+    for index, line in enumerate(text.split(b"\n") if text else (), start=1):
         try:
-            stored = json.loads(line)
-            path = file.parent / stored["run"]
-            config = OmegaConf.create(upgrade_config(stored["config"]))
-            overrides, metrics, log, starts = (stored[key] for key in ("overrides", "metrics", "log", "starts"))
-        except (json.JSONDecodeError, KeyError) as error:
+            runs.append(parse_run(line, file.parent))
+        except (ValueError, RecursionError, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split())[:100]
             raise UserError(
-                f"Line {index} of '{file}' is not an archived run ({error}): restore the file, or delete the line and "
+                f"Line {index} of '{file}' is not an archived run ({reason}): restore the file, or delete the line and "
                 "archive its run again with job=report sweep_dir=<folder> job.archive_to=<folder>."
             ) from error
-        runs.append(RunRecord(path, config, tuple(overrides), metrics, log, starts, stored.get("error")))
     return runs
+
+
+def parse_run(line: bytes, folder: Path) -> RunRecord:
+    """Return the run of an archive's line.
+
+    Args:
+        line: JSON.
+        folder: of the archive.
+
+    Raises:
+        ValueError: the line is no JSON object of a run.
+        OmegaConfBaseException: its config is none.
+    """
+    stored = json.loads(line.decode())
+    if not isinstance(stored, dict):
+        raise ValueError("it is no JSON object")
+    is_valid = {
+        "run": lambda run: isinstance(run, str),
+        "config": lambda config: isinstance(config, dict),
+        "overrides": lambda overrides: is_list_of(str, overrides),
+        "metrics": is_numbers,
+        "log": lambda log: is_list_of(dict, log) and all(map(is_numbers, log)),
+        "starts": lambda starts: is_list_of(dict, starts),
+    }
+    for key, test in is_valid.items():
+        if not test(stored.get(key)):
+            raise ValueError(f"its {key} is {'damaged' if key in stored else 'missing'}")
+    config = OmegaConf.create(upgrade_config(stored["config"]))
+    missing = missing_key(config)
+    if missing:
+        raise ValueError(f"its config has no {missing}")
+    overrides, metrics, log, starts = (stored[key] for key in ("overrides", "metrics", "log", "starts"))
+    return RunRecord(folder / stored["run"], config, tuple(overrides), metrics, log, starts, stored.get("error"))
+
+
+def is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def is_numbers(value: Any) -> bool:
+    """Return whether a value is a mapping to numbers."""
+    return isinstance(value, dict) and all(isinstance(number, int | float) for number in value.values())
 
 
 def group_runs(runs: Iterable[RunRecord]) -> list[ExperimentRuns]:

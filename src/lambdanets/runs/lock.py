@@ -5,12 +5,11 @@ No import of torch: the command line uses this module before anything heavy is l
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from lambdanets.errors import UserError
+from lambdanets.locks import Timeout, exclusive_lock
 
 LOCK = ".lock"
 # The data loader's processes of a killed training hold its lock until they notice, some five seconds later.
@@ -23,27 +22,18 @@ class RunInProgressError(UserError):
 
 @contextmanager
 def training_lock(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a run's folder, where the file system has locks.
-
-    The system releases the lock of a process that is killed.
+    """Keep other trainings out of a run's folder.
 
     Raises:
         RunInProgressError: another process holds the lock.
     """
-    file = folder / LOCK
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=WAIT_S)
-    except Timeout as error:
-        run = os.path.relpath(folder)
-        raise RunInProgressError(
-            f"'{run}' is being trained by another process: wait until it ends, or start a new run with base_run={run}."
-        ) from error
-    except (OSError, NotImplementedError):
-        yield  # a folder that cannot be written, which the training itself reports, or no locks
-        return
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(folder / LOCK, timeout=WAIT_S))
+        except Timeout as error:
+            run = os.path.relpath(folder)
+            raise RunInProgressError(
+                f"'{run}' is being trained by another process: wait until it ends, or start a new run with "
+                f"base_run={run}."
+            ) from error
         yield
-    finally:
-        file.unlink(missing_ok=True)  # while it is held, so that no other process loses its lock
-        lock.release()

@@ -1,0 +1,38 @@
+"""Locks between processes, by files."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+__all__ = ["Timeout", "exclusive_lock"]
+
+
+@contextmanager
+def exclusive_lock(file: Path, *, timeout: float) -> Iterator[None]:
+    """Hold a lock that other processes wait for, where the file system has locks.
+
+    The system releases the lock of a process that is killed. The file exists only while the lock is held, or after
+    such a kill.
+
+    Args:
+        file: of the lock; its folder exists.
+        timeout: seconds to wait for another process.
+
+    Raises:
+        Timeout: another process holds the lock.
+    """
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError):
+        yield  # a folder that can't be written, which the writing itself reports, or no locks
+        return
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # while it is held, so that no other process loses its lock
+        lock.release()
