@@ -418,6 +418,30 @@ def test_files_that_are_not_annotations_are_refused_in_a_sentence(root, content,
     assert "\n" not in str(error.value)
 
 
+def test_the_test_split_is_read_before_a_training_and_only_once(root):
+    for damaged in (False, True):
+        data = Coco(root=str(root), val_size=0.25)
+        data.setup("fit")
+        if damaged:
+            (root / "annotations" / "instances_val2017.json").write_text("{")
+            with pytest.raises(UserError, match=r"instances_val2017\.json' can't be read"):
+                data.check_test_split()
+        else:
+            data.check_test_split()
+            checked = data.test_set
+            data.setup("test")
+            assert data.test_set is checked
+            assert len(checked) == 8
+
+
+def test_without_a_validation_split_the_test_split_is_the_one_that_was_read(root):
+    data = Coco(root=str(root), val_size=0)
+    data.setup("fit")
+    (root / "annotations" / "instances_val2017.json").unlink()
+    data.check_test_split()
+    assert data.test_set is data.val_set
+
+
 def test_a_file_that_does_not_fit_into_memory_is_not_read(root):
     with (root / "annotations" / "instances_val2017.json").open("r+b") as file:
         file.truncate(2**42)  # a sparse file of 4 TiB

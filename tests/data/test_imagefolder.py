@@ -135,6 +135,35 @@ def test_errors_in_a_folder(folder, tmp_path_factory):
         ImageFolder(root=str(empty)).setup("fit")
 
 
+@pytest.mark.parametrize("damage", ["flat", "unknown class"])
+def test_the_test_split_is_checked_before_a_training_without_decoding_images(folder, damage):
+    data = ImageFolder(root=str(folder), image_size=16)
+    data.setup("fit")
+    for image in (folder / "test").rglob("*.*"):
+        image.write_text("not decoded")
+    data.check_test_split()
+    assert data.test_set is None
+    if damage == "flat":  # as in Kaggle's competitions
+        for image in [*(folder / "test").rglob("*.*")]:
+            image.rename(folder / "test" / f"{image.parent.name}-{image.name}")
+        message = r"The images in '.*/test' are in no class folders: .* or move a folder of unlabeled images away\.$"
+    else:
+        (folder / "test" / "cat").rename(folder / "test" / "bird")
+        message = "class folder bird, which is missing in"
+    again = ImageFolder(root=str(folder), image_size=16)
+    again.setup("fit")
+    with pytest.raises(UserError, match=message):
+        again.check_test_split()
+
+
+def test_a_folder_without_a_test_split_needs_no_check(folder):
+    shutil.rmtree(folder / "test")
+    data = ImageFolder(root=str(folder), image_size=16)
+    data.setup("fit")
+    data.check_test_split()
+    assert data.test_samples is None
+
+
 def test_samples_and_classes_of_an_ordinary_folder_are_torchvisions(folder):
     (folder / "train" / "cat" / "deeper").mkdir()
     shutil.copy(folder / "train" / "cat" / "00.png", folder / "train" / "cat" / "deeper")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lambdanets.data import ImageFolder, Packed
-from lambdanets.data.shards import CLASSES_FILE, write_shards
+from lambdanets.data.shards import CLASSES_FILE, MANIFEST_FILE, check_output, write_shards
 from lambdanets.errors import UserError
 from tests.images import make_image_folder
 
@@ -66,13 +66,90 @@ def test_writing_again_removes_shards_that_are_no_longer_needed(folder, shards):
     assert packed.has_split("val")
 
 
+def test_writing_leaves_files_that_are_no_shards(folder, tmp_path):
+    others = [tmp_path / name for name in ("train-images.tar", "train-2019.tar", "train-000007.tar", "test-1.tar")]
+    for file in others:
+        file.touch()
+    write_shards(tmp_path, "train", folder.list_samples("train"), shard_bytes=10**6)
+    assert all(file.exists() for file in others)
+
+
+@pytest.mark.parametrize("name", ["train-2019.tar", "train-images.tar", "notes.txt", "images"])
+def test_a_folder_with_other_files_is_no_output(shards, tmp_path, name):
+    check_output(shards)
+    (shards / CLASSES_FILE).unlink()  # as after an interrupted packing
+    (shards / "train-000099.tar").touch()
+    check_output(shards)
+    check_output(tmp_path / "new")
+    (tmp_path / "new").mkdir()
+    for output in (shards, tmp_path / "new"):
+        (output / ".DS_Store").touch()
+        check_output(output)
+        (output / name).touch()
+        with pytest.raises(UserError, match=f"holds '{name}', which job=pack didn't write: set job.output_dir to a"):
+            check_output(output)
+
+
+@pytest.mark.parametrize("name", [CLASSES_FILE, "train-000007.tar"])
+def test_a_file_that_could_be_of_a_packing_is_none_on_its_own(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"holds '{name}', which job=pack didn't write"):
+        check_output(tmp_path)
+
+
+def write_manifest(shards, **changes):
+    counts = {}
+    for split in ("train", "val", "test"):
+        indexes = [json.loads(file.read_text()) for file in shards.glob(f"{split}-*.json")]
+        counts[split] = {"images": sum(map(len, indexes)), "shards": len(indexes)}
+    (shards / MANIFEST_FILE).write_text(json.dumps(counts | changes))
+    return counts
+
+
+@pytest.mark.parametrize("suffixes", [(".tar", ".json"), (".tar",), (".json",)])
+def test_an_incomplete_copy_is_refused(shards, suffixes):
+    count = write_manifest(shards)["train"]["shards"]
+    Packed(root=str(shards), image_size=16).setup("fit")
+    for suffix in suffixes:
+        (shards / f"train-{count - 1:06d}{suffix}").unlink()
+    with pytest.raises(UserError, match=rf"^{count - 1} of the {count} shards of train are in '.*': copy the folder"):
+        Packed(root=str(shards), image_size=16).setup("fit")
+
+
+def test_a_split_of_which_nothing_was_copied_is_refused(shards):
+    count = write_manifest(shards)["val"]["shards"]
+    for file in shards.glob("val-*"):
+        file.unlink()
+    with pytest.raises(UserError, match=f"0 of the {count} shards of val are in"):
+        Packed(root=str(shards), image_size=16).setup("fit")
+
+
+def test_shards_of_two_packings_are_refused(shards):
+    write_manifest(shards, train={"images": 13, "shards": len(list(shards.glob("train-*.tar")))})
+    with pytest.raises(UserError, match=r"shards of train in '.*' hold 12 images, and its shards.json counts 13: copy"):
+        Packed(root=str(shards), image_size=16).setup("fit")
+
+
+def test_a_gap_in_a_folder_of_an_earlier_version_is_refused(shards):
+    count = len(list(shards.glob("train-*.tar")))
+    for file in shards.glob("train-000000.*"):
+        file.unlink()
+    with pytest.raises(UserError, match=f"{count - 1} of the {count} shards of train are in"):
+        Packed(root=str(shards), image_size=16).setup("fit")
+
+
+@pytest.mark.parametrize("name", [CLASSES_FILE, MANIFEST_FILE, "train-000000.json"])
+def test_a_file_that_is_cut_off_is_named(shards, name):
+    write_manifest(shards)
+    (shards / name).write_bytes((shards / name).read_bytes()[:-3])
+    with pytest.raises(UserError, match=rf"{name}' is damaged: copy the folder again, or write it with job=pack\.$"):
+        Packed(root=str(shards), image_size=16).setup("fit")
+
+
 def test_errors(shards, tmp_path):
     last = sorted(shards.glob("train-*.tar"))[-1]
     last.write_bytes(last.read_bytes()[:600])
-    with pytest.raises(UserError, match="is missing or truncated"):
-        Packed(root=str(shards), image_size=16).setup("fit")
-    last.unlink()
-    with pytest.raises(UserError, match="is missing or truncated"):
+    with pytest.raises(UserError, match="is truncated"):
         Packed(root=str(shards), image_size=16).setup("fit")
     with pytest.raises(UserError, match="has no classes.json: data.root must name a folder that job=pack wrote"):
         Packed(root=str(tmp_path / "images"), image_size=16).setup("fit")

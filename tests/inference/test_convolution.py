@@ -38,6 +38,14 @@ def test_it_is_the_convolution(side, bias, relu, channels, outputs, size, thread
 
 
 @needs_compiler
+@pytest.mark.parametrize("side", [1, 3])
+def test_an_empty_batch_gives_an_empty_map(side):
+    conv = nn.Conv2d(64, 32, side, padding=side // 2)
+    x = torch.randn(0, 64, 14, 9)
+    assert PackedConv(conv, relu=True)(x).shape == conv(x).shape
+
+
+@needs_compiler
 @pytest.mark.parametrize(
     "conv",
     [

@@ -38,6 +38,13 @@ def test_logits_are_equal_for_any_batch_and_size(choice):
         assert_equal_logits(network, optimized, torch.randn(batch, 3, size, size))
 
 
+@pytest.mark.parametrize("mixer", ["conv", "lambda", "se"])
+def test_an_empty_batch_gives_no_logits(mixer):
+    network = make_network("small", mixer, ())
+    with torch.no_grad():
+        assert optimize_for_inference(network)(torch.randn(0, 3, 32, 32)).shape == (0, 10)
+
+
 def fits_any_size(network):
     with torch.no_grad():
         try:

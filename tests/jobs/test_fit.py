@@ -12,6 +12,8 @@ from lambdanets.jobs.fit import check_initial_weights, initialize_weights
 from lambdanets.mixers import Conv
 from lambdanets.models import MaskRCNN, ResNet
 from tests.checkpoints import write_checkpoint
+from tests.images import encode_jpeg, make_image_folder
+from tests.in_process import SMALL, refusal_of
 
 BACKBONE = {"depth": [1, 1], "layout": "CC", "strides": [1, 2], "width": 0.25}
 
@@ -81,3 +83,12 @@ def test_a_training_with_the_weights_of_its_recipe_is_accepted(config):
 def test_a_training_without_the_weights_of_its_recipe_is_refused(config, message):
     with pytest.raises(UserError, match=message):
         check_initial_weights(config)
+
+
+def test_a_test_split_that_cannot_be_read_ends_the_run_before_its_training(tmp_path):
+    root = make_image_folder(tmp_path / "images", train=8, val=4)
+    (root / "test").mkdir()
+    (root / "test" / "0.jpg").write_bytes(encode_jpeg(20, 20))
+    data = ("data=imagefolder", "data.root=images", "data.image_size=16", "recipe=digits", "recipe.batch_size=4")
+    assert "or move a folder of unlabeled images away" in refusal_of(*SMALL, *data, "recipe.epochs=1", cwd=tmp_path)
+    assert not (tmp_path / "outputs").exists()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lambdanets.data import Packed
-from tests.in_process import refusal_of, run
+from tests.in_process import refusal_of, run, tree
 
 
 def write_images(root, splits):
@@ -107,4 +107,27 @@ def test_packing_again_leaves_no_split_that_is_gone(tmp_path):
     run(*pack, cwd=tmp_path)
     shutil.rmtree(tmp_path / "images" / "val")
     run(*pack, cwd=tmp_path)
-    assert {file.name.split("-")[0] for file in (tmp_path / "images-packed").iterdir()} == {"train", "classes.json"}
+    assert {file.name.split("-")[0] for file in (tmp_path / "images-packed").iterdir()} == {
+        "train",
+        "classes.json",
+        "shards.json",
+    }
+
+
+def test_the_images_and_shards_of_each_split_are_counted(packed):
+    folder, images = packed
+    counts = json.loads((folder / "images-packed" / "shards.json").read_text())
+    shards = {split: len(list((folder / "images-packed").glob(f"{split}-*.tar"))) for split in images}
+    assert counts == {split: {"images": len(images[split]), "shards": shards[split]} for split in images}
+
+
+def test_files_of_the_users_are_left_alone(tmp_path):
+    write_images(tmp_path / "images", {"train": {"cat": 2, "dog": 2}})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train-images.tar").touch()
+    before = tree(tmp_path)
+    options = ("data=imagefolder", "data.root=images", "job.output_dir=mine")
+    assert "'mine' holds 'train-images.tar', which job=pack didn't write" in refusal_of(
+        "job=pack", *options, cwd=tmp_path
+    )
+    assert tree(tmp_path) == before

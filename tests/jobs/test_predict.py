@@ -23,8 +23,26 @@ def test_a_folder_gives_its_images_by_name(tmp_path):
     assert image_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]  # a file is taken by its content
 
 
+def test_the_files_of_a_folder_that_are_no_images_are_named_in_one_warning(tmp_path, caplog):
+    for name in ("a.jpg", "b.heic", "deeper/c.txt", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert image_files(tmp_path) == [tmp_path / "a.jpg"]
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.startswith(f"2 files or folders in '{tmp_path}' are not used: 'b.heic', 'deeper/c.txt'. Images are ")
+    assert "Images are files whose names end in .jpg, .jpeg," in message
+
+
+def test_a_folder_without_any_image_is_described(tmp_path):
+    for number in range(7):
+        (tmp_path / f"{number}.heic").touch()
+    with pytest.raises(UserError, match=r"images: it holds '0.heic', .*, '4.heic', and 2 more\. Images are .* \.jpg"):
+        image_files(tmp_path)
+
+
 def test_an_input_without_images_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="is a folder without images"):
+    with pytest.raises(UserError, match="is a folder without images: it holds no files"):
         image_files(tmp_path)
     with pytest.raises(UserError, match="does not exist: give an image or a folder of images"):
         image_files(tmp_path / "nowhere")

@@ -114,7 +114,12 @@ class Coco(ImageData):
         train, val = (indices.tolist() for indices in split_indices(len(images), self.val_size, self.split_seed))
         return self.training_set([images[i] for i in train]), self.evaluation_set([images[i] for i in val])
 
+    def check_test_split(self) -> None:
+        self.setup("test")  # its images stay in their files
+
     def load_test_split(self) -> Dataset[Any]:
+        if not self.val_size and self.val_set is not None:  # the same images, whose annotations take long to read
+            return self.val_set
         return self.evaluation_set(self.read_split("val"))
 
     def training_set(self, images: Sequence[AnnotatedImage | None]) -> Dataset[Any]:

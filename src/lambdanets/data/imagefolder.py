@@ -69,6 +69,7 @@ class ImageFolder(ImageData):
         self.val_size = val_size
         self.memory_gib = memory_gib
         self.decoder = decoder
+        self.test_samples: list[Sample] | None = None
         check_decoder(decoder, self.corrupt.max_fraction)
 
     @property
@@ -108,8 +109,18 @@ class ImageFolder(ImageData):
         if former and sorted([*self.classes, *former]) == list(trained):
             self.classes = list(trained)
 
+    def check_test_split(self) -> None:
+        if self.has_test:
+            self.list_test_samples()
+
     def load_test_split(self) -> Dataset[Any]:
-        return self.load_split(self.list_samples(self.TEST), DecodeThen(self.preprocess))
+        return self.load_split(self.list_test_samples(), DecodeThen(self.preprocess))
+
+    def list_test_samples(self) -> list[Sample]:
+        """Return the samples of the test split, which is listed once."""
+        if self.test_samples is None:
+            self.test_samples = self.list_samples(self.TEST)
+        return self.test_samples
 
     def load_fit_splits(self) -> tuple[Dataset[Any], Dataset[Any]]:
         train = self.list_samples(self.TRAIN)
@@ -213,6 +224,11 @@ def list_classes(root: Path, split: str) -> list[str]:
         )
     names = [printable(name) for name in class_folders(folder)]
     if not names:
+        if any(file.is_image for file in find_files(folder)):
+            raise UserError(
+                f"The images in '{folder}' are in no class folders: give each class a folder of its images, or move a "
+                "folder of unlabeled images away."
+            )
         raise UserError(f"'{folder}' has no images: it must have one folder of images per class.")
     return sorted(names)
 
@@ -223,15 +239,26 @@ def class_folders(folder: Path) -> list[str]:
 
 
 @rank_zero_only
-def log_skipped_files(folder: Path, skipped: list[str]) -> None:
-    """Log the files that are not read, and the folders without images, in one warning."""
+def log_skipped_files(folder: Path, skipped: list[str], images: str = "files in class folders") -> None:
+    """Log the files that are not read, and the folders without images, in one warning.
+
+    Args:
+        folder: the folder that they are in.
+        skipped: their paths.
+        images: the files that count as images if their names end as they should.
+    """
     if skipped:
-        names = [f"'{printable(os.path.relpath(path, folder))}'" for path in skipped[:MAX_NAMED]]
-        names += [f"and {len(skipped) - MAX_NAMED} more"] * (len(skipped) > MAX_NAMED)
         log.warning(
-            "%d files or folders in '%s' are not used: %s. Images are files in class folders whose names end in %s.",
+            "%d files or folders in '%s' are not used: %s. Images are %s whose names end in %s.",
             len(skipped),
             printable(str(folder)),
-            ", ".join(names),
+            name_some(folder, skipped),
+            images,
             ", ".join(EXTENSIONS),
         )
+
+
+def name_some(folder: Path, paths: list[str]) -> str:
+    """Return the names of the first paths in a folder, and the number of the others."""
+    names = [f"'{printable(os.path.relpath(path, folder))}'" for path in paths[:MAX_NAMED]]
+    return ", ".join([*names, *[f"and {len(paths) - MAX_NAMED} more"] * (len(paths) > MAX_NAMED)])

@@ -116,6 +116,15 @@ class ImageData(pl.LightningDataModule, ABC):
     def load_test_split(self) -> Dataset[Any]:
         """Return the test split."""
 
+    def check_test_split(self) -> None:
+        """Check before a training, without decoding images, that the test split can be read after it.
+
+        As a default, nothing is checked.
+
+        Raises:
+            UserError: it can't be read.
+        """
+
     def setup(self, stage: str) -> None:
         """Load the splits of a stage, once."""
         if stage == "test":

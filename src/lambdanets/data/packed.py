@@ -1,6 +1,5 @@
 """Images in shards, for network disks that are slow with many small files."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 from lambdanets.data.corrupt import CorruptImages
 from lambdanets.data.files import ImageFiles, Photo
 from lambdanets.data.imagefolder import ImageFolder
-from lambdanets.data.shards import CLASSES_FILE, PackedImage, read_index
+from lambdanets.data.shards import CLASSES_FILE, PackedImage, list_files, read_index, read_json, read_manifest
 from lambdanets.errors import UserError
 
 
 class Packed(ImageFolder):
-    """An image folder packed by `job=pack`: `root/classes.json` and the shards of train, val and test.
+    """An image folder packed by `job=pack`: `root/classes.json`, `root/shards.json` and the shards of its splits.
 
     An image is read by its position in its shard, so that the order of images, resuming, and the parts of several
     processes are the same as with files. Takes the arguments of `ImageFolder`.
@@ -22,13 +21,13 @@ class Packed(ImageFolder):
 
     def count_classes(self) -> int:
         file = self.root / CLASSES_FILE
-        return len(json.loads(file.read_text())) if file.is_file() else 0
+        return len(read_json(file)) if file.is_file() else 0
 
     def read_classes(self) -> None:
         """Read the names of the classes.
 
         Raises:
-            UserError: the folder was not written by job=pack.
+            UserError: the folder was not written by job=pack, or is damaged.
         """
         file = self.root / CLASSES_FILE
         if not file.is_file():
@@ -36,13 +35,14 @@ class Packed(ImageFolder):
                 f"'{self.root}' has no {CLASSES_FILE}: data.root must name a folder that job=pack wrote. For images "
                 "in class folders use data=imagefolder."
             )
-        self.classes = json.loads(file.read_text())
+        self.classes = read_json(file)
 
     def list_samples(self, split: str) -> list[Any]:
         return read_index(self.root, split)
 
     def has_split(self, split: str) -> bool:
-        return any(self.root.glob(f"{split}-*.json"))
+        manifest = read_manifest(self.root)
+        return bool(list_files(self.root, split, ".json")) if manifest is None else split in manifest
 
     def make_files(self, samples: list[Any], transform: Callable[[Photo], Any]) -> ImageFiles:
         return PackedFiles(self.root, samples, transform, self.corrupt)

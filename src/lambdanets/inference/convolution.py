@@ -99,6 +99,8 @@ class PackedConv(nn.Module):
         x = lay_out(x.float(), torch.channels_last)
         batch, _, height, width = x.shape
         y = x.new_empty(batch, height, width, self.outputs).permute(0, 3, 1, 2)
+        if not y.numel():  # as for a detector that found nothing: there is no work to share
+            return y
         threads = torch.get_num_threads()
         if self.side == 1:
             rows = batch * height * width

@@ -86,6 +86,7 @@ def train_and_test(config: DictConfig, folder: Path) -> dict[str, float]:
             config.trainer.max_epochs,
         )
         return stored
+    data.check_test_split()
     parameters = sum(parameter.numel() for parameter in task.parameters())
     run_path = os.path.relpath(folder)
     log.info("%s: %.3f M parameters, in %s", config.name, parameters / 1e6, run_path)

@@ -12,7 +12,8 @@ from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import silence_lightning
 from lambdanets.data import ImageData
 from lambdanets.data.files import Photo, read_file
-from lambdanets.data.image_names import find_files
+from lambdanets.data.image_names import EXTENSIONS, find_files
+from lambdanets.data.imagefolder import log_skipped_files, name_some
 from lambdanets.errors import UserError
 from lambdanets.inference.optimize import optimize_for_inference
 from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
@@ -103,16 +104,24 @@ def summarize_errors(images: InputImages, folder: Path) -> str:
 def image_files(path: Path) -> list[Path]:
     """List the image itself, or the images in a folder and below it, by name.
 
-    Hidden files don't count, and links are followed; a folder that can't be read is an error.
+    Hidden files don't count, and links are followed; a folder that can't be read is an error. A warning names files
+    that are no images by their names.
 
     Raises:
         UserError: there are none.
     """
     if path.is_dir():
-        files = sorted(Path(file.path) for file in find_files(path) if file.is_image)
-        if not files:
-            raise UserError(f"input={path} is a folder without images.")
-        return files
+        files = list(find_files(path))
+        images = sorted(Path(file.path) for file in files if file.is_image)
+        others = sorted(file.path for file in files if not file.is_image)
+        if not images:
+            content = name_some(path, others) or "no files"
+            raise UserError(
+                f"input={path} is a folder without images: it holds {content}. Images are files whose names end in "
+                f"{', '.join(EXTENSIONS)}: give a folder of those, or one file of any name."
+            )
+        log_skipped_files(path, others, images="files")
+        return images
     if not os.path.lexists(path):
         raise UserError(f"input={path} does not exist: give an image or a folder of images.")
     return [path]
