@@ -43,12 +43,27 @@ def repository(tmp_path):
 
 
 def python(root, *arguments, code=0):
-    environment = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    paths = os.pathsep.join(map(str, (root / "src", ROOT)))  # ROOT has the tests
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=root, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+# Commands in one process, so that torch is imported once. An argument is a list of commands, each after its exit code.
+COMMANDS = """
+import json, sys
+from tests.in_process import run
+for code, *arguments in json.loads(sys.argv[1]):
+    print(run(*arguments, cwd=".", code=code).text)
+"""
+
+
+def run_commands(root, *commands):
+    """Run commands in a repository, each with its exit code before it, and return their output."""
+    return python(root, "-c", COMMANDS, json.dumps(commands))
 
 
 def train(root, *arguments, epochs=2):
@@ -81,25 +96,26 @@ def test_a_task_is_one_python_file_and_one_yaml(repository):
     assert metrics["test/cs1"] > 0.4  # a constant of 4.5 has 0.2
     assert 0 < metrics["test/mae"] < 3
 
-    tested = folder / "test" / "metrics.json"
-    python(repository, "run.py", "job=test", f"ckpt={folder}", QUIET)
-    assert json.loads(tested.read_text()) == {name: metrics[name] for name in ("test/cs1", "test/mae")}
-
     photo = repository / "photo.png"
     Image.new("L", (20, 30), 200).save(photo)
-    predict = ("job=predict", f"ckpt={folder}", f"input={photo}", "hydra.run.dir=predicted")
-    python(repository, "run.py", *predict, QUIET)
+    export = ("job=export", f"ckpt={folder}", "hydra.run.dir=exported")
+    output = run_commands(
+        repository,
+        (0, "job=test", f"ckpt={folder}", QUIET),
+        (0, "job=predict", f"ckpt={folder}", f"input={photo}", "hydra.run.dir=predicted", QUIET),
+        (0, *export),
+        (1, *export, "format=onnx"),
+        (0, "job=report", "sweep_dir=outputs", "hydra.run.dir=reported"),
+    )
+    tested = json.loads((folder / "test" / "metrics.json").read_text())
+    assert tested == {name: metrics[name] for name in ("test/cs1", "test/mae")}
     ((file, value),) = json.loads((repository / "predicted" / "values.json").read_text()).items()
     assert file == str(photo)
-    export = ("job=export", f"ckpt={folder}", "hydra.run.dir=exported")
-    python(repository, "run.py", *export)
     code = "import sys, lambdanets; print(*(lambdanets.load(path).predict(sys.argv[1]) for path in sys.argv[2:]))"
     values = python(repository, "-c", code, photo, folder, "exported").split()[-2:]
     assert [float(text) for text in values] == pytest.approx([value, value], abs=1e-4)
-    refusal = python(repository, "run.py", *export, "format=onnx", code=1)
-    assert "format=onnx can't hold this model: a graph would hold the classifier without the expected value" in refusal
+    assert "format=onnx can't hold this model: a graph would hold the classifier without the expected value" in output
 
-    python(repository, "run.py", "job=report", "sweep_dir=outputs", "hydra.run.dir=reported")
     report = (repository / "reported" / "report.md").read_text()
     assert "| row | runs | test/cs1 % | published CS(1) |" in report
     assert f"| 1 | {100 * metrics['test/cs1']:.2f} |" in report
