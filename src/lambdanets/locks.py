@@ -10,15 +10,15 @@ __all__ = ["Timeout", "exclusive_lock"]
 
 
 @contextmanager
-def exclusive_lock(file: Path, *, timeout: float) -> Iterator[None]:
+def exclusive_lock(file: Path, *, timeout: float = -1) -> Iterator[None]:
     """Hold a lock that other processes wait for, where the file system has locks.
 
     The system releases the lock of a process that is killed. The file exists only while the lock is held, or after
     such a kill.
 
     Args:
-        file: of the lock; its folder exists.
-        timeout: seconds to wait for another process.
+        file: of the lock; its folder is made if it is missing.
+        timeout: seconds to wait for another process, or −1 to wait for its end.
 
     Raises:
         Timeout: another process holds the lock.

@@ -123,7 +123,7 @@ def test_one_process_downloads_at_a_time(tmp_path, monkeypatch):
 def test_complete_files_in_a_folder_that_cannot_be_locked_are_used(tmp_path, monkeypatch, error):
     write_fashion_mnist(tmp_path)
 
-    def acquire(self):
+    def acquire(self, **options):
         raise error
 
     monkeypatch.setattr(FileLock, "acquire", acquire)

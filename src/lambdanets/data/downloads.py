@@ -1,17 +1,16 @@
 """Small data sets that torchvision downloads, held in memory."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from filelock import FileLock
 from torch.utils.data import TensorDataset
 from torchvision.datasets import VisionDataset
 
 from lambdanets.data.module import ImageData
 from lambdanets.data.split import split_indices
 from lambdanets.errors import UserError
+from lambdanets.locks import exclusive_lock
 
 
 class DownloadedImages(ImageData):
@@ -36,11 +35,7 @@ class DownloadedImages(ImageData):
         Raises:
             UserError: the download fails, or the folder can't be written.
         """
-        try:
-            lock: Any = FileLock(self.root / ".lock").acquire()
-        except (OSError, NotImplementedError):
-            lock = nullcontext()  # a folder that can't be written or locked may be complete already
-        with lock:
+        with exclusive_lock(self.root / ".lock"):  # a folder that can't be written or locked may be complete already
             for train in (True, False):
                 self.open_dataset(train=train, download=True)
 

@@ -1,4 +1,4 @@
-"""One process at a time trains in a run's folder.
+"""Lock of a run's folder, in which one process at a time trains.
 
 No import of torch: the command line uses this module before anything heavy is loaded.
 """
