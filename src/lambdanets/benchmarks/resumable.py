@@ -35,11 +35,11 @@ def set_aside(file: Path, changed: Sequence[str]) -> None:
         changed: what differs from today's measurement.
     """
     number = next(n for n in itertools.count(1) if not file.with_stem(f"{file.stem}-{n}").exists())
-    for part in (file, file.with_suffix(".md")):
-        if part.is_file():
-            part.rename(part.with_stem(f"{file.stem}-{number}"))
-    kept = file.with_stem(f"{file.stem}-{number}")
-    log.warning("'%s' was measured with another %s: it is kept as '%s'.", file, ", ".join(changed), kept.name)
+    earlier_file = file.with_stem(f"{file.stem}-{number}")
+    for suffix in (".json", ".md"):
+        if file.with_suffix(suffix).is_file():
+            file.with_suffix(suffix).rename(earlier_file.with_suffix(suffix))
+    log.warning("'%s' was measured with another %s: it is kept as '%s'.", file, ", ".join(changed), earlier_file.name)
 
 
 class ResumableResult:
