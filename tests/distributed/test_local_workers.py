@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from tests import in_process
 from tests.command import run, single_run_folder, start_training, working_dirs
 
 QUIET = ("trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1")
@@ -41,7 +42,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
         "trainer=cpu", "trainer.precision=64-true", "trainer.max_epochs=1", "trainer.limit_train_batches=8",
         "recipe/optimizer=sgd", "recipe.lr_batch=64", "recipe.augment.crop_padding=0", "data.val_size=143",
     )  # fmt: skip
-    run(*common, *QUIET, "name=one", "recipe.batch_size=64", cwd=tmp_path)
+    in_process.run(*common, *QUIET, "name=one", "recipe.batch_size=64", cwd=tmp_path)
     run(
         *common, *QUIET, "name=two", "recipe.batch_size=32", "trainer=ddp", "trainer.devices=2",
         "trainer.sync_batchnorm=true", cwd=tmp_path,
@@ -65,7 +66,7 @@ def test_fsdp_trains_saves_and_resumes(tmp_path):
     assert "after step 6" in done.stdout
     assert torch.load(last, weights_only=True)["global_step"] == 12
     # The checkpoint has unsharded weights: one process tests it.
-    run("job=test", f"ckpt={folder.relative_to(tmp_path)}", "trainer=cpu", *QUIET, cwd=tmp_path)
+    in_process.run("job=test", f"ckpt={folder.relative_to(tmp_path)}", "trainer=cpu", *QUIET, cwd=tmp_path)
     one_process = json.loads((folder / "test" / "metrics.json").read_text())
     two_processes = json.loads((folder / "metrics.json").read_text())
     assert one_process["test/top1"] == two_processes["test/top1"]
@@ -116,14 +117,14 @@ def test_a_user_error_in_all_processes_is_one_line(tmp_path):
 
 
 def test_a_sweep_of_runs_with_two_processes(tmp_path):
-    grid = ("mixer=conv,se,lambda", "seed=0,1", "trainer=ddp", "trainer.devices=2", '+note="a=b, c d"')
+    grid = ("mixer=conv,lambda", "trainer=ddp", "trainer.devices=2", '+note="a=b, c d"')
     limits = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1")
-    done = run("--multirun", *grid, *limits, "trainer.limit_test_batches=1", cwd=tmp_path, timeout=900)
-    assert "6 of 6 runs in multirun/" in done.stdout
+    done = run("--multirun", *grid, *limits, "trainer.limit_test_batches=1", cwd=tmp_path)
+    assert "2 of 2 runs in multirun/" in done.stdout
     assert os.listdir(tmp_path) == ["multirun"]
     (sweep,) = (tmp_path / "multirun").iterdir()
     folders = [path for path in sweep.iterdir() if path.is_dir()]
-    assert len(folders) == 6
+    assert len(folders) == 2
     for folder in folders:
         assert "test/top1" in json.loads((folder / "metrics.json").read_text())
         assert len(json.loads((folder / "provenance.json").read_text())) == 1

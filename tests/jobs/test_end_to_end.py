@@ -1,4 +1,4 @@
-"""fit, test, predict, resume and their kin through the real command line, on digits."""
+"""fit, test, predict, resume and their kin through the command line, on digits."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests import in_process
 from tests.command import run
 
 EPOCHS = 4
@@ -54,7 +55,7 @@ def test_a_run_leaves_everything_to_judge_and_to_repeat_it(place, finished):
     for tag in ("lr-AdamW/pg1", "train/loss", "speed/images_per_s", "speed/peak_memory_gib", "test/top1", "test/top5"):
         assert scalars(finished, tag)
 
-    run(f"base_run={finished.relative_to(place)}", "name=again", cwd=place)
+    in_process.run(f"base_run={finished.relative_to(place)}", "name=again", cwd=place)
     (repeated,) = place.glob("outputs/again/*")
     again = json.loads((repeated / "metrics.json").read_text())
     assert {k: again[k] for k in ("test/loss", "test/top1")} == {k: metrics[k] for k in ("test/loss", "test/top1")}
@@ -100,10 +101,10 @@ def test_testing_again_gives_the_same_score_in_one_process_and_in_two(place, fin
 
 def test_exported_weights_give_the_same_score(place, finished):
     expected = json.loads((finished / "metrics.json").read_text())
-    run("job=export", f"ckpt={finished.relative_to(place)}", cwd=place)
+    in_process.run("job=export", f"ckpt={finished.relative_to(place)}", cwd=place)
     file = finished / "export" / "model.safetensors"
     assert "stages.0.0.mixer.table" in load_file(file)
-    run("job=test", f"ckpt={file.parent}", f"hydra.run.dir={place}/exported", cwd=place)
+    in_process.run("job=test", f"ckpt={file.parent}", f"hydra.run.dir={place}/exported", cwd=place)
     actual = json.loads((place / "exported" / "metrics.json").read_text())
     assert actual["test/top1"] == expected["test/top1"]
 
@@ -116,14 +117,16 @@ def test_prediction_names_the_likeliest_classes(place, finished, tmp_path):
     # A checkpoint that was carried off alone is enough.
     lone = tmp_path / "lone.ckpt"
     lone.write_bytes((finished / "checkpoints" / "best.ckpt").read_bytes())
-    done = run("job=predict", f"ckpt={lone}", f"input={tmp_path}", f"hydra.run.dir={tmp_path}/out", cwd=place)
+    done = in_process.run(
+        "job=predict", f"ckpt={lone}", f"input={tmp_path}", f"hydra.run.dir={tmp_path}/out", cwd=place
+    )
     predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [Path(prediction["file"]).name for prediction in predictions] == [f"{n}.png" for n in range(6)]
     for prediction in predictions:
         probabilities = [guess["probability"] for guess in prediction["classes"]]
         assert len(probabilities) == 5
         assert probabilities == sorted(probabilities, reverse=True)
-        assert prediction["file"] in done.stdout
+        assert prediction["file"] in done.text
     right = sum(prediction["classes"][0]["name"] == str(n) for n, prediction in enumerate(predictions))
     assert right >= 4
 
@@ -161,7 +164,7 @@ def test_two_processes_train_together_and_average_weights(tmp_path):
     assert len(scalars(folder, "val/top1")) == 1
     metrics = json.loads((folder / "metrics.json").read_text())
     # Alone, the averaged weights of the checkpoint give the score that the run printed.
-    run("job=test", "ckpt=last", "mixer=se", "trainer=cpu", cwd=tmp_path)
+    in_process.run("job=test", "ckpt=last", "mixer=se", "trainer=cpu", cwd=tmp_path)
     again = json.loads((folder / "test" / "metrics.json").read_text())
     assert again["test/top1"] == metrics["test/top1"]
     assert os.listdir(tmp_path) == ["outputs"]

@@ -28,7 +28,7 @@ defaults:
   - /sweep/grid
   - override /experiment: digits/conv
 sweep:
-  base: {data: digits, model: tiny, recipe: digits, trainer: cpu, trainer.max_epochs: 2, trainer.limit_train_batches: 8,
+  base: {data: digits, model: tiny, recipe: digits, trainer: cpu, trainer.max_epochs: 1, trainer.limit_train_batches: 8,
          trainer.precision: bf16-mixed, trainer.enable_progress_bar: false, callbacks: scalars}
   rows:
     digits/conv: {mixer: conv}

@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from tests import in_process
 from tests.command import ROOT, command, environment, run, single_run_folder, start_training
 from tests.endurance.kills import compare_runs, kill_repeatedly
 
@@ -25,7 +26,7 @@ FREQUENT_CHECKPOINTS = (*SHORT, *REGULARIZED, "checkpoint.every_n_steps=3")
 def whole(tmp_path_factory):
     """Return the folder of a run that is never stopped."""
     cwd = tmp_path_factory.mktemp("whole")
-    run(*FREQUENT_CHECKPOINTS, cwd=cwd)
+    in_process.run(*FREQUENT_CHECKPOINTS, cwd=cwd)
     return single_run_folder(cwd)
 
 
@@ -46,7 +47,7 @@ def test_sigterm_ends_the_run_with_a_checkpoint_after_the_current_step(whole, tm
     assert "Stopped by SIGTERM after step " in stdout
     step = int(stdout.partition("Stopped by SIGTERM after step ")[2].partition(";")[0])
     assert last_step(single_run_folder(tmp_path)) == step
-    run(*FREQUENT_CHECKPOINTS, "ckpt=last", cwd=tmp_path)
+    in_process.run(*FREQUENT_CHECKPOINTS, "ckpt=last", cwd=tmp_path)
     assert compare_runs(whole, single_run_folder(tmp_path)) == []
 
 
@@ -69,16 +70,15 @@ def test_sigterm_before_validation_ends_the_run_after_the_epoch(whole, tmp_path)
     steps = last_step(whole) // 2
     target = f"{SignalInStep.__module__}.{SignalInStep.__name__}"
     callback = (f"+callbacks.stop={{_target_: {target}, step: {steps}}}", "allow_targets=[tests]")
-    options = {"cwd": tmp_path, "PYTHONPATH": str(ROOT)}
-    done = run(*FREQUENT_CHECKPOINTS, *callback, code=128 + signal.SIGTERM, **options)
+    done = run(*FREQUENT_CHECKPOINTS, *callback, cwd=tmp_path, code=128 + signal.SIGTERM, PYTHONPATH=str(ROOT))
     assert f"Stopped by SIGTERM after step {steps}" in done.stdout
     assert last_step(single_run_folder(tmp_path)) == steps
-    run(*FREQUENT_CHECKPOINTS, "ckpt=last", "allow_targets=[tests]", **options)
+    in_process.run(*FREQUENT_CHECKPOINTS, "ckpt=last", "allow_targets=[tests]", cwd=tmp_path)
     assert compare_runs(whole, single_run_folder(tmp_path)) == []
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(tmp_path):
-    run("trainer.max_epochs=1", "trainer.limit_train_batches=4", "mixer=conv", cwd=tmp_path)
+    in_process.run("trainer.max_epochs=1", "trainer.limit_train_batches=4", "mixer=conv", cwd=tmp_path)
     folder = single_run_folder(tmp_path)
     last = folder / "checkpoints" / "last.ckpt"
     before, results = last.read_bytes(), (folder / "metrics.json").read_bytes()
@@ -123,10 +123,10 @@ def test_with_skip_nonfinite_a_run_skips_such_a_step_and_goes_on(tmp_path):
     step, steps = 5, 16
     infinite = f"+callbacks.infinite={{_target_: {InfiniteLoss.__module__}.{InfiniteLoss.__name__}, step: {step}}}"
     options = (*SHORT, "mixer=conv", "trainer.limit_train_batches=8", infinite, "allow_targets=[tests]")
-    done = run(*options, "name=stop", cwd=tmp_path, code=1, PYTHONPATH=str(ROOT))
-    assert f"error: The loss or a gradient was not finite at step {step}, " in done.stderr
+    done = in_process.run(*options, "name=stop", cwd=tmp_path, code=1)
+    assert f"error: The loss or a gradient was not finite at step {step}, " in done.text
 
-    run(*options, "name=skip", "recipe.skip_nonfinite=true", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    in_process.run(*options, "name=skip", "recipe.skip_nonfinite=true", cwd=tmp_path)
     (folder,) = tmp_path.glob("outputs/skip/*")
     assert (folder / "run.log").read_text().count(f"Skipped step {step}: the gradient norm is ") == 1
     with (folder / "metrics.csv").open(newline="") as file:
