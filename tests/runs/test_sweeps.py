@@ -24,7 +24,7 @@ from tests.command import run as run_process
 from tests.configs import FOLDER
 from tests.in_process import SMALL, invoke, refusal_of, run, tree
 
-QUICK = ("data=digits", "recipe=digits", "model=tiny", "trainer.enable_progress_bar=false")
+QUICK = ("data=digits", "recipe=digits", "model=tiny", "callbacks=scalars", "trainer.enable_progress_bar=false")
 
 
 def starts(folder):
