@@ -47,7 +47,7 @@ def test_threads_are_the_share_of_the_usable_cores(cores, values, count, variabl
 
 
 def test_a_users_own_number_wins(variables, monkeypatch):
-    variables({"OMP_NUM_THREADS": "3", "LOCAL_WORLD_SIZE": "2"})
+    variables({"OMP_NUM_THREADS": "3", "LOCAL_WORLD_SIZE": "2", threads.USER_THREADS_ENV: ""})
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
     threads.record_user_threads()
     assert threads.set_threads() == "3 threads of 8 cores, for each of 2 processes, set by OMP_NUM_THREADS"

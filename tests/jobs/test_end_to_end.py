@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_to_judge_and_to_repeat_it(place, finished):
     for tag in ("lr-AdamW/pg1", "train/loss", "speed/images_per_s", "speed/peak_memory_gib", "test/top1", "test/top5"):
         assert scalars(finished, tag)
 
-    in_process.run(f"base_run={finished.relative_to(place)}", "name=again", cwd=place)
+    run(f"base_run={finished.relative_to(place)}", "name=again", cwd=place)
     (repeated,) = place.glob("outputs/again/*")
     again = json.loads((repeated / "metrics.json").read_text())
     assert {k: again[k] for k in ("test/loss", "test/top1")} == {k: metrics[k] for k in ("test/loss", "test/top1")}

@@ -26,7 +26,7 @@ FREQUENT_CHECKPOINTS = (*SHORT, *REGULARIZED, "checkpoint.every_n_steps=3")
 def whole(tmp_path_factory):
     """Return the folder of a run that is never stopped."""
     cwd = tmp_path_factory.mktemp("whole")
-    in_process.run(*FREQUENT_CHECKPOINTS, cwd=cwd)
+    run(*FREQUENT_CHECKPOINTS, cwd=cwd)
     return single_run_folder(cwd)
 
 
@@ -47,7 +47,7 @@ def test_sigterm_ends_the_run_with_a_checkpoint_after_the_current_step(whole, tm
     assert "Stopped by SIGTERM after step " in stdout
     step = int(stdout.partition("Stopped by SIGTERM after step ")[2].partition(";")[0])
     assert last_step(single_run_folder(tmp_path)) == step
-    in_process.run(*FREQUENT_CHECKPOINTS, "ckpt=last", cwd=tmp_path)
+    run(*FREQUENT_CHECKPOINTS, "ckpt=last", cwd=tmp_path)
     assert compare_runs(whole, single_run_folder(tmp_path)) == []
 
 
@@ -70,10 +70,11 @@ def test_sigterm_before_validation_ends_the_run_after_the_epoch(whole, tmp_path)
     steps = last_step(whole) // 2
     target = f"{SignalInStep.__module__}.{SignalInStep.__name__}"
     callback = (f"+callbacks.stop={{_target_: {target}, step: {steps}}}", "allow_targets=[tests]")
-    done = run(*FREQUENT_CHECKPOINTS, *callback, cwd=tmp_path, code=128 + signal.SIGTERM, PYTHONPATH=str(ROOT))
+    options = {"cwd": tmp_path, "PYTHONPATH": str(ROOT)}
+    done = run(*FREQUENT_CHECKPOINTS, *callback, code=128 + signal.SIGTERM, **options)
     assert f"Stopped by SIGTERM after step {steps}" in done.stdout
     assert last_step(single_run_folder(tmp_path)) == steps
-    in_process.run(*FREQUENT_CHECKPOINTS, "ckpt=last", "allow_targets=[tests]", cwd=tmp_path)
+    run(*FREQUENT_CHECKPOINTS, "ckpt=last", "allow_targets=[tests]", **options)
     assert compare_runs(whole, single_run_folder(tmp_path)) == []
 
 
