@@ -264,9 +264,9 @@ def test_memory_format_and_non_contiguous_input(scope):
         torch.testing.assert_close(y, layer(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("scope", ["global", 3])
-def test_empty_batch_and_single_position(scope):
-    layer = LambdaLayer(8, feature_size=(1, 1), scope=scope, heads=2)
+@pytest.mark.parametrize("options", [{"scope": "global"}, {"scope": 3}, {"position": False}])
+def test_empty_batch_and_single_position(options):
+    layer = LambdaLayer(8, feature_size=(1, 1), heads=2, **options)
     assert layer(torch.randn(3, 8, 1, 1)).shape == (3, 8, 1, 1)
     assert layer.eval()(torch.randn(0, 8, 4, 4)).shape == (0, 8, 4, 4)
 

@@ -296,7 +296,7 @@ class LambdaLayer(nn.Module):
             return self.product(query, value, content)
         table = self.fit_table(query)
         if table is None or method is None:
-            return (query.flatten(1, 3) @ content).view(*query.shape[:4], -1)
+            return (query.flatten(1, 3) @ content).unflatten(1, query.shape[1:4])
         table = table.to(query.dtype)
         return lambda_map(query, value, table, content, dilation=self.dilation, stride=self.query_stride, method=method)
 
