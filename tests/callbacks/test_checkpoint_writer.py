@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lambdanets.callbacks import CheckpointWriter
+from lambdanets.errors import UserError
 from lambdanets.jobs.fit import check_steps_per_epoch
 
 STEPS = 4  # per epoch
@@ -97,6 +98,15 @@ def test_a_run_resumed_at_any_step_trains_each_batch_once(epochs, limits, within
     fit(tmp_path, resumed, epochs=epochs, ckpt=tmp_path / "last.ckpt", trainer_options=limits)
     assert len(task.batches) == STEPS + within
     assert resumed.batches == [(1, batch) for batch in range(within, STEPS)]
+
+
+@pytest.mark.parametrize("steps", [1, STEPS + 3])
+def test_a_run_that_max_steps_ended_within_an_epoch_is_refused_with_that_reason(steps, tmp_path):
+    fit(tmp_path, ScoredEpochs([0.1, 0.2]), epochs=2, trainer_options={"max_steps": steps})
+    with pytest.raises(
+        UserError, match=rf"max_steps ended the run after {steps % STEPS} of the {STEPS} steps of an epoch"
+    ):
+        fit(tmp_path, CheckedEpochs([0.1, 0.2, 0.3]), epochs=3, ckpt=tmp_path / "last.ckpt")
 
 
 def test_a_checkpoint_is_written_when_the_time_is_over(tmp_path, monkeypatch):

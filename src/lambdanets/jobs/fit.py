@@ -200,13 +200,19 @@ def check_steps_per_epoch(trainer: pl.Trainer) -> None:
     """Check that a run that resumes has as many steps per epoch as before: its checkpoint lies between two of them.
 
     Raises:
-        UserError: it has another number.
+        UserError: it has another number, or trainer.max_steps ended the run within an epoch.
     """
     loop = trainer.fit_loop
     batches = loop.epoch_loop.batch_progress
     within = 0 if batches.is_last_batch else -(-batches.current.completed // trainer.accumulate_grad_batches)
     steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
     finished_epochs: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+    if within and trainer.global_step == (finished_epochs - 1) * steps_per_epoch + within:
+        raise UserError(
+            f"trainer.max_steps ended the run after {within} of the {steps_per_epoch} steps of an epoch, so it can't "
+            f"go on. Start a new run with base_run=; with a multiple of {steps_per_epoch} as trainer.max_steps, that "
+            "one can be trained further."
+        )
     if trainer.global_step != finished_epochs * steps_per_epoch + within:
         raise UserError(
             f"The run made {trainer.global_step} steps in {finished_epochs} epochs and {within} steps of the next one, "
