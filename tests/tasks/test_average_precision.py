@@ -112,3 +112,31 @@ def test_all_twelve_scores_of_boxes_and_masks_are_those_of_pycocotools(data, tmp
     assert ours == pytest.approx(expected, abs=1e-6)
     assert 0.1 < ours["box_ap"] < 0.95
     assert 0.1 < ours["mask_ap"] < 0.95
+
+
+def test_an_object_whose_annotated_area_is_0_is_small_as_for_pycocotools(tmp_path):
+    file = make_coco(tmp_path / "drawn", train=1, val=1) / "annotations" / "instances_val2017.json"
+    document = json.loads(file.read_text())
+    side = 48  # by its mask, the object is of medium size
+    document["images"] = [{**document["images"][0], "height": 64, "width": 64}]
+    corners = [0, 0, side, 0, side, side, 0, side]
+    annotation = {"segmentation": [corners], "bbox": [0, 0, side, side], "area": 0, "iscrowd": 0}
+    document["annotations"] = [{**document["annotations"][0], **annotation}]
+    file.write_text(json.dumps(document))
+    mask = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    mask[0, :side, :side] = 1
+    data = Coco(root=str(tmp_path / "drawn"), max_corrupt=0.0)
+    data.setup("test")
+    image = data.test_set.images[0]
+    label = image.objects[0].label
+    box = torch.tensor([[0.0, 0.0, side, side]], dtype=torch.float64)
+    prediction = ImagePrediction(
+        image.id, image.size, box, torch.tensor([0.9], dtype=torch.float64), torch.tensor([label]), encode(mask)
+    )
+    metric = AveragePrecision()
+    metric.update([prediction], [data.evaluation_item(torch.zeros(3, 64, 64, dtype=torch.uint8), image)[1]])
+    ours = {name: value.item() for name, value in metric.compute().items()}
+    assert ours == pytest.approx(
+        pycocotools_scores(file, coco_results([prediction], data.category_ids), tmp_path), abs=1e-6
+    )
+    assert ours["mask_ap_small"] == pytest.approx(1)

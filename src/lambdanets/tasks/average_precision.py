@@ -27,18 +27,20 @@ SCORE_NAMES = {
     "mar_medium": "ar_medium",
     "mar_large": "ar_large",
 }
+SMALLEST_AREA = 1e-9  # pixels
 IOU_TYPES = {"bbox": "box", "segm": "mask"}
 
 
 class AveragePrecision(MeanAveragePrecision):
     """Metric with the scores of pycocotools on any number of processes, by torchmetrics and faster-coco-eval.
 
-    It differs from torchmetrics' MeanAveragePrecision in three points:
+    It differs from torchmetrics' MeanAveragePrecision in four points:
 
     - Thresholds are exact. Rounded to 32 bits, a recall of exactly 0.1 would be on the wrong side of 0.1.
     - Images are sorted by id, and each counts once. The order of arrival would decide between equal scores.
     - All images are gathered at once, with encoded masks. Image by image, processes with different numbers of images
       would wait for each other forever.
+    - An object whose annotated area is 0 is a small one. torchmetrics would take the mask's area.
     """
 
     image_id: list[int]
@@ -70,7 +72,7 @@ class AveragePrecision(MeanAveragePrecision):
             self.groundtruth_box.append(target["boxes"].cpu())
             self.groundtruth_labels.append(target["labels"].cpu())
             self.groundtruth_crowds.append(target["iscrowd"].cpu())
-            self.groundtruth_area.append(target["area"].cpu())
+            self.groundtruth_area.append(target["area"].cpu().clamp(min=SMALLEST_AREA))
             self.groundtruth_mask.append(to_torchmetrics_masks(target["masks"]))  # type: ignore[arg-type]
 
     @override
