@@ -195,8 +195,8 @@ def published_page(folder: Path) -> str:
 
 {table.to_markdown()}
 Scores are top-1 in percent. Validation: of the published seed, in bold, which was chosen by it. Test: of the file, as
-`job=test` gives it again. Mean test: of the runs of all seeds, with Student's 95 % interval. With three seeds that differ
-much, it passes 100 %, since Student's formula knows no bounds.
+`job=test` gives it again. Mean test: of the runs of all seeds, with Student's 95 % interval, whose formula knows no
+bounds: with few seeds that differ much, it passes 100 %.
 
 {sources}"""
     example = source_name(folder, "<data>/<row>")
