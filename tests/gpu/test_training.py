@@ -66,5 +66,8 @@ def test_a_whole_run_with_all_gpus(trainer, device, tmp_path):
     options = ["mixer=lambda", f"trainer={trainer}", *devices, "trainer.max_epochs=6", "trainer.precision=bf16-mixed"]
     hidden = "" if DEVICE.type == "cpu" else VISIBLE
     run(*options, cwd=tmp_path, CUDA_VISIBLE_DEVICES=hidden)
-    scores = json.loads((single_run_folder(tmp_path) / "metrics.json").read_text())
+    folder = single_run_folder(tmp_path)
+    scores = json.loads((folder / "metrics.json").read_text())
     assert scores["test/top1"] > 0.3  # a guess has 0.1
+    (start,) = json.loads((folder / "provenance.json").read_text())
+    assert ("gpus" in start) == (device.type == "cuda")

@@ -1,5 +1,6 @@
-"""The weights that a new training starts from."""
+"""The weights that a new training starts from, and what is recorded of its start."""
 
+import json
 from functools import partial
 from types import SimpleNamespace
 
@@ -8,9 +9,10 @@ import torch
 from omegaconf import OmegaConf
 
 from lambdanets.errors import UserError
-from lambdanets.jobs.fit import check_initial_weights, initialize_weights
+from lambdanets.jobs.fit import check_initial_weights, initialize_weights, training_gpus
 from lambdanets.mixers import Conv
 from lambdanets.models import MaskRCNN, ResNet
+from lambdanets.runs import provenance
 from tests.checkpoints import write_checkpoint
 from tests.images import encode_jpeg, make_image_folder
 from tests.in_process import SMALL, refusal_of
@@ -92,3 +94,21 @@ def test_a_test_split_that_cannot_be_read_ends_the_run_before_its_training(tmp_p
     data = ("data=imagefolder", "data.root=images", "data.image_size=16", "recipe=digits", "recipe.batch_size=4")
     assert "or move a folder of unlabeled images away" in refusal_of(*SMALL, *data, "recipe.epochs=1", cwd=tmp_path)
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "gpus"),
+    [("cpu", 2, None), ("cuda:1", 1, "Card 1"), ("cuda:1", 8, "8 × Card 1")],
+)
+def test_a_training_names_its_gpus(monkeypatch, device, processes, gpus):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Card {device.index}")
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    assert training_gpus(SimpleNamespace(strategy=strategy, world_size=processes)) == gpus
+
+
+def test_a_start_records_the_gpus_of_its_training(tmp_path):
+    for folder, gpus in (("gpu", "Card"), ("cpu", None)):
+        provenance.announce_start(provenance.Start(tmp_path / folder, training()))
+        provenance.record_pending_start(gpus)
+        (start,) = json.loads((tmp_path / folder / "provenance.json").read_text())
+        assert start.get("gpus") == gpus

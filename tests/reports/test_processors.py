@@ -1,15 +1,16 @@
-"""Made-up runs on two processors: which rows ran on which, and which numbers have no mean."""
+"""Made-up runs on two processors, or on GPUs: which rows ran on which, and which numbers have no mean."""
 
 import re
 
 import pytest
 
 from lambdanets.jobs.report import describe_versions
+from lambdanets.reports.archive import archive_runs
 from lambdanets.reports.claims import Claim
 from lambdanets.reports.claims_page import Part, judge_part, render_part
 from lambdanets.reports.comparison import compare
 from lambdanets.reports.figures import draw_figures
-from lambdanets.reports.run_tables import runs_table
+from lambdanets.reports.run_tables import provenance_line, runs_table
 from lambdanets.reports.runs import read_runs
 from tests.reports.run_folders import change_start, make_run, make_sweep
 
@@ -113,3 +114,15 @@ def test_a_reports_head_names_all_processors(mixed):
     for run in runs:
         run.starts.clear()
     assert describe_versions(runs) == ""
+
+
+def test_runs_on_gpus_are_told_apart_by_them(sweep, tmp_path):
+    for seed in range(3):
+        change_start(sweep / f"table3_se-{seed}-0", gpus="2 × NVIDIA H100")
+    archive_runs(read_runs([sweep]), tmp_path / "archive")
+    for folder in (sweep, tmp_path / "archive"):
+        part = judged(folder)
+        text = render_part(part, [])
+        assert f"On 2 × NVIDIA H100: {SE}. On Abacus: {CONV}; {LAMBDA}." in text
+        assert {row["processor"] for row in runs_table([part]).rows} == {"Abacus", "2 × NVIDIA H100"}
+        assert " hours of training on 2 × NVIDIA H100 and Abacus, 2 cores; " in provenance_line(part.runs)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
@@ -177,7 +178,7 @@ class TrainingStart(pl.Callback):
             check_steps_per_epoch(trainer)
         self.start_time = time.perf_counter()
         if trainer.is_global_zero:
-            provenance.record_pending_start()
+            provenance.record_pending_start(training_gpus(trainer))
             rename_results(self.folder)
             checkpoints = self.folder / CHECKPOINTS
             if self.ckpt is not None and Path(self.ckpt).resolve().parent != checkpoints.resolve():
@@ -194,6 +195,15 @@ class TrainingStart(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.earlier_seconds = state_dict["seconds"]
+
+
+def training_gpus(trainer: pl.Trainer) -> str | None:
+    """Return the number and the name of the GPUs that a trainer works on, or None for processors."""
+    device = trainer.strategy.root_device
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return name if trainer.world_size == 1 else f"{trainer.world_size} × {name}"
 
 
 def check_steps_per_epoch(trainer: pl.Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Processors that runs were made on: speeds compare on one of them only, and scores to the last digit."""
+"""Processors and GPUs that runs were made on: speeds compare on one of them only, and scores to the last digit."""
 
 from collections.abc import Iterable, Sequence
 

@@ -98,6 +98,8 @@ def provenance_line(runs: Sequence[RunRecord]) -> str:
 
 
 def describe_machine(start: Mapping[str, Any]) -> str | None:
-    """Return the processor and the cores of a start as far as they were recorded, None without a processor."""
+    """Return the GPUs of a start, or else its processor and cores as far as they were recorded, None without any."""
+    if start.get("gpus"):
+        return str(start["gpus"])
     processor, cores = start.get("processor"), start.get("cores")
     return f"{processor}, {cores} cores" if processor and cores else str(processor) if processor else None

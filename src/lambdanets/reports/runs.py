@@ -76,8 +76,9 @@ class RunRecord:
 
     @property
     def processors(self) -> tuple[str, ...]:
-        """The processors that the run was started and continued on, as far as they were recorded."""
-        return tuple(sorted({str(start["processor"]) for start in self.starts if start.get("processor")}))
+        """The GPUs or else the processors that the run was started and continued on, as far as they were recorded."""
+        names = (start.get("gpus") or start.get("processor") for start in self.starts)
+        return tuple(sorted({str(name) for name in names if name}))
 
     @property
     def last_start(self) -> str:

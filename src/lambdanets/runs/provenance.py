@@ -64,12 +64,16 @@ def drop_pending_start() -> None:
     drop_logs()
 
 
-def record_pending_start() -> None:
-    """Record the announced start, once, and write its log from now on. Jobs call this when nothing can be refused."""
+def record_pending_start(gpus: str | None = None) -> None:
+    """Record the announced start, once, and write its log from now on. Jobs call this when nothing can be refused.
+
+    Args:
+        gpus: number and name of the GPUs that a training works on, see `training_gpus`.
+    """
     while pending_starts:
         start = pending_starts.pop()
         start.folder.mkdir(parents=True, exist_ok=True)
-        record_start(*start)
+        record_start(*start, gpus=gpus)
         (start.folder / FAILED).unlink(missing_ok=True)
         release_logs()
 
@@ -88,17 +92,23 @@ def unresolved_config(config: DictConfig, folder: Path) -> DictConfig:
 
 
 def record_start(
-    folder: Path, config: DictConfig, overrides: Sequence[str] | None = None, swept: Sequence[str] = ()
+    folder: Path,
+    config: DictConfig,
+    overrides: Sequence[str] | None = None,
+    swept: Sequence[str] = (),
+    *,
+    gpus: str | None = None,
 ) -> None:
     """Write the config, as composed and as resolved, and add this start to provenance.json.
 
-    These files suffice to repeat the run: `base_run=<folder>`. The arguments are those of `Start`.
+    These files suffice to repeat the run: `base_run=<folder>`. The arguments are those of `Start` and of
+    `record_pending_start`.
     """
     file = folder / PROVENANCE
     starts = read_json(file, list)
     if starts is None and os.path.lexists(file):
         file.replace(file.with_name(f"{file.name}.damaged"))
-    origin = describe_origin() | ({"swept": [*swept]} if swept else {})
+    origin = describe_origin() | ({"gpus": gpus} if gpus else {}) | ({"swept": [*swept]} if swept else {})
     atomic_write(folder / RESOLVED_CONFIG, OmegaConf.to_yaml(config, resolve=True))
     atomic_write(folder / UNRESOLVED_CONFIG, OmegaConf.to_yaml(config))
     if overrides is not None:
