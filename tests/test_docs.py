@@ -307,8 +307,9 @@ def test_the_readme_counts_the_verdicts_of_the_results():
     (page,) = re.findall(r"\[All claims\]\((results/reproduction\w*\.md)\)", readme)
     verdicts = [row[-1] for row in table((ROOT / page).read_text(), "| data | claim |")]
     counts = [verdicts.count(verdict) for verdict in ("holds", "doesn't hold", "can't tell", "not run")]
-    text = "These are five of {} claims; {} hold, {} do not, {} stay open, and {} are not run yet."
-    assert text.format(sum(counts), *counts) in readme
+    held, refuted, open_, not_run = counts
+    rest = f"{open_} stay open, and {not_run} are not run yet." if not_run else f"and {open_} stay open."
+    assert f"These are five of {sum(counts)} claims; {held} hold, {refuted} do not, {rest}" in readme
 
 
 def test_the_readmes_speeds_are_those_of_the_results():
