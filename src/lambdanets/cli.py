@@ -31,7 +31,7 @@ from lambdanets.distributed.local_workers import DISTRIBUTED_JOBS, distributed_j
 from lambdanets.distributed.rendezvous import broadcast_job, stop_workers, worker_loop
 from lambdanets.distributed.requeue import handle_stop_signals
 from lambdanets.distributed.threads import record_user_threads, set_threads
-from lambdanets.error_messages import error_message
+from lambdanets.error_messages import error_message, path_message
 from lambdanets.errors import UserError
 from lambdanets.runs import provenance, refusal, sweeps
 from lambdanets.runs.find import Command, Selection, find_checkpoint, find_restarted_run, find_run, resolve_ckpt
@@ -138,7 +138,7 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
         if sweeping and isinstance(error, RunInProgressError):
             log.info("skipped: %s", error)
             return sweeper_result({}, composed)
-        message = error_message(error)
+        message = error_message(error) or path_message(error)
         if message is None or (sweeping and FULL_ERROR):
             traceback.print_exc()  # a defect: print it here, before Hydra adds its own words
         else:

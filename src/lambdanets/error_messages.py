@@ -25,6 +25,8 @@ from lambdanets.errors import UserError
 
 # The disk is full, the quota is reached, or the file exceeds the size limit.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# The system doesn't permit it, or a file is in the place of a folder.
+UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
 def error_message(error: BaseException) -> str | None:
@@ -85,6 +87,15 @@ def error_message(error: BaseException) -> str | None:
             return single_line(cause)
         if isinstance(cause, HydraException | OmegaConfBaseException) and not isinstance(cause, InstantiationException):
             return single_line(cause)
+    return None
+
+
+def path_message(error: BaseException) -> str | None:
+    """Return the message for a path that a job can't use, of which the system's own error has the reason; else None."""
+    for cause in exception_chain(error):
+        if isinstance(cause, OSError) and cause.errno in UNUSABLE_PATH and cause.filename is not None:
+            path = cause.filename2 or cause.filename
+            return f"'{path}' can't be used ({cause.strerror}): give another path, or change what is there."
     return None
 
 

@@ -60,6 +60,20 @@ def test_a_network_of_ones_own_starts_from_published_weights(weights):
     assert all(torch.equal(own.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
 
 
+def test_a_source_may_be_a_path_and_an_empty_one_is_refused(weights):
+    folder, network = weights
+    options = {
+        "image_size": 8,
+        "in_channels": 1,
+        "num_classes": 10,
+        "overrides": ["mixer.scope=global", "mixer.heads=2"],
+    }
+    own = lambdanets.create("tiny", pretrained=folder, **options)
+    assert torch.equal(own.stem[0].weight, network.stem[0].weight)
+    with pytest.raises(UserError, match="can't be loaded"):
+        lambdanets.create("tiny", pretrained="", **options)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -13,6 +13,7 @@ from lambdanets.jobs.predict import InputImages, image_files, summarize_errors
 from tests.checkpoints import SHALLOW, write_checkpoint
 from tests.command import run
 from tests.images import encode_jpeg
+from tests.in_process import refusal_of
 
 
 def test_a_folder_gives_its_images_by_name(tmp_path):
@@ -108,3 +109,23 @@ def test_one_unreadable_picture_of_any_name_does_not_lose_the_other_predictions(
         assert f"photos/{shown}\n" in done.stdout
     (file,) = tmp_path.rglob("predictions.json")
     assert sorted(entry["file"] for entry in json.loads(file.read_text())) == sorted(f"photos/{n}" for n in names)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("job.top=-1", "job.top=-1 is not a number of classes: set 1 or more."),
+        ("job.top=0", "job.top=0 is not"),
+        ("job.top=abc", "job.top=abc is not"),
+        ("job.top=2.5", "job.top=2.5 is not"),
+        ("job.top=null", "job.top=None is not"),
+        ("input=[a.png,b.png]", "is not a path: give one image or one folder of images."),
+        ("input={a:b}", "is not a path"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_predicted(option, message, tmp_path):
+    config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
+    (tmp_path / "a.png").write_bytes(encode_jpeg(20, 30))
+    options = [option] if option.startswith("input") else [option, "input=a.png"]
+    assert message in refusal_of("job=predict", f"ckpt={config.ckpt}", *options, cwd=tmp_path)
+    assert not [*tmp_path.rglob("predictions.json")]

@@ -16,7 +16,7 @@ import lambdanets
 from lambdanets.errors import UserError
 from lambdanets.export.evaluate import pattern_image
 from lambdanets.jobs import publish
-from lambdanets.jobs.publish import choose_seed, score_weights, training_command, without_places
+from lambdanets.jobs.publish import choose_seed, describe_data, score_weights, training_command, without_places
 from lambdanets.mixers import Conv
 from lambdanets.reports.runs import ExperimentRuns, RunRecord
 from lambdanets.runs import published
@@ -247,6 +247,42 @@ def test_runs_that_cannot_be_published_are_refused(prepare, message, place, tmp_
     prepare(run)
     assert message in refusal_of("job=publish", "sweep_dir=runs", cwd=tmp_path)
     assert not (tmp_path / "weights").exists()
+
+
+def test_another_page_is_not_replaced(place, tmp_path):
+    (tmp_path / "README.md").write_text("# My project")
+    message = refusal_of("job=publish", f"sweep_dir={place / 'multirun' / 'rows'}", "job.output_dir=.", cwd=tmp_path)
+    assert "'README.md' would be replaced by the page of published weights, and is another one" in message
+    assert (tmp_path / "README.md").read_text() == "# My project"
+    assert not (tmp_path / "digits").exists()
+
+
+def test_weights_for_other_classes_are_not_replaced(weights, place, tmp_path):
+    shutil.copytree(weights, tmp_path / "weights", copy_function=shutil.copyfile)
+    labels = tmp_path / "weights" / "digits" / "lambda" / "labels.json"
+    labels.write_text(labels.read_text().replace('"9"', '"ten"'))
+    before = tree(tmp_path / "weights")
+    message = refusal_of("job=publish", f"sweep_dir={place / 'multirun' / 'rows'}", cwd=tmp_path)
+    assert "digits/lambda' holds weights for other classes than these runs, 10: `0`, " in message
+    assert tree(tmp_path / "weights") == before
+
+
+def test_a_row_whose_weights_are_missing_is_not_on_the_page(weights, place, tmp_path):
+    shutil.copytree(weights, tmp_path / "weights", copy_function=shutil.copyfile)
+    (tmp_path / "weights" / "digits" / "lambda" / "model.safetensors").unlink()
+    sweep_dir = place / "multirun" / "rows" / "digits_conv_seed-0"
+    assert invoke("job=publish", f"sweep_dir={sweep_dir}", cwd=tmp_path).code == 0
+    page = (tmp_path / "weights" / "README.md").read_text()
+    assert "digits/conv" in page
+    assert "digits/lambda" not in page
+
+
+def test_a_row_with_other_data_has_no_description_of_its_names_data():
+    descriptions = {"cifar10": "Ten classes."}
+    for setting, expected in (((), "Ten classes."), (("seed=1", "data.val_size=0.2"), "Ten classes.")):
+        assert describe_data(ExperimentRuns("cifar10/conv", setting), descriptions) == expected
+    for row in (ExperimentRuns("cifar10/conv", ("data=digits",)), ExperimentRuns("digits/conv", ())):
+        assert describe_data(row, descriptions).startswith("See the config")
 
 
 def rename(run, experiment, name=None):

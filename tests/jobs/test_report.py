@@ -15,7 +15,7 @@ from lambdanets.jobs.report import choose_score, sweep_folders
 from lambdanets.jobs.report_claims import write_claims_page
 from lambdanets.reports.archive import archive_runs
 from lambdanets.reports.runs import read_runs
-from tests.in_process import run
+from tests.in_process import refusal_of, run
 from tests.reports.run_folders import EXPERIMENTS, make_run, make_sweep
 
 
@@ -78,6 +78,24 @@ def test_runs_are_compared_by_a_score_that_they_have(sweep):
     assert choose_score(runs, None) == "val/top1"
     unfinished = [run_ for run_ in runs if not run_.metrics]
     assert choose_score(unfinished, None) == "test/top1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["job.baseline=table3/con"],
+            "job.baseline=table3/con is the experiment of no run: choose one of table3/conv, ",
+        ),
+        (["sweep_dir=[]"], "sweep_dir=[] names no folder: give one or several, or leave it out"),
+        (["job.archive_to=file"], "'file' can't be used (File exists): give another path"),
+        (["job.archive_to=file/archive"], "'file/archive' can't be used (Not a directory): give another path"),
+    ],
+)
+def test_mistakes_in_options_are_named(options, message, sweep, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert message in refusal_of("job=report", f"sweep_dir={sweep}", *options, cwd=tmp_path)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_the_newest_sweep_is_the_default(tmp_path, monkeypatch):

@@ -276,3 +276,17 @@ def test_a_new_run_in_a_used_folder_leaves_the_old_checkpoints_aside(tmp_path):
             aside = {file.name: file.read_bytes() for file in (tmp_path / "r" / f"checkpoints-{number}").iterdir()}
             assert aside == former
             assert f"were moved to 'checkpoints-{number}'" in done.text
+
+
+def test_checkpoints_that_were_set_aside_continue_their_own_run_elsewhere(copied):
+    former = checkpoint(copied / "r")
+    done = invoke(*SMALL, "trainer.max_epochs=1", "seed=7", "hydra.run.dir=r", cwd=copied)
+    assert "were moved to 'checkpoints-1'" in done.text
+    before = tree(copied / "r")
+    options = (f"trainer.max_epochs={EPOCHS + 1}", "trainer.limit_train_batches=4")
+    done = invoke("ckpt=r/checkpoints-1/last.ckpt", *options, cwd=copied)
+    assert done.code == 0, done.text
+    assert tree(copied / "r") == before
+    (run,) = (copied / "outputs").glob("*/*")
+    assert OmegaConf.load(run / "config.yaml").seed != 7
+    assert checkpoint(run)["global_step"] == former["global_step"] * (EPOCHS + 1) / EPOCHS

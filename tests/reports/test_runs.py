@@ -7,6 +7,7 @@ import re
 import pytest
 
 from lambdanets.errors import UserError
+from lambdanets.reports.archive import archive_runs
 from lambdanets.reports.runs import describe_missing, group_runs, is_setting, read_runs
 from tests.reports.run_folders import EXPERIMENTS, make_run, make_sweep
 
@@ -32,6 +33,20 @@ def test_a_run_is_found_once_and_other_jobs_are_not_runs(sweep):
     for file in make_run(sweep, "table3/se", 7, 0.5).glob("*.yaml"):
         file.write_text(file.read_text().replace("jobs.fit.run", "jobs.test.run"))
     assert len(read_runs([sweep, sweep / "table3_conv-0-0", sweep])) == 8
+
+
+def test_linked_runs_and_archives_are_read_once(sweep, tmp_path):
+    links = tmp_path / "links"
+    links.mkdir()
+    for run in (sweep / "table3_conv-0-0", make_run(tmp_path / "elsewhere", "table3/se", 5, 0.5)):
+        (links / run.name).symlink_to(run)
+        (links / f"{run.name}-again").symlink_to(run)
+    (links / "around").symlink_to(tmp_path)
+    archive_runs(read_runs([tmp_path / "elsewhere"]), tmp_path / "archive")
+    (links / "archive").symlink_to(tmp_path / "archive")
+    names = sorted((run.experiment, run.seed) for run in read_runs([links]))
+    assert names == [("table3/conv", 0), ("table3/se", 5), ("table3/se", 5)], "of the folder and of the archive"
+    assert len(read_runs([links, tmp_path])) == 8 + 1 + 1
 
 
 def test_folders_without_runs_are_errors(tmp_path):

@@ -85,6 +85,15 @@ def test_a_checkpoint_file_belongs_to_its_run_or_to_none(tmp_path):
     assert find_run(command(job="test", ckpt=str(outside), has_name=True)).folder.parts[:2] == ("outputs", "r")
 
 
+def test_checkpoints_that_a_later_run_set_aside_belong_to_none(tmp_path):
+    run = make_run(tmp_path / "run", "best")
+    (run / "checkpoints").rename(run / "checkpoints-1")
+    make_run(run, "best")
+    assert find_run(command(ckpt=str(run / "checkpoints" / "best.ckpt"))).run == run
+    selection = find_run(command(ckpt=str(run / "checkpoints-1" / "best.ckpt")))
+    assert (selection.run, selection.folder.parts[:2]) == (None, ("outputs", "r"))
+
+
 def test_published_weights_are_read_where_they_are_and_results_lie_elsewhere(tmp_path, monkeypatch):
     file = tmp_path / "package" / "weights" / "cifar10" / "lambda_u1" / EXPORTED
     file.parent.mkdir(parents=True)

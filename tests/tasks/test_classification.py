@@ -1,6 +1,8 @@
 """Scores of classification against scikit-learn's, and its predictions."""
 
+import io
 import json
+import sys
 
 import pytest
 import torch
@@ -77,3 +79,18 @@ def test_predictions_are_the_likeliest_classes(tmp_path, capsys):
     assert interpreted[0][1] == pytest.approx(0.6652, abs=1e-4)
     assert entries[0]["classes"][0]["probability"] == interpreted[0][1]
     assert "66.5%" in capsys.readouterr().out
+
+
+def test_predictions_are_stored_even_if_nobody_reads_the_output(tmp_path, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise OSError("closed")
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    options = {"top": 1, "threshold": 0.5}
+    with pytest.raises(OSError, match="closed"):
+        classification(2).write_predictions(
+            [tmp_path / "1.png"], torch.tensor([[0.3, 0.7]]), tmp_path, labels={"classes": ["a", "b"]}, options=options
+        )
+    (entry,) = json.loads((tmp_path / "predictions.json").read_text())
+    assert entry["classes"][0]["name"] == "b"

@@ -23,6 +23,7 @@ from lambdanets.tasks import Task
 
 # The facts of published weights that belong to their row: its seeds and data, and logits to check the file by.
 PUBLISHED = "published.json"
+TITLE = "# Published weights"
 LICENSE = "Apache-2.0, as this package"
 
 
@@ -169,7 +170,8 @@ def published_page(folder: Path) -> str:
     Args:
         folder: with `<data>/<row>/` below it.
     """
-    weights = sorted(file.parent for file in folder.rglob(PUBLISHED))
+    # The weights are the last file of a row: one that was interrupted isn't published.
+    weights = sorted(file.parent for file in folder.rglob(PUBLISHED) if (file.parent / EXPORTED).is_file())
     rows: list[TableRow] = []
     data: dict[str, str] = {}
     for path in weights:
@@ -201,7 +203,7 @@ bounds: with few seeds that differ much, it passes 100 %.
 {sources}"""
     example = source_name(folder, "<data>/<row>")
     listed = "lambdanets.list_models(pretrained=True)  # the names of the weights below\n"
-    return f"""# Published weights
+    return f"""{TITLE}
 
 ```python
 import lambdanets

@@ -23,7 +23,7 @@ def create(
     model: str = "lambda_resnet50",
     *,
     mixer: str | None = None,
-    pretrained: str | bool | None = None,
+    pretrained: str | Path | bool | None = None,
     image_size: int | tuple[int, int] | None = None,
     in_channels: int | None = None,
     num_classes: int | None = None,
@@ -80,8 +80,8 @@ def create(
         network = build_model(config, ImageSpec(in_channels or images.channels, size or images.size, classes))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(error_message(error) or str(error)) from error
-    if pretrained:
-        load_pretrained(network, str(published) if pretrained is True else pretrained)
+    if pretrained not in (None, False):
+        load_pretrained(network, str(published if pretrained is True else pretrained))
     return network
 
 

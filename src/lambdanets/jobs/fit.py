@@ -43,6 +43,7 @@ from lambdanets.runs.folders import (
     UNRESOLVED_CONFIG,
     last_checkpoint,
     load_config,
+    owner_run,
     read_json,
     rename_damaged,
     rename_results,
@@ -253,7 +254,7 @@ def finished_metrics(config: DictConfig, folder: Path) -> dict[str, float] | Non
         UserError: the command sets something that only a further epoch could apply, or the checkpoint is another
             run's, whose training is over.
     """
-    if Path(config.ckpt).resolve().parent.parent != folder.resolve():
+    if owner_run(Path(config.ckpt)) != folder.resolve():
         raise UserError(
             f"The training of '{config.ckpt}' has finished its {config.trainer.max_epochs} epochs: train it further "
             f"with trainer.max_epochs=<more>, or test it with job=test ckpt={config.ckpt}."

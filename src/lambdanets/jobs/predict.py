@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch.utils.data import DataLoader, IterableDataset
 
 from lambdanets.config.build import build_data, build_task, build_trainer
@@ -32,18 +32,23 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         The number of images, and what else the task counts, such as objects.
 
     Raises:
-        UserError: no checkpoint or input is named, they don't fit, or some images can't be read.
+        UserError: no checkpoint or input is named, they or an option don't fit, or some images can't be read.
     """
     silence_lightning()
     if config.ckpt is None or config.input is None:
         raise UserError("job=predict needs ckpt=<run's folder or file> and input=<image or folder of images>.")
+    if isinstance(config.input, DictConfig | ListConfig):
+        raise UserError(f"input={config.input} is not a path: give one image or one folder of images.")
+    top = config.job.get("top", 1)
+    if not isinstance(top, int) or isinstance(top, bool) or top < 1:
+        raise UserError(f"job.top={top} is not a number of classes: set 1 or more.")
     checkpoint = read_checkpoint(config.ckpt)
     data = build_data(config)
     task = build_task(config, data, checkpoint["labels"]["classes"])
     check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
     task.load_state_dict(checkpoint["state_dict"])
     config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
-    images = InputImages(image_files(Path(config.input)), data)
+    images = InputImages(image_files(Path(str(config.input))), data)
     trainer = build_trainer(config, logger=False, default_root_dir=folder)
     if trainer.strategy.root_device.type == "cpu" and trainer.precision == "32-true":
         task.model = optimize_for_inference(task.model)

@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from lambdanets.config.keys import PATH_KEYS, override_key
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.errors import UserError
 from lambdanets.export.evaluate import pattern_image
-from lambdanets.export.published_card import PUBLISHED, PublishedRow, published_card, published_page
-from lambdanets.hub.load import load
+from lambdanets.export.model_card import describe_classes
+from lambdanets.export.published_card import PUBLISHED, TITLE, PublishedRow, published_card, published_page
+from lambdanets.hub.load import LABELS_FILE, load
 from lambdanets.jobs.export import add_file_scores, score_file, write_model
 from lambdanets.jobs.report import sweep_folders
 from lambdanets.reports.runs import ExperimentRuns, RunRecord, group_runs, read_runs
 from lambdanets.runs.checkpoints import read_checkpoint
-from lambdanets.runs.folders import EXPORTED, best_checkpoint, check_name, write_metrics
+from lambdanets.runs.folders import EXPORTED, best_checkpoint, check_name, read_json, write_metrics
 from lambdanets.runs.provenance import PROVENANCE
 from lambdanets.runs.published import source_name
 
@@ -49,18 +50,22 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         The number of rows that were published, and the bytes of all weights in the folder.
 
     Raises:
-        UserError: there are no finished runs, a row isn't named `<data>/<row>` or has several settings, or the run of a
-            best seed has no checkpoint, no provenance or no test images.
+        UserError: there are no finished runs, a row isn't named `<data>/<row>` or has several settings, the run of a
+            best seed has no checkpoint, no provenance or no test images, or files would be lost that are no
+            publication of the same row.
     """
     silence_lightning()
     rows = finished_rows(read_runs(sweep_folders(config.sweep_dir)))
     output_dir = Path(config.job.output_dir)
+    page = output_dir / CARD
+    check_page(page)
     with tempfile.TemporaryDirectory() as temporary:
         for row in rows:
             publish_row(row, config, Path(temporary, row.experiment), folder)
         for row in rows:
+            check_classes_of_published(Path(temporary, row.experiment), output_dir / row.experiment)
+        for row in rows:
             replace_files(Path(temporary, row.experiment), output_dir / row.experiment)
-    page = output_dir / CARD
     atomic_write(page, published_page(output_dir))
     size = sum(file.stat().st_size for file in output_dir.rglob(EXPORTED))
     results: dict[str, float] = {"rows": len(rows), "bytes": size}
@@ -141,7 +146,7 @@ def publish_row(row: ExperimentRuns, config: DictConfig, folder: Path, job_folde
         {seed: {name: metrics[name] for name in names} for seed, metrics in scores.items()},
         *names,
         training_command(row, run),
-        config.job.data.get(row.experiment.split("/")[0], "See the config; their license is not stated here."),
+        describe_data(row, config.job.data),
     )
     atomic_write(folder / PUBLISHED, facts.to_json(pattern_logits(folder, config.allow_targets or ())))
     card = published_card(
@@ -186,6 +191,44 @@ def score_weights(run: RunRecord, config: DictConfig, weights: Path, job_folder:
             f"The weights of {run.experiment} can't be tested, so nothing was published. {error} "
             "(job=publish takes the images from job.data_root, and the device from trainer.accelerator.)"
         ) from error
+
+
+def describe_data(row: ExperimentRuns, descriptions: Mapping[str, str]) -> str:
+    """Return the description of a row's data: the one for the first part of its name, unless `data=` replaced them."""
+    is_replaced = any(override_key(override) == "data" for override in row.setting)
+    known = None if is_replaced else descriptions.get(row.experiment.split("/")[0])
+    return known or "See the config; their license is not stated here."
+
+
+def check_page(page: Path) -> None:
+    """Check that the page is one of published weights, if it exists.
+
+    Raises:
+        UserError: it is another file.
+    """
+    if os.path.lexists(page) and not (page.is_file() and page.read_text(errors="replace").startswith(f"{TITLE}\n")):
+        raise UserError(
+            f"'{page}' would be replaced by the page of published weights, and is another one: set job.output_dir to "
+            "a folder for the weights alone, or move the file away."
+        )
+
+
+def check_classes_of_published(source: Path, target: Path) -> None:
+    """Check that a row which was published before has the classes of the new one.
+
+    Args:
+        source: folder of the new row.
+        target: folder of the published row, which may not exist.
+
+    Raises:
+        UserError: the classes differ.
+    """
+    new, old = ((read_json(folder / LABELS_FILE) or {}).get("classes") for folder in (source, target))
+    if old is not None and new != old:
+        raise UserError(
+            f"'{target}' holds weights for other classes than these runs, {describe_classes(old)} instead of "
+            f"{describe_classes(new)}: set job.output_dir to another folder, or move that one away."
+        )
 
 
 def replace_files(source: Path, target: Path) -> None:

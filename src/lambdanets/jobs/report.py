@@ -39,7 +39,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         The number of rows, of finished runs and of missing runs.
 
     Raises:
-        UserError: there are no runs, or no finished one has the score.
+        UserError: there are no runs, no finished one has the score, or none is of the given baseline.
     """
     silence_lightning()
     if config.get("claims"):
@@ -48,10 +48,9 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     if config.job.archive_to:
         archive_runs(runs, Path(config.job.archive_to))
     score = choose_score(runs, config.job.score)
+    check_baseline(runs, config.job.baseline)
     comparison = compare(runs, score=score, baseline=config.job.baseline, flops=run_flops)
     tables = comparison.tables
-    for table in tables:
-        table.show()
     origin = provenance.describe_origin()
     finished = sum(bool(run.metrics) for run in runs)
     made = f"{finished} runs, {origin['date'][:10]}, {describe_versions(runs)}"
@@ -63,6 +62,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     atomic_write(folder / "report.json", to_json(comparison, origin))
     html = f"{escape(made)}<br><code>{escape(origin['command'])}</code>"
     atomic_write(folder / "report.html", render_page(tables, draw_figures(comparison), html))
+    for table in tables:
+        table.show()
     log.info("Written to %s, and .md, .csv, .json.", os.path.relpath(folder / "report.html"))
     return {"rows": len(comparison.rows), "runs": finished, "missing": len(comparison.missing)}
 
@@ -83,6 +84,17 @@ def choose_score(runs: Sequence[RunRecord], score: str | None) -> str:
     return score
 
 
+def check_baseline(runs: Sequence[RunRecord], baseline: str | None) -> None:
+    """Check that there are runs of the given baseline.
+
+    Raises:
+        UserError: there are none.
+    """
+    names = sorted({run.experiment for run in runs})
+    if baseline is not None and baseline not in names:
+        raise UserError(f"job.baseline={baseline} is the experiment of no run: choose one of {', '.join(names)}.")
+
+
 def sweep_folders(sweep_dir: str | list[str] | None) -> list[Path]:
     """Return the folders that sweep_dir names, or else the newest sweep's.
 
@@ -90,7 +102,10 @@ def sweep_folders(sweep_dir: str | list[str] | None) -> list[Path]:
         UserError: sweep_dir is None and there is no sweep.
     """
     if sweep_dir is not None:
-        return [Path(folder) for folder in ([sweep_dir] if isinstance(sweep_dir, str) else sweep_dir)]
+        folders = [Path(folder) for folder in ([sweep_dir] if isinstance(sweep_dir, str) else sweep_dir)]
+        if not folders:
+            raise UserError("sweep_dir=[] names no folder: give one or several, or leave it out for the newest sweep.")
+        return folders
     # Hydra writes this file at each start of a sweep; ablations lie one folder further down.
     sweeps = [*SWEEPS.glob("*/multirun.yaml"), *SWEEPS.glob("*/*/multirun.yaml")]
     if not sweeps:

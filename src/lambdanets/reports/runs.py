@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lambdanets.config.build import task_class
 from lambdanets.config.keys import UNREPORTED_KEYS, is_key_in, override_key
 from lambdanets.config.upgrade import KEYS, upgrade_config
+from lambdanets.data.image_names import find_files
 from lambdanets.errors import UserError
 from lambdanets.runs.folders import FAILED, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG, read_config, read_json
 from lambdanets.runs.provenance import PROVENANCE, read_overrides
@@ -138,23 +139,27 @@ def is_setting(override: str) -> bool:
 def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
     """Read all training runs in or below some folders, from run folders and from archives (runs.jsonl).
 
+    Links are followed, and each file is read once. A folder that can't be listed is left out, with a warning.
+
     Raises:
         MissingRunsError: a folder doesn't exist, or none of them holds a run.
         UserError: an archive is damaged.
     """
     runs: dict[Path, RunRecord] = {}
-    archived: list[RunRecord] = []
+    archives: dict[Path, Path] = {}
     folders = list(folders)
     for folder in folders:
         if not folder.is_dir():
             raise MissingRunsError(f"There is no folder '{folder}': sweep_dir must name a folder of runs.")
-        for file in sorted(folder.rglob(RESOLVED_CONFIG)):
-            if (file.parent / UNRESOLVED_CONFIG).is_file():
+        for file in sorted(Path(found.path) for found in find_files(folder, on_error=warn_unreadable)):
+            if file.name == ARCHIVE:
+                archives[file.resolve()] = file
+            elif file.name == RESOLVED_CONFIG and (file.parent / UNRESOLVED_CONFIG).is_file():
                 try:
                     runs[file.parent.resolve()] = read_run_folder(file.parent)
                 except UserError as error:
                     log.warning("The run '%s' is left out. %s", file.parent, error)
-        archived += [run for file in sorted(folder.rglob(ARCHIVE)) for run in read_archive(file)]
+    archived = [run for file in archives.values() for run in read_archive(file)]
     every = [*runs.values(), *(run for run in archived if run.path.resolve() not in runs)]
     trainings = [run for run in every if OmegaConf.select(run.config, "job._target_") == FIT]
     if not trainings:
@@ -162,6 +167,10 @@ def read_runs(folders: Iterable[Path]) -> list[RunRecord]:
             f"No run lies below {', '.join(map(repr, map(str, folders)))}: start some, then report on them."
         )
     return trainings
+
+
+def warn_unreadable(error: OSError) -> None:
+    log.warning("The folder '%s' is left out: it can't be read (%s).", error.filename, error.strerror)
 
 
 def read_run_folder(folder: Path) -> RunRecord:

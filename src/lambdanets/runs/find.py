@@ -27,6 +27,7 @@ from lambdanets.runs.folders import (
     load_config,
     new_folder,
     newest_run,
+    owner_run,
 )
 from lambdanets.runs.provenance import started_by
 from lambdanets.runs.published import find_published, suggest_names
@@ -196,8 +197,7 @@ def resolve_ckpt(ckpt: str, name: str) -> tuple[Path | None, Path | None]:
             raise UserError(f"The folder '{path}' holds no run ({UNRESOLVED_CONFIG} is missing): give a run's folder.")
         return path, None
     if path.is_file():
-        run = path.resolve().parent.parent
-        return run if (run / UNRESOLVED_CONFIG).is_file() else None, path
+        return owner_run(path), path
     raise UserError(
         f"ckpt={ckpt} does not exist: give a run's folder, a checkpoint file, or last.{suggest_names(ckpt)}"
     )

@@ -169,6 +169,16 @@ def find_checkpoint_file(run: Path, kinds: tuple[str, ...]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def owner_run(checkpoint: Path) -> Path | None:
+    """Return the folder of the run that a checkpoint file belongs to, or None for a file on its own.
+
+    Checkpoints that `set_checkpoints_aside` has moved belong to no run: the folder around them is that of a later one.
+    """
+    folder = checkpoint.resolve().parent
+    was_set_aside = re.fullmatch(rf"{CHECKPOINTS}-\d+", folder.name) is not None
+    return folder.parent if (folder.parent / UNRESOLVED_CONFIG).is_file() and not was_set_aside else None
+
+
 def best_checkpoint(run: Path) -> Path | None:
     """Return the checkpoint with the best validation score, else the newest one, or None before the first."""
     return find_checkpoint_file(run, ("best", "last", "previous"))

@@ -27,7 +27,7 @@ def likeliest_classes(probabilities: Tensor, classes: Sequence[str], top: int) -
 def write_class_predictions(
     files: Sequence[Path], probabilities: Sequence[Tensor], path: Path, classes: Sequence[str], top: int
 ) -> None:
-    """Print the likeliest classes of each image, and write them as JSON.
+    """Write the likeliest classes of each image as JSON, and print them.
 
     Args:
         files: the images.
@@ -36,14 +36,16 @@ def write_class_predictions(
         classes: names of the classes.
         top: number of classes per image.
     """
+    guesses_by_file = [likeliest_classes(row, classes, top) for row in probabilities]
+    entries = [
+        {"file": str(file), "classes": [{"name": n, "probability": p} for n, p in guesses]}
+        for file, guesses in zip(files, guesses_by_file, strict=True)
+    ]
+    atomic_write(path, json.dumps(entries, indent=2) + "\n")  # first: a reader of the output may stop, as `head` does
     console = plain_console()
-    entries = []
-    for file, row in zip(files, probabilities, strict=True):
-        guesses = likeliest_classes(row, classes, top)
-        entries.append({"file": str(file), "classes": [{"name": n, "probability": p} for n, p in guesses]})
+    for file, guesses in zip(files, guesses_by_file, strict=True):
         console.print(printable(str(file)), soft_wrap=True)
         table = Table(show_header=False)
         for name, probability in guesses:
             table.add_row(printable(name), f"{probability:.1%}")
         console.print(table)
-    atomic_write(path, json.dumps(entries, indent=2) + "\n")
