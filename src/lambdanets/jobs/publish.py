@@ -223,8 +223,8 @@ def check_classes_of_published(source: Path, target: Path) -> None:
     Raises:
         UserError: the classes differ.
     """
-    new, old = ((read_json(folder / LABELS_FILE) or {}).get("classes") for folder in (source, target))
-    if old is not None and new != old:
+    old, new = ((read_json(folder / LABELS_FILE) or {}).get("classes", []) for folder in (target, source))
+    if old and new != old:
         raise UserError(
             f"'{target}' holds weights for other classes than these runs, {describe_classes(old)} instead of "
             f"{describe_classes(new)}: set job.output_dir to another folder, or move that one away."
