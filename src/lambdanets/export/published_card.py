@@ -192,13 +192,13 @@ def published_page(folder: Path) -> str:
     table = Table("", list(rows[0]) if rows else [], rows)
     total = sum((path / EXPORTED).stat().st_size for path in weights) / 1e6
     sources = "\n".join(f"- `{name}`: {text}" for name, text in data.items())
-    content = f"""Of each row, the seed with the best validation score; {total:.1f} MB in all. License of the weights:
+    content = f"""Of each of these rows, the seed with the best validation score; {total:.1f} MB in all. License of the weights:
 {LICENSE}.
 
 {table.to_markdown()}
 Scores are top-1 in percent. Validation: of the published seed, in bold, which was chosen by it. Test: of the file, as
-`job=test` gives it again. Mean test: of the runs of all seeds, with Student's 95 % interval, whose formula knows no
-bounds: with few seeds that differ much, it passes 100 %.
+`job=test` gives it again. Mean test: of the runs of all seeds, with Student's 95 % interval. It covers the choice of
+seeds, not that of the test images, and its formula knows no bounds: with few seeds that differ much, it passes 100 %.
 
 {sources}"""
     example = source_name(folder, "<data>/<row>")
