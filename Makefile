@@ -52,7 +52,8 @@ fuzz: setup
 # Tests and measurements on a GPU, in results/gpu: all parts, or one, as PART=layers; each takes at most eight minutes.
 # It sets nothing up: without .venv, the packages are those of $(PYTHON).
 GPU_PYTHON = PYTHONPATH=src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
-NEEDED := torch torchvision pytorch_lightning torchmetrics hydra scipy sklearn matplotlib tensorboard rich filelock pytest
+NEEDED := torch torchvision pytorch_lightning torchmetrics hydra safetensors scipy sklearn matplotlib tensorboard rich filelock pytest \
+	timm lambda_networks
 gpu:
 	@$(GPU_PYTHON) -c 'import sys; from importlib.util import find_spec; missing = [m for m in sys.argv[1:] if not find_spec(m)]; \
 		sys.exit(f"error: {sys.executable} lacks {missing}: install them, or name another one, as PYTHON=python3.12" if missing else 0)' $(NEEDED)

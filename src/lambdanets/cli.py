@@ -146,7 +146,7 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
         is_new = not (folder / UNRESOLVED_CONFIG).is_file()
         if is_new and (sweeping or message is None):
             with suppress(Exception):  # a config that cannot be resolved; its message counts
-                provenance.record_pending_start()
+                provenance.record_pending_start(failed=True)
         if not sweeping:
             refusal.undo()
             sys.exit(1)

@@ -112,3 +112,4 @@ def test_a_start_records_the_gpus_of_its_training(tmp_path):
         provenance.record_pending_start(gpus)
         (start,) = json.loads((tmp_path / folder / "provenance.json").read_text())
         assert start.get("gpus") == gpus
+        assert "failed" not in start

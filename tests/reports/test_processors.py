@@ -1,5 +1,6 @@
 """Made-up runs on two processors, or on GPUs: which rows ran on which, and which numbers have no mean."""
 
+import json
 import re
 
 import pytest
@@ -119,6 +120,10 @@ def test_a_reports_head_names_all_processors(mixed):
 def test_runs_on_gpus_are_told_apart_by_them(sweep, tmp_path):
     for seed in range(3):
         change_start(sweep / f"table3_se-{seed}-0", gpus="2 × NVIDIA H100")
+    file = sweep / "table3_se-1-0" / "provenance.json"
+    (start,) = json.loads(file.read_text())
+    failed = {key: value for key, value in start.items() if key != "gpus"} | {"failed": True}
+    file.write_text(json.dumps([failed, start]))  # at first, torch found no GPU
     archive_runs(read_runs([sweep]), tmp_path / "archive")
     for folder in (sweep, tmp_path / "archive"):
         part = judged(folder)

@@ -72,6 +72,11 @@ def test_a_failed_run_is_listed_with_its_sentence_and_the_others_are_done(tmp_pa
         "(here 1, 2, 4, 8, 16) or change model.width."
     )
     assert "Traceback" not in done.text
+    starts = {file.parent.name: json.loads(file.read_text()) for file in tmp_path.glob("grid/*/provenance.json")}
+    assert {("heads-3" in name, start.get("failed")) for name, (start,) in starts.items()} == {
+        (True, True),
+        (False, None),
+    }
 
     report = run("job=report", "sweep_dir=grid", "hydra.run.dir=report", cwd=tmp_path)
     assert "Missing: lambda-digits, seed 0: failed: heads=3 does not divide" in " ".join(report.text.split())

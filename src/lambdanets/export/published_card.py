@@ -192,8 +192,8 @@ def published_page(folder: Path) -> str:
     table = Table("", list(rows[0]) if rows else [], rows)
     total = sum((path / EXPORTED).stat().st_size for path in weights) / 1e6
     sources = "\n".join(f"- `{name}`: {text}" for name, text in data.items())
-    content = f"""Of each of these rows, the seed with the best validation score; {total:.1f} MB in all. License of the weights:
-{LICENSE}.
+    content = f"""Of each of these rows, the seed with the best validation score; {total:.1f} MB in all. License of
+the weights: {LICENSE}.
 
 {table.to_markdown()}
 Scores are top-1 in percent. Validation: of the published seed, in bold, which was chosen by it. Test: of the file, as

@@ -100,7 +100,7 @@ def train_and_test(config: DictConfig, folder: Path) -> dict[str, float]:
         log.info("Stopped by %s after step %d; resume with ckpt=%s", signal_name, trainer.global_step, run_path)
         exit_after_signal(training.stop)
     if trainer.is_global_zero:
-        provenance.record_pending_start()  # if no epoch was left
+        provenance.record_pending_start(training_gpus(trainer))  # if no epoch was left
     seconds = training.start.seconds
     images_per_s = trainer.callback_metrics.get("speed/images_per_s")
 

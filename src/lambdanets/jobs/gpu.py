@@ -206,8 +206,18 @@ def run_sweep(job: DictConfig, results: Path) -> dict[str, float]:
     if root is None:
         raise UserError("Part reproduction needs CIFAR-10 as a folder of images: set job.reproduction.root=<folder>.")
     overrides = job.reproduction.rehearsal if rehearsing else job.reproduction.overrides
-    command = [sys.executable, "-m", "lambdanets", "--multirun", f"sweep={sweep}", f"data.root={root}", *overrides]
-    folder = Path(SWEEPS, sweep)
+    folder = results / SWEEPS.name / sweep if rehearsing else SWEEPS / sweep  # a rehearsal's runs are no results
+    place = f"hydra.sweep.dir={folder}"
+    command = [
+        sys.executable,
+        "-m",
+        "lambdanets",
+        "--multirun",
+        f"sweep={sweep}",
+        f"data.root={root}",
+        place,
+        *overrides,
+    ]
     process = subprocess.Popen(command)
     stopped = False
     try:

@@ -13,7 +13,19 @@ from lambdanets.locks import Timeout, exclusive_lock
 from lambdanets.reports.runs import ARCHIVE, RunRecord, read_archive
 
 # Each start keeps its code, its hardware and what its sweep is over, but not its host, its folder and its process.
-START_KEYS = ("command", "date", "git", "python", "platform", "processor", "cores", "gpus", "packages", "swept")
+START_KEYS = (
+    "command",
+    "date",
+    "git",
+    "python",
+    "platform",
+    "processor",
+    "cores",
+    "gpus",
+    "packages",
+    "swept",
+    "failed",
+)
 
 LOCK = f".{ARCHIVE}.lock"
 WAIT_S = 60.0

@@ -98,7 +98,12 @@ def provenance_line(runs: Sequence[RunRecord]) -> str:
 
 
 def describe_machine(start: Mapping[str, Any]) -> str | None:
-    """Return the GPUs of a start, or else its processor and cores as far as they were recorded, None without any."""
+    """Return the GPUs of a start, or else its processor and cores as far as they were recorded, None without any.
+
+    A start that failed before the training has none: the processor may not be what it would have trained on.
+    """
+    if start.get("failed"):
+        return None
     if start.get("gpus"):
         return str(start["gpus"])
     processor, cores = start.get("processor"), start.get("cores")

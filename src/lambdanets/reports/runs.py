@@ -77,8 +77,8 @@ class RunRecord:
 
     @property
     def processors(self) -> tuple[str, ...]:
-        """The GPUs or else the processors that the run was started and continued on, as far as they were recorded."""
-        names = (start.get("gpus") or start.get("processor") for start in self.starts)
+        """The GPUs or else the processors that the run was trained on, as far as they were recorded."""
+        names = (start.get("gpus") or start.get("processor") for start in self.starts if not start.get("failed"))
         return tuple(sorted({str(name) for name in names if name}))
 
     @property

@@ -64,16 +64,17 @@ def drop_pending_start() -> None:
     drop_logs()
 
 
-def record_pending_start(gpus: str | None = None) -> None:
+def record_pending_start(gpus: str | None = None, *, failed: bool = False) -> None:
     """Record the announced start, once, and write its log from now on. Jobs call this when nothing can be refused.
 
     Args:
         gpus: number and name of the GPUs that a training works on, see `training_gpus`.
+        failed: the job has failed before its work began, on whichever device that would have been.
     """
     while pending_starts:
         start = pending_starts.pop()
         start.folder.mkdir(parents=True, exist_ok=True)
-        record_start(*start, gpus=gpus)
+        record_start(*start, gpus=gpus, failed=failed)
         (start.folder / FAILED).unlink(missing_ok=True)
         release_logs()
 
@@ -98,6 +99,7 @@ def record_start(
     swept: Sequence[str] = (),
     *,
     gpus: str | None = None,
+    failed: bool = False,
 ) -> None:
     """Write the config, as composed and as resolved, and add this start to provenance.json.
 
@@ -108,7 +110,8 @@ def record_start(
     starts = read_json(file, list)
     if starts is None and os.path.lexists(file):
         file.replace(file.with_name(f"{file.name}.damaged"))
-    origin = describe_origin() | ({"gpus": gpus} if gpus else {}) | ({"swept": [*swept]} if swept else {})
+    details = {"gpus": gpus, "failed": failed, "swept": [*swept]}
+    origin = describe_origin() | {key: value for key, value in details.items() if value}
     atomic_write(folder / RESOLVED_CONFIG, OmegaConf.to_yaml(config, resolve=True))
     atomic_write(folder / UNRESOLVED_CONFIG, OmegaConf.to_yaml(config))
     if overrides is not None:
