@@ -28,7 +28,7 @@ from lambdanets.hub.load import LABELS_FILE, load, load_network
 from lambdanets.jobs.test import load_test_split, score_checkpoint
 from lambdanets.runs import provenance
 from lambdanets.runs.checkpoints import STORED_DTYPES, check_classes, read_checkpoint, round_weights, write_weights
-from lambdanets.runs.folders import EXPORTED, METRICS, RESOLVED_CONFIG, owner_run, write_metrics
+from lambdanets.runs.folders import EXPORTED, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG, owner_run, write_metrics
 
 log = logging.getLogger(__name__)
 SAFETENSORS = "safetensors"
@@ -341,8 +341,8 @@ def check_logits(file: Path, network: nn.Module, images: Tensor, config: DictCon
 
 def run_scores(ckpt: Path) -> dict[str, float]:
     """Return the scores of the checkpoint's run, or those in an earlier export of it."""
-    exported_to = ckpt.parent if ckpt.name == EXPORTED else None
-    for folder in (owner_run(ckpt), exported_to):
+    is_beside = ckpt.name == EXPORTED or (ckpt.parent / UNRESOLVED_CONFIG).is_file()
+    for folder in (owner_run(ckpt), ckpt.parent if is_beside else None):
         if folder is not None and (file := folder / METRICS).is_file():
             metrics = json.loads(file.read_text())
             scores = {name: value for name, value in metrics.items() if not name.startswith(FILE_METRICS)}
