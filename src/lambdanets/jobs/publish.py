@@ -206,7 +206,8 @@ def check_page(page: Path) -> None:
     Raises:
         UserError: it is another file.
     """
-    if os.path.lexists(page) and not (page.is_file() and page.read_text(errors="replace").startswith(f"{TITLE}\n")):
+    is_ours = page.is_file() and page.read_text(encoding="utf-8", errors="replace").startswith(f"{TITLE}\n")
+    if os.path.lexists(page) and not is_ours:
         raise UserError(
             f"'{page}' would be replaced by the page of published weights, and is another one: set job.output_dir to "
             "a folder for the weights alone, or move the file away."
