@@ -207,7 +207,6 @@ def run_sweep(job: DictConfig, results: Path) -> dict[str, float]:
         raise UserError("Part reproduction needs CIFAR-10 as a folder of images: set job.reproduction.root=<folder>.")
     overrides = job.reproduction.rehearsal if rehearsing else job.reproduction.overrides
     folder = results / SWEEPS.name / sweep if rehearsing else SWEEPS / sweep  # a rehearsal's runs are no results
-    place = f"hydra.sweep.dir={folder}"
     command = [
         sys.executable,
         "-m",
@@ -215,7 +214,7 @@ def run_sweep(job: DictConfig, results: Path) -> dict[str, float]:
         "--multirun",
         f"sweep={sweep}",
         f"data.root={root}",
-        place,
+        f"hydra.sweep.dir={folder}",
         *overrides,
     ]
     process = subprocess.Popen(command)
