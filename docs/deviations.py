@@ -22,7 +22,7 @@ KINDS = {"differs": "Differs from the paper", "unknown": "Not known from the pap
 
 def read_groups() -> list[dict[str, Any]]:
     """Return the groups of the list, each with topic, kind and entries."""
-    return yaml.safe_load(LIST.read_text())
+    return yaml.safe_load(LIST.read_text(encoding="utf-8"))
 
 
 def make_page(groups: list[dict[str, Any]]) -> str:
@@ -43,4 +43,4 @@ def make_point(entry: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(make_page(read_groups()))
+    PAGE.write_text(make_page(read_groups()), encoding="utf-8")

@@ -30,7 +30,7 @@ def site_path(file: Path) -> str:
 
 def linked_files(page: Path) -> dict[str, Path]:
     """Return the files of the repository that a page links to, by link."""
-    links = {link: (page.parent / link).resolve() for link in LINK.findall(page.read_text())}
+    links = {link: (page.parent / link).resolve() for link in LINK.findall(page.read_text(encoding="utf-8"))}
     return {link: file for link, file in links.items() if file.is_file() and file.is_relative_to(ROOT)}
 
 

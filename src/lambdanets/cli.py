@@ -32,7 +32,7 @@ from lambdanets.distributed.rendezvous import broadcast_job, stop_workers, worke
 from lambdanets.distributed.requeue import handle_stop_signals
 from lambdanets.distributed.threads import record_user_threads, set_threads
 from lambdanets.error_messages import error_message, path_message
-from lambdanets.errors import UserError
+from lambdanets.errors import UserError, print_any_character
 from lambdanets.runs import provenance, refusal, sweeps
 from lambdanets.runs.find import Command, Selection, find_checkpoint, find_restarted_run, find_run, resolve_ckpt
 from lambdanets.runs.folders import SWEEPS, UNRESOLVED_CONFIG, load_config, run_name
@@ -54,6 +54,7 @@ def main() -> int:
     for warning in (r"register_new_resolver\(\) is deprecated", "Implicit conversion from Version to str"):
         warnings.filterwarnings("ignore", warning)
     handle_stop_signals()
+    print_any_character()
     record_user_threads()
     register_resolvers()
     register_user_configs()

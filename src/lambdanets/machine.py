@@ -14,7 +14,7 @@ SHORTEST_USE = 0.3  # seconds
 def processor_name() -> str:
     """Return the name of the processor."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -24,7 +24,7 @@ def usable_cores() -> int:
     """Return the number of cores that this process may use, by its CPU affinity and the CPU quota of its cgroup."""
     affinity = count_cores()
     with contextlib.suppress(OSError):
-        quota = cpu_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text())
+        quota = cpu_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text(encoding="utf-8"))
         return affinity if quota is None else max(1, min(affinity, int(quota)))
     return affinity
 
@@ -47,9 +47,10 @@ def cpu_quota(root: Path, membership: str) -> float | None:
             for folder in (mount / group, *(mount / parent for parent in group.parents)):
                 with contextlib.suppress(OSError, ValueError):
                     if controllers:
-                        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                        files = (folder / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+                        quota, period = (file.read_text(encoding="utf-8") for file in files)
                     else:
-                        quota, period = (folder / "cpu.max").read_text().split()
+                        quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
                     if float(quota) > 0:  # "max" in version 2 and -1 in version 1 mean none
                         quotas.append(float(quota) / float(period))
     return min(quotas, default=None)
@@ -58,7 +59,7 @@ def cpu_quota(root: Path, membership: str) -> float | None:
 def available_memory() -> int | None:
     """Return the bytes of memory that new processes can use, or None if the system does not report them."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return None
@@ -111,7 +112,7 @@ def busy_seconds() -> float | None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
         ticks = 0
-        for line in Path("/proc/stat").read_text().splitlines():
+        for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines():
             name, *counts = line.split()
             if name in cores:
                 user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, counts[:8])

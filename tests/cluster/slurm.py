@@ -157,7 +157,7 @@ def own_daemon(name):
     """Return the process id of a daemon, if the process in its pid file was started with a file of this cluster."""
     with contextlib.suppress(OSError, ValueError):
         pid = int((FOLDER / f"{name}.pid").read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_text()
+        command = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
         if Path(command.partition("\0")[0]).name == name and f"{FOLDER}/" in command:
             return pid
     return None

@@ -58,7 +58,7 @@ def root(tmp_path_factory):
 def limited_memory():
     """Fail to allocate more than MEMORY."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as status:
+    with open("/proc/self/statm", encoding="utf-8") as status:
         used = int(status.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, limits[1]))
     try:

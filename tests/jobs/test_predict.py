@@ -111,6 +111,13 @@ def test_one_unreadable_picture_of_any_name_does_not_lose_the_other_predictions(
     assert sorted(entry["file"] for entry in json.loads(file.read_text())) == sorted(f"photos/{n}" for n in names)
 
 
+def test_a_terminal_that_lacks_a_character_shows_its_escape(tmp_path):
+    config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
+    (tmp_path / "東京.jpg").write_bytes(encode_jpeg(20, 30))
+    command = ["job=predict", f"ckpt={config.ckpt}", "input=東京.jpg"]
+    assert "\\u6771\\u4eac.jpg\n" in run(*command, cwd=tmp_path, PYTHONIOENCODING="ascii").stdout
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -308,7 +308,7 @@ def read_builds(file: Path) -> dict[str, dict[int, Build]]:
         UserError: the file is not the JSON of that benchmark.
     """
     try:
-        rows = json.loads(file.read_text())["rows"]
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
         names = [field.name for field in fields(Build)]
         return {
             row["variant"]: {

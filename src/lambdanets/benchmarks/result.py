@@ -66,7 +66,7 @@ class Result(Table):
             UserError: the file is not the JSON of a benchmark, or has no plot.
         """
         try:
-            document = json.loads(file.read_text())
+            document = json.loads(file.read_text(encoding="utf-8"))
             title, notes = (document[key] for key in ("title", "notes"))
             rows = restore_measurements(document["rows"], document.get("measurements"))
         except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:

@@ -67,7 +67,7 @@ class Profiler(pl.Callback):
         result.export_chrome_trace(str(folder / "trace.json"))
         sort_by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = result.key_averages().table(sort_by=sort_by, row_limit=self.table_rows)
-        (folder / "operators.txt").write_text(table)
+        (folder / "operators.txt").write_text(table, encoding="utf-8")
         if (writer := find_writer(trainer)) is not None:
             writer.add_text("profile", "```\n" + table + "\n```", trainer.global_step)
         log.info("Profiled %d steps: %s", self.steps, os.path.relpath(folder))

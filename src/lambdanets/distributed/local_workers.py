@@ -88,7 +88,7 @@ def spawn_local_workers(processes: int, job_dir: str, job_json: str) -> Iterator
         UserError: a worker died.
     """
     folder = Path(job_dir)
-    (folder / JOB_FILE).write_text(job_json)
+    (folder / JOB_FILE).write_text(job_json, encoding="utf-8")
     original_environment = dict(os.environ)
     os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(processes)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port())}
@@ -146,7 +146,7 @@ def worker_failure(workers: Workers, folder: Path) -> str | None:
             continue
         error_file = folder / f"error-{rank}"
         if error_file.is_file():
-            return error_file.read_text()
+            return error_file.read_text(encoding="utf-8")
         cause = f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
         return (
             f"The process of rank {rank} failed ({cause}), and the others cannot continue without it: check its output "

@@ -25,7 +25,7 @@ def main() -> int:
     """
     threading.Thread(target=exit_with_parent, args=(os.getppid(),), daemon=True).start()
     job_dir = Path(os.environ[JOB_DIR_ENV])
-    job = json.loads((job_dir / JOB_FILE).read_text())
+    job = json.loads((job_dir / JOB_FILE).read_text(encoding="utf-8"))
     config = OmegaConf.create(job["config"])
     try:
         run = get_method(config.job._target_)
@@ -36,7 +36,7 @@ def main() -> int:
         if message is None:
             traceback.print_exc()
             return 1
-        (job_dir / f"error-{rank()}").write_text(message)
+        (job_dir / f"error-{rank()}").write_text(message, encoding="utf-8")
         return 2
     return 0
 

@@ -176,7 +176,7 @@ def published_page(folder: Path) -> str:
     data: dict[str, str] = {}
     for path in weights:
         row = read_published_row(path)
-        metrics = json.loads((path / METRICS).read_text())
+        metrics = json.loads((path / METRICS).read_text(encoding="utf-8"))
         data.setdefault(row.name.split("/")[0], row.data)
         rows.append(
             {

@@ -7,7 +7,7 @@ ConfigStore. A library must leave all of these to the program that uses it, whos
 from collections.abc import Sequence
 from threading import Lock
 
-import hydra._internal.core_plugins.basic_launcher  # stores a config of Hydra's own defaults list
+import hydra._internal.core_plugins.basic_launcher  # stores a config of Hydra's own defaults list  # noqa: F401
 import hydra._internal.core_plugins.basic_sweeper  # noqa: F401, likewise
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository

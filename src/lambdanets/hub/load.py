@@ -50,7 +50,7 @@ def load(path: str | Path, *, allow_targets: Sequence[str] = ()) -> TrainedModel
                 raise UserError(f"'{file}' is a graph without its {name}: keep the files of job=export together.")
         stored: Any = OmegaConf.to_container(OmegaConf.load(file.parent / RESOLVED_CONFIG))
         config = validated_config(OmegaConf.create(upgrade_config(stored)), allow_targets)
-        data, labels = build_data(config), json.loads((file.parent / LABELS_FILE).read_text())
+        data, labels = build_data(config), json.loads((file.parent / LABELS_FILE).read_text(encoding="utf-8"))
         try:
             run = graph_format.read(file)
         except UserError:

@@ -344,7 +344,7 @@ def run_scores(ckpt: Path) -> dict[str, float]:
     is_beside = ckpt.name == EXPORTED or (ckpt.parent / UNRESOLVED_CONFIG).is_file()
     for folder in (owner_run(ckpt), ckpt.parent if is_beside else None):
         if folder is not None and (file := folder / METRICS).is_file():
-            metrics = json.loads(file.read_text())
+            metrics = json.loads(file.read_text(encoding="utf-8"))
             scores = {name: value for name, value in metrics.items() if not name.startswith(FILE_METRICS)}
             return {name: metrics.get(f"{RUN_PREFIX}{name}", value) for name, value in scores.items()}
     return {}

@@ -230,7 +230,7 @@ def run_sweep(job: DictConfig, results: Path) -> dict[str, float]:
             process.kill()
     table = Result("The reproduction on a GPU", ["run"], setting=Setting(device=job.device))
     for file in sorted(folder.glob(f"*/{METRICS}")):
-        metrics = json.loads(file.read_text())
+        metrics = json.loads(file.read_text(encoding="utf-8"))
         table.columns += [key for key in metrics if key not in table.columns]
         table.rows.append({"run": file.parent.name, **metrics})
     if stopped:

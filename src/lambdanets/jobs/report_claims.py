@@ -56,7 +56,7 @@ def write_claims_page(claims: DictConfig) -> dict[str, float]:
     values |= {"provenance": provenance_line(runs), "every_run": runs_table([*parts.values()]).to_markdown().strip()}
     optional = {"summary": summary_table([*parts.values()]), "hours": hours_table([*parts.values()])}
     rendered = {name: table.to_markdown().strip() for name, table in optional.items()}
-    atomic_write(page, fill_template(template.read_text(), values, rendered))
+    atomic_write(page, fill_template(template.read_text(encoding="utf-8"), values, rendered))
     for part in parts.values():
         for judgment in part.judgments:
             log.info("%s: %s %s", judgment.verdict, judgment.claim.statement, judgment.difference or "")

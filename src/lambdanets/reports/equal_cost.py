@@ -91,7 +91,7 @@ def read_throughput(file: Path) -> Throughput | None:
         log.warning("There is no benchmark '%s' yet: write it with job=benchmark.", file)
         return None
     try:
-        benchmark = json.loads(file.read_text())
+        benchmark = json.loads(file.read_text(encoding="utf-8"))
         origin = f"{benchmark['machine']}, {benchmark['origin']['date'][:10]}, `{benchmark['origin']['command']}`"
         speeds = {row["row"]: row["train img/s"] for row in benchmark["rows"] if (row["train img/s"] or 0) > 0}
         measurements = benchmark.get("measurements") or [{}] * len(benchmark["rows"])

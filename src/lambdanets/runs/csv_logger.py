@@ -82,7 +82,7 @@ class ResumableCSVLogger(Logger):
             self.columns = columns
             self.rewrite_file()
         elif new_rows:
-            with self.file.open("a", newline="") as file:
+            with self.file.open("a", newline="", encoding="utf-8") as file:
                 file.write(self.format_rows(new_rows))
             self.saved_count = len(self.rows)
 
@@ -105,6 +105,6 @@ def read_rows(file: Path, step: int) -> list[dict[str, Any]]:
     """Return the rows of a file before a step, without a truncated last line."""
     if not step or not file.is_file():
         return []
-    with file.open(newline="") as lines:
+    with file.open(newline="", encoding="utf-8") as lines:
         rows = [row for row in csv.DictReader(lines) if None not in row.values() and row["step"].isdigit()]
     return [{key: value for key, value in row.items() if value != ""} for row in rows if int(row["step"]) < step]
