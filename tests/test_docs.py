@@ -39,7 +39,7 @@ def arguments(words):
         if "run.py " in word:  # a command within quotes
             return arguments(shlex.split(word.strip("$()")))
         if word.startswith("ARGS="):
-            return shlex.split(word.removeprefix("ARGS="))
+            return ["job=gpu"] * ("gpu" in words) + shlex.split(word.removeprefix("ARGS="))
     if "compose" in words and "run" in words:
         return words[words.index("--rm") + 2 :]
     for index, word in enumerate(words):

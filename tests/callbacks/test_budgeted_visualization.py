@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, TensorDataset
 
 import lambdanets
+from lambdanets.callbacks import MovingAverage
 from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization, evaluation_mode
 from lambdanets.callbacks.lambda_visualization import layer_inputs, query_maps
 from lambdanets.callbacks.receptive_field_visualization import receptive_fields
@@ -86,6 +87,36 @@ def test_the_time_of_visualizations_stays_within_the_budget(tmp_path, monkeypatc
 def test_a_visualization_of_the_last_step_is_not_repeated(tmp_path, monkeypatch):
     callback, _ = train(tmp_path, monkeypatch, epochs=3, time_budget=1.0)
     assert len(callback.times) == 3
+
+
+class Validated(BudgetedVisualization):
+    """A visualization that notes the weight which it sees, and that of the validation before it."""
+
+    def __init__(self):
+        super().__init__(time_budget=1e9)
+        self.weights = []
+
+    def on_validation_batch_start(self, trainer, pl_module, *args):
+        super().on_validation_batch_start(trainer, pl_module, *args)
+        self.validated_weight = pl_module.layer[0].weight.item()
+
+    def draw(self, writer, trainer, task):
+        self.weights.append((task.layer[0].weight.item(), self.validated_weight))
+
+
+def test_averaged_weights_are_drawn_where_they_are_validated(tmp_path):
+    callback, task, loader = Validated(), SlowEpochs([0.0]), DataLoader(TensorDataset(torch.ones(4, 1)))
+    trained = task.layer[0].weight.item()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=3, callbacks=[callback, MovingAverage(0.9)], enable_checkpointing=False,
+        logger=TensorBoardLogger(tmp_path, name="", version=""), log_every_n_steps=1, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(task, loader, loader)
+    assert len(callback.weights) >= 3
+    assert len(set(callback.weights)) == 3  # one per epoch
+    assert all(drawn == validated != trained for drawn, validated in callback.weights)
+    assert task.layer[0].weight.item() == callback.weights[-1][0]
 
 
 def test_nothing_is_drawn_without_tensorboard(tmp_path, monkeypatch):

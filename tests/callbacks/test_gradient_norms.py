@@ -1,6 +1,7 @@
 """Gradient norms by stage."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -27,6 +28,10 @@ from lambdanets.tasks import Classification
 )
 def test_stages_of_parameters(name, stage):
     assert stage_name(name) == stage
+
+
+def test_an_interval_of_0_logs_nothing():
+    GradientNorms().on_before_optimizer_step(SimpleNamespace(global_step=0, log_every_n_steps=0), None, None)
 
 
 class Gradients(pl.Callback):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 from torch.utils.data import DataLoader, TensorDataset
 
 from lambdanets.callbacks import NonFiniteGuard
@@ -33,6 +34,20 @@ class InfiniteThirdBatch(pl.LightningModule):
         return self.create([self.weight])
 
 
+class Normalized(InfiniteThirdBatch):
+    """The task with a batch norm, whose statistics a batch that is not finite would spoil for good."""
+
+    def __init__(self, create=SGD):
+        super().__init__(create)
+        self.norm = torch.nn.BatchNorm1d(2, affine=False)
+        self.means = []
+
+    def training_step(self, batch, batch_idx):
+        self.means.append(self.norm.running_mean.clone())
+        self.norm(batch[0].expand(4, 2))
+        return super().training_step(batch, batch_idx)
+
+
 def fit(folder, callback, task=None, bad=2, **options):
     data = torch.ones(5, 2)
     data[bad] = torch.inf
@@ -56,6 +71,26 @@ def test_pure_float16_is_named_as_the_cause(tmp_path):
     guard.pending.append(PendingCheck(0, 0.1, torch.tensor(torch.inf)))
     with pytest.raises(UserError, match=r"trainer.precision=16-true keeps .* set trainer.precision=bf16-mixed"):
         guard.check()
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_skipped_step_leaves_the_statistics_of_batch_norms(tmp_path, bad):
+    _, task = fit(tmp_path, NonFiniteGuard(skip=True), Normalized(), bad=bad)
+    assert torch.equal(task.means[bad + 1], task.means[bad])
+    # Four steps with images of value 1: the mean moves by a tenth of its distance to 1 at each.
+    torch.testing.assert_close(task.norm.running_mean, torch.full((2,), 1 - 0.9**4))
+    assert torch.isfinite(task.norm.running_var).all()
+
+
+def test_with_a_gradient_scaler_the_loss_decides_about_the_statistics():
+    guard, task = NonFiniteGuard(skip=True), Normalized()
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    trainer = SimpleNamespace(precision_plugin=precision, optimizers=[SGD([task.weight])], global_step=0)
+    guard.on_train_start(trainer, task)
+    for loss, mean in ((1.0, 0.1), (torch.inf, 0.1), (1.0, 0.19)):
+        task.norm(torch.full((4, 2), loss))
+        guard.on_train_batch_end(trainer, task, {"loss": torch.tensor(loss)}, None, 0)
+        torch.testing.assert_close(task.norm.running_mean, torch.full((2,), mean))
 
 
 def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path):

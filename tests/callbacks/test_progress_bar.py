@@ -7,6 +7,16 @@ import torch
 from lambdanets.callbacks import ProgressBar
 
 
+def test_without_logging_the_first_loss_stays():
+    bar = ProgressBar()
+    for step in range(3):
+        trainer = SimpleNamespace(
+            global_step=step, log_every_n_steps=0, loggers=[], progress_bar_metrics={},
+            logged_metrics={"train/loss": torch.tensor(float(step))},
+        )  # fmt: skip
+        assert bar.get_metrics(trainer, None) == {"train/loss": 0.0}
+
+
 def test_the_loss_is_read_at_the_first_step_and_when_the_trainer_logs():
     bar, shown = ProgressBar(), []
     for step in range(8):

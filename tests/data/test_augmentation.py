@@ -1,9 +1,11 @@
 """Augmentation of batches: each image by itself, labels with their images."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
 from lambdanets.data import Augmentation
+from lambdanets.errors import UserError
 
 
 def test_crops_are_windows_of_the_padded_image_at_different_positions():
@@ -33,6 +35,27 @@ def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others():
     unchanged = [torch.equal(new, old) for new, old in zip(results, images, strict=True)]
     assert all(a or b for a, b in zip(mirrored, unchanged, strict=True))
     assert 150 < sum(mirrored) < 250
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crop_padding": -1},
+        {"crop_scale": (1.0, 0.08)},
+        {"crop_scale": (0.0, 1.0)},
+        {"crop_scale": (0.5, 1.5)},
+        {"rand_augment": {"num_ops": 2, "magnitude": 31}},
+        {"rand_augment": {"magnitude": -1}},
+        {"erasing": 25},
+        {"mixup": -0.2},
+        {"cutmix": -1.0},
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused(options):
+    (name,) = options
+    with pytest.raises(UserError, match=rf"recipe\.augment\.{name}=.* is out of range: set "):
+        Augmentation(**options)
 
 
 def test_the_default_changes_nothing():

@@ -1,6 +1,8 @@
 """COCO's annotations: what is read, and what is skipped or rejected."""
 
 import json
+import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,6 +51,19 @@ def test_annotations_are_those_that_pycocotools_reads(root):
         assert target["area"].tolist() == [annotation["area"] for annotation in expected]
         assert target["iscrowd"].tolist() == [annotation["iscrowd"] for annotation in expected]
         assert max(image.shape[1:]) == 1024
+
+
+def test_worker_processes_need_neither_trainer_nor_splits(root):
+    data = Coco(root=str(root), max_corrupt=0.0, val_size=0.25)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, schedule=lambda step: 1.0)
+    data.setup("fit")
+    loader = data.val_dataloader()
+    dataset, collate = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
+    expected, batch = (
+        function([split[0], split[1]]) for function, split in ((loader.collate_fn, loader.dataset), (collate, dataset))
+    )
+    assert all(torch.equal(*pair) for pair in zip(expected[0], batch[0], strict=True))
+    assert [target["image_id"] for target in expected[1]] == [target["image_id"] for target in batch[1]]
 
 
 def test_training_targets_are_those_of_evaluation_without_crowds(root):

@@ -28,6 +28,12 @@ def test_two_processes_list_an_image_once_and_count_together(tmp_path):
         first.add("3.jpg", ERROR, SAMPLES)
 
 
+def test_an_image_that_is_known_is_not_counted_again(tmp_path):
+    corrupt = CorruptImages(0.2, tmp_path / "corrupt.txt")
+    corrupt.add("1.jpg", ERROR, SAMPLES)
+    corrupt.add("1.jpg", ERROR, None)  # an epoch later; the split isn't searched
+
+
 def test_without_a_file_the_images_are_counted_all_the_same():
     corrupt = CorruptImages(0.1)
     corrupt.add("1.jpg", ERROR, SAMPLES)

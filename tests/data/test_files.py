@@ -1,11 +1,13 @@
 """Decoding photos, and reading image files as a data set."""
 
 import io
+import os
 import re
 
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
 from lambdanets.data.corrupt import CorruptImages
@@ -83,6 +85,21 @@ def test_a_set_in_memory_has_the_images_that_can_be_decoded(samples):
     images, labels = load_into_memory(files).tensors
     assert labels.tolist() == [0, *range(2, 11)]
     assert torch.equal(images[3], F.resize(read_image(samples[4][0]), [8, 8]))
+
+
+def test_loading_a_set_into_memory_keeps_no_files_open(samples, monkeypatch):
+    counts = []
+
+    class CountingLoader(DataLoader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                counts.append(len(os.listdir("/proc/self/fd")))
+                yield batch
+
+    monkeypatch.setattr("lambdanets.data.files.DataLoader", CountingLoader)
+    files = ImageFiles([samples[0]] * 20 * 256, DecodeThen(lambda image: image[:, :2, :2]))
+    assert len(load_into_memory(files, num_workers=1)) == 20 * 256
+    assert max(counts) - min(counts) < 15  # a batch in shared memory has two open files, and two batches are prefetched
 
 
 def test_a_batch_without_images_is_empty():

@@ -1,6 +1,7 @@
 """Image folders, and ImageNet's layout of them."""
 
 import shutil
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -49,6 +50,29 @@ def test_a_folder_in_memory_and_a_streamed_one_have_the_same_splits_and_labels(f
     expected = (images.double() / 255 - torch.tensor(data.MEAN)[:, None, None]) / torch.tensor(data.STD)[:, None, None]
     torch.testing.assert_close(normalized, expected.float())
     assert torch.equal(data.denormalize(normalized[0]), images[0])
+
+
+class RunningTrainer:
+    """A trainer's part for a data module; as a real one in a training, it can't be pickled."""
+
+    global_rank, world_size = 0, 1
+
+    def __init__(self):
+        self.schedule = lambda step: 1.0
+
+
+@pytest.mark.parametrize("memory_gib", [1.0, 0.0])
+def test_workers_that_are_not_forked_read_the_same_images(folder, memory_gib, monkeypatch):
+    """As on macOS, and from Python 3.14 on."""
+    batches = []
+    for method in ("fork", "forkserver"):
+        monkeypatch.setattr("multiprocessing.context._default_context._actual_context", get_context(method))
+        data = ImageFolder(root=str(folder), image_size=16, batch_size=4, memory_gib=memory_gib, num_workers=1)
+        data.trainer = RunningTrainer()
+        data.setup("fit")
+        batches.append(next(iter(data.val_dataloader())))
+    assert torch.equal(batches[0][0], batches[1][0])
+    assert torch.equal(batches[0][1], batches[1][1])
 
 
 def test_a_folder_with_val_uses_it_and_one_without_test_has_no_test_split(folder):
@@ -208,7 +232,7 @@ def test_linked_folders_are_read_and_links_that_lead_back_end(folder, tmp_path_f
     train = folder / "train"
     (train / "cat" / "more").symlink_to(elsewhere)
     (train / "bird").symlink_to(elsewhere)
-    for link, target in (("cat/self", "."), ("cat/up", "../.."), ("all", "."), ("dog/loop", "loop")):
+    for link, target in (("cat/self", "."), ("cat/up", "../.."), ("all", "."), ("dog/loop", "loop"), ("loop", "loop")):
         (train / link).symlink_to(target)
     data = ImageFolder(root=str(folder), image_size=16)
     data.read_classes()

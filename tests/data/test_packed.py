@@ -1,6 +1,8 @@
 """Shards against the files that they were made of, read by data=packed and by webdataset."""
 
 import json
+import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,31 @@ def test_packed_images_equal_those_of_the_folder(folder, shards):
             item = (index, 7) if name == "train_set" else index
             assert torch.equal(split[item][0], expected[item][0])
             assert split[item][1] == expected[item][1]
+
+
+def test_a_shard_that_cannot_be_read_is_named_and_its_images_may_be_skipped(shards, tmp_path):
+    strict, tolerant = (Packed(root=str(shards), image_size=16, memory_gib=0, max_corrupt=m) for m in (0.0, 1.0))
+    for data in (strict, tolerant):
+        data.setup("test")
+    for shard in shards.glob("test-*.tar"):
+        shard.unlink()
+    with pytest.raises(UserError, match=r"The image '.*' can't be read from '.*\.tar' \(No such file or directory\)"):
+        strict.test_set[0]
+    assert tolerant.test_set[0] is None
+
+
+def test_the_files_of_a_packed_split_are_closed_with_it_and_stay_with_their_process(shards):
+    data = Packed(root=str(shards), image_size=16, memory_gib=0)
+    data.setup("test")
+    expected = data.test_set[0][0]
+    copy = pickle.loads(pickle.dumps(data.test_set))
+    assert torch.equal(copy[0][0], expected)
+    descriptors = [*data.test_set.descriptors.values()]
+    assert descriptors != [*copy.descriptors.values()]
+    data.test_set = None
+    for descriptor in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
 
 
 def test_webdataset_reads_the_shards(folder, shards):

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,6 +53,27 @@ def test_the_confusion_matrix_counts_guesses_per_true_class():
     assert task.confusion is None  # until the end of a validation
     task.on_validation_epoch_end()
     assert task.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 1]]
+
+
+def test_thousands_of_classes_have_no_confusion_matrix():
+    task = classification(2001)
+    assert task.val_confusion is None
+    task.evaluate((torch.eye(3, 2001), torch.tensor([0, 1, 2])), task.val_metrics)
+    task.on_validation_epoch_end()
+    assert task.confusion is None
+
+
+def test_a_process_without_images_takes_part_in_the_passes_of_fsdp(monkeypatch):
+    task = classification(3)
+    sizes = []
+    task.model.register_forward_hook(lambda model, inputs, output: sizes.append(tuple(output.shape)))
+    batch = (torch.empty(0, 3, 1, 1), torch.empty(0, dtype=torch.long))
+    task.evaluate(batch, task.val_metrics)
+    assert sizes == []
+    monkeypatch.setattr("lambdanets.tasks.classification.FSDPModule", Identity)
+    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(channels=3, image_size=(8, 6)))
+    task.evaluate(batch, task.val_metrics)
+    assert sizes == [(1, 3, 8, 6)]
 
 
 def test_a_batch_of_corrupt_images_only_changes_nothing():

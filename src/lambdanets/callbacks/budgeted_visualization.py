@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.tensorboard import SummaryWriter
 
+from lambdanets.callbacks.moving_average import MovingAverage
 from lambdanets.models import ResNet
 
 
@@ -87,7 +88,12 @@ class BudgetedVisualization(pl.Callback, ABC):
         if writer is None or not self.validated or any(isinstance(module, FSDPModule) for module in task.modules()):
             return
         start = time.perf_counter()
-        with evaluation_mode(task), torch.no_grad(), trainer.precision_plugin.forward_context():
+        with ExitStack() as stack:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, MovingAverage):  # the weights that are validated
+                    stack.enter_context(callback.averages(task))
+            for context in (evaluation_mode(task), torch.no_grad(), trainer.precision_plugin.forward_context()):
+                stack.enter_context(context)
             self.draw(writer, trainer, task)
         self.last_cost = time.perf_counter() - start
         self.spent_seconds += self.last_cost

@@ -18,7 +18,8 @@ class GradientNorms(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not interval or (trainer.global_step + 1) % interval:  # 0 is never
             return
         stages: dict[str, list[Tensor]] = {}
         for name, parameter in pl_module.named_parameters():

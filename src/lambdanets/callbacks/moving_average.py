@@ -1,5 +1,7 @@
 """Exponential moving average of the weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -33,6 +35,18 @@ class MovingAverage(WeightAveraging):
         if trainer.global_step > self._latest_update_step:
             self.update(pl_module, decay=self.decay if self._latest_update_step else 0.0)
             self._latest_update_step = trainer.global_step
+
+    @contextmanager
+    def averages(self, task: pl.LightningModule) -> Iterator[None]:
+        """Give a task the averages within a context, as during a validation."""
+        if self._average_model is None:
+            yield
+            return
+        self._swap_models(task)
+        try:
+            yield
+        finally:
+            self._swap_models(task)
 
     @torch.no_grad()
     def update(self, task: pl.LightningModule, decay: float) -> None:

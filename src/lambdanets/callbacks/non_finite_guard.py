@@ -38,7 +38,8 @@ class NonFiniteGuard(pl.Callback):
     that no step waits for the device, but always before a checkpoint is written; the error names the first bad step all
     the same. With float16 the gradient scaler skips such steps by itself, and the guard checks the loss instead.
 
-    Fused optimizers skip a step on the device. With others, `skip` makes each step on a GPU wait for the norm.
+    Fused optimizers skip a step on the device. With others, `skip` makes each step on a GPU wait for the norm. A
+    skipped step also leaves no trace in buffers such as batch norms' statistics, which the forward pass changes.
 
     Args:
         skip: skip such steps and count them as train/skipped, instead of ending the run.
@@ -56,6 +57,8 @@ class NonFiniteGuard(pl.Callback):
         self.skipped = 0
         self.count: Tensor | None = None  # of skipped steps, on the device
         self.pending: list[PendingCheck] = []
+        self.buffers: list[Tensor] = []
+        self.accepted = torch.empty(0)  # the buffers' values after the last step that was not skipped
 
     @property
     def state_key(self) -> str:
@@ -63,6 +66,10 @@ class NonFiniteGuard(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.is_half = trainer.precision == "16-true"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.buffers = [buffer for buffer in pl_module.buffers() if self.skip and buffer.is_floating_point()]
+        self.accepted = concatenate(self.buffers)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -80,6 +87,7 @@ class NonFiniteGuard(pl.Callback):
     def skip_step(self, optimizer: Optimizer, norm: Tensor) -> Tensor:
         """Skip the step if the norm of its gradients is not finite, and return the number of skipped steps."""
         not_finite = ~torch.isfinite(norm)
+        self.restore_buffers(not_finite)
         if self.count is None:
             self.count = norm.new_full((), self.skipped)
         self.count = self.count + not_finite
@@ -93,7 +101,16 @@ class NonFiniteGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if has_gradient_scaler(trainer):
-            self.check_later(trainer, trainer.optimizers[0], outputs["loss"].detach())
+            loss = outputs["loss"].detach()
+            self.restore_buffers(~torch.isfinite(loss))
+            self.check_later(trainer, trainer.optimizers[0], loss)
+
+    def restore_buffers(self, skipped: Tensor) -> None:
+        """Give the buffers the values that they had before this step, if it is skipped, without reading `skipped`."""
+        if self.buffers:
+            self.accepted = torch.where(skipped, self.accepted, concatenate(self.buffers))
+            parts = self.accepted.split([buffer.numel() for buffer in self.buffers])
+            torch._foreach_copy_(self.buffers, [p.view_as(b) for p, b in zip(parts, self.buffers, strict=True)])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.check()
@@ -138,6 +155,11 @@ class NonFiniteGuard(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
+
+
+def concatenate(tensors: list[Tensor]) -> Tensor:
+    """Return the values of all tensors as one vector, in a new tensor."""
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]) if tensors else torch.empty(0)
 
 
 def has_gradient_scaler(trainer: pl.Trainer) -> bool:

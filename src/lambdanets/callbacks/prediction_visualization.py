@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lambdanets.callbacks.budgeted_visualization import BudgetedVisualization
 from lambdanets.callbacks.drawing import GREEN, RED, add_captions, draw_matrix, enlarge, tile_images
-from lambdanets.tasks import Task
+from lambdanets.tasks import Classification, Task
 
 IMAGE_SIDE = 96  # pixels
 MAX_CLASSES = 20  # with a curve each, and rows of the table
@@ -19,7 +19,8 @@ class PredictionVisualization(BudgetedVisualization):
     """Write a classifier's predictions on the validation split.
 
     - predictions: images with the predicted class, in red where it is wrong.
-    - confusion: fraction of the images of each class (row) that were classified as each class (column).
+    - confusion: fraction of the images of each class (row) that were classified as each class (column), with up to 2000
+      classes, as class_top1.
     - class_top1: accuracies of the classes as a histogram, and as a table of the worst ones.
     - `class_top1/<class>`: accuracy of each class, with up to MAX_CLASSES classes.
 
@@ -32,17 +33,19 @@ class PredictionVisualization(BudgetedVisualization):
         super().__init__(time_budget, count)
 
     def draw(self, writer: SummaryWriter, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        if not isinstance(task, Task) or task.confusion is None:
+        if not isinstance(task, Task):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         step, classes, confusion = trainer.global_step, list(data.classes), task.confusion
         images = self.validation_images()
-        if images is not None and self.labels:
+        if images is not None and self.labels and (confusion is not None or isinstance(task, Classification)):
             labels = torch.stack(self.labels)
             # Without __call__, since a compiled model would be compiled anew for this number of images.
             logits = type(task.model).forward(task.model, images)
             pixels = torch.stack([data.denormalize(image) for image in images]).expand(-1, 3, -1, -1)
             writer.add_image("predictions", draw_predictions(pixels, logits, labels, classes), step)
+        if confusion is None:  # a detector, or a classifier with very many classes
+            return
         fractions = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
         writer.add_image("confusion", draw_matrix(fractions, classes), step)
         present = confusion.sum(1) > 0

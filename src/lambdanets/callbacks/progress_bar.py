@@ -20,7 +20,8 @@ class ProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        due = self.loss is None or trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        due = self.loss is None or (interval > 0 and trainer.global_step % interval == 0)
         if due and "train/loss" in trainer.logged_metrics:
             self.loss = float(trainer.logged_metrics["train/loss"])
         metrics = super().get_metrics(trainer, pl_module)

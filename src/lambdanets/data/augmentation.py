@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from lambdanets.data.batch_transforms import AsynchronousConstants, BatchRandAugment, erase_rectangles, mix_images
 from lambdanets.data.random_crop import RandomCrop
+from lambdanets.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Augmentation:
         erasing: probability that a rectangle of an image is erased (Zhong et al. 2020).
         mixup: MixUp's alpha (Zhang et al. 2018), 0 for no MixUp.
         cutmix: CutMix's alpha (Yun et al. 2019), 0 for no CutMix; with both, each batch gets one of them at random.
+
+    Raises:
+        UserError: a value is out of its range.
     """
 
     crop_padding: int = 0
@@ -35,6 +39,26 @@ class Augmentation:
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        scale, rand_augment = list(self.crop_scale), BatchRandAugment(**(self.rand_augment or {}))
+        ranges = {
+            "crop_padding": (self.crop_padding >= 0, "0 or more pixels"),
+            "crop_scale": (
+                len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1,
+                "a smallest and a largest fraction of the area, such as [0.08, 1.0]",
+            ),
+            "rand_augment": (
+                rand_augment.num_ops >= 0 and 0 <= rand_augment.magnitude < rand_augment.num_magnitude_bins,
+                f"a number of operations and a magnitude from 0 to {rand_augment.num_magnitude_bins - 1}",
+            ),
+            "erasing": (0 <= self.erasing <= 1, "a probability from 0 to 1"),
+            "mixup": (self.mixup >= 0, "an alpha of 0 or more"),
+            "cutmix": (self.cutmix >= 0, "an alpha of 0 or more"),
+        }
+        for name, (is_valid, expected) in ranges.items():
+            if not is_valid:
+                raise UserError(f"recipe.augment.{name}={getattr(self, name)} is out of range: set {expected}.")
 
     def augment_pixels(self, images: Tensor, *, cropped: bool = False) -> Tensor:
         """Flip, crop and apply RandAugment: (B, C, H, W) uint8 → (B, C, H, W) uint8.

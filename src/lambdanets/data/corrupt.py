@@ -32,6 +32,8 @@ class CorruptImages:
         """
         if self.max_fraction <= 0:
             raise error
+        if printable(name) in self.names:
+            return  # counted when it was added
         self.write([name])
         count = sum(printable(sample) in self.names for sample, _ in samples)
         if count > self.max_fraction * len(samples):

@@ -211,9 +211,16 @@ def load_into_memory(dataset: ImageFiles, *, num_workers: int = 0) -> TensorData
     Raises:
         UserError: no image can be decoded, or more than the list of corrupt images allows.
     """
-    batches = DataLoader(dataset, batch_size=256, num_workers=num_workers, collate_fn=collate)
-    decoded = [batch for batch in batches if len(batch[1])]
-    if not decoded:
+    images, labels, count = torch.empty(0), torch.empty(len(dataset), dtype=torch.int64), 0
+    for batch, batch_labels in DataLoader(dataset, batch_size=256, num_workers=num_workers, collate_fn=collate):
+        if not len(batch):
+            continue
+        if not count:
+            images = batch.new_empty(len(dataset), *batch.shape[1:])
+        # Copied, since a batch of a worker process stays in shared memory, with open files, as long as it is kept.
+        images[count : count + len(batch)] = batch
+        labels[count : count + len(batch)] = batch_labels
+        count += len(batch)
+    if not count:
         raise UserError(f"None of the {len(dataset)} images can be decoded: check data.root.")
-    images, labels = zip(*decoded, strict=True)
-    return TensorDataset(torch.cat(images), torch.cat(labels))
+    return TensorDataset(images[:count], labels[:count])

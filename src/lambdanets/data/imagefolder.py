@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from lambdanets.data.files import DecodeThen, ImageFiles, Photo, Sample, load_into_memory
 from lambdanets.data.gpu_decoder import Encode, EncodedBatch, EncodedPhoto, check_decoder, decode_batch
-from lambdanets.data.image_names import EXTENSIONS, find_files, is_hidden, list_folders, sort_paths
+from lambdanets.data.image_names import EXTENSIONS, find_files, is_folder, is_hidden, list_folders, sort_paths
 from lambdanets.data.module import ImageData
 from lambdanets.data.random_crop import RandomCrop
 from lambdanets.data.split import split_indices
@@ -151,7 +151,7 @@ class ImageFolder(ImageData):
             )
         labels = {name: label for label, name in enumerate(self.classes)}
         samples: list[Sample] = []
-        skipped = [entry.path for entry in os.scandir(self.root / split) if not entry.is_dir()]
+        skipped = [entry.path for entry in os.scandir(self.root / split) if not is_folder(entry)]
         for folder in list_folders(self.root / split):
             files = list(find_files(self.root / split / folder))
             images = sort_paths(file.path for file in files if file.is_image)

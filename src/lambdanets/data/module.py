@@ -88,6 +88,10 @@ class ImageData(pl.LightningDataModule, ABC):
         self.val_set: Dataset[Any] | None = None
         self.test_set: Dataset[Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a worker process needs where it isn't forked: neither the trainer nor the splits."""
+        return self.__dict__ | {"trainer": None, "train_set": None, "val_set": None, "test_set": None}
+
     @property
     def has_test(self) -> bool:
         """True if there is a test split."""

@@ -9,7 +9,7 @@ from lambdanets.data.corrupt import CorruptImages
 from lambdanets.data.files import ImageFiles, Photo
 from lambdanets.data.imagefolder import ImageFolder
 from lambdanets.data.shards import CLASSES_FILE, PackedImage, list_files, read_index, read_json, read_manifest
-from lambdanets.errors import UserError
+from lambdanets.errors import UserError, printable
 
 
 class Packed(ImageFolder):
@@ -63,8 +63,26 @@ class PackedFiles(ImageFiles):
         self.images = images
         self.descriptors: dict[str, int] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"descriptors": {}}  # they are those of one process
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("descriptors", {}).values():
+            os.close(descriptor)
+
     def read_raw(self, index: int) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            UserError: its shard can't be read.
+        """
         image = self.images[index]
-        if image.shard not in self.descriptors:
-            self.descriptors[image.shard] = os.open(self.folder / image.shard, os.O_RDONLY)
-        return os.pread(self.descriptors[image.shard], image.size, image.offset)
+        try:
+            if image.shard not in self.descriptors:
+                self.descriptors[image.shard] = os.open(self.folder / image.shard, os.O_RDONLY)
+            return os.pread(self.descriptors[image.shard], image.size, image.offset)
+        except OSError as error:
+            raise UserError(
+                f"The image '{printable(image.name)}' can't be read from '{self.folder / image.shard}' "
+                f"({error.strerror}): check the disk, and that the folder is complete."
+            ) from error

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
@@ -11,6 +12,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from lambdanets.errors import UserError
 from lambdanets.models import MaskRCNN
 from lambdanets.tasks.task import Task
+
+# A confusion matrix of more classes would take more memory than a network, on each process.
+MOST_CONFUSED_CLASSES = 2000
 
 
 class Classification(Task):
@@ -59,7 +63,7 @@ class Classification(Task):
         )
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
-        self.val_confusion = MulticlassConfusionMatrix(num_classes)
+        self.val_confusion = MulticlassConfusionMatrix(num_classes) if num_classes <= MOST_CONFUSED_CLASSES else None
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
@@ -83,12 +87,13 @@ class Classification(Task):
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.evaluate(batch, self.val_metrics, self.val_confusion)
+        self.evaluate(batch, self.val_metrics, *([] if self.val_confusion is None else [self.val_confusion]))
         self.log_dict(self.val_metrics, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
-        self.confusion = self.val_confusion.compute().cpu()
-        self.val_confusion.reset()
+        if self.val_confusion is not None:
+            self.confusion = self.val_confusion.compute().cpu()
+            self.val_confusion.reset()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self.evaluate(batch, self.test_metrics)
@@ -96,7 +101,8 @@ class Classification(Task):
 
     def evaluate(self, batch: tuple[Tensor, Tensor], *scores: MetricCollection | Metric) -> None:
         images, labels = batch
-        if not len(labels):  # every image of the batch was corrupt
+        if not len(labels):  # every image of the batch was corrupt, or other processes have one more
+            self.join_fsdp()
             return
         logits = self(images).float()
         metrics = [m for score in scores for m in (score.values() if isinstance(score, MetricCollection) else [score])]
@@ -105,6 +111,12 @@ class Classification(Task):
                 metric.update(F.cross_entropy(logits, labels), weight=len(labels))
             else:
                 metric.update(logits, labels)
+
+    def join_fsdp(self) -> None:
+        """Take part in a pass of the other processes: with FSDP, each pass gathers weights from all."""
+        if isinstance(self.model, FSDPModule):
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self(torch.zeros(1, data.channels, *data.image_size, device=self.device))
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int = 0) -> Tensor:
         """Return the class probabilities: (B, C, H, W) → (B, num_classes)."""
