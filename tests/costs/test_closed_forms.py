@@ -16,7 +16,7 @@ BLOCKS = {56: (3, 64), 28: (4, 128), 14: (6, 256), 7: (3, 512)}
 
 def layers(*, heads=8, key_depth=16, scope=None):
     return [
-        LayerSizes(side, channels, heads, key_depth, scope=scope)
+        LayerSizes((side, side), channels, heads, key_depth, scope=scope and (scope, scope))
         for side, (count, channels) in BLOCKS.items()
         for _ in range(count)
     ]
@@ -67,10 +67,17 @@ def test_explicit_sums():
     )
     # Attention with d channels and h·k = d: b·n²·2d. Lambdas: b·n²·k·d/h.
     wide = [(side**2, channels) for side, (count, channels) in BLOCKS.items() for _ in range(count)]
-    every = [LayerSizes(int(m**0.5), d, 8, d // 8) for m, d in wide]
+    every = [LayerSizes((int(m**0.5),) * 2, d, 8, d // 8) for m, d in wide]
     assert total_multiply_adds("attention", every, 2) == sum(2 * m * m * 2 * d for m, d in wide)
     assert total_multiply_adds("lambda", layers(heads=4), 2) == sum(2 * m * m * 16 * d / 4 for m, d in wide)
     assert total_multiply_adds("axial", every) == sum(2 * m**1.5 * 2 * d for m, d in wide)
+
+
+def test_axial_attention_of_a_map_that_is_not_square():
+    # Each of 2·6 positions sees its column of 2 and its row of 6, with h·k = d = 16.
+    layer = LayerSizes((2, 6), 16, 2, 8)
+    assert total_multiply_adds("axial", [layer]) == 12 * (2 + 6) * (16 + 16)
+    assert FORMS["axial"].elements(layer, 1) == 2 * 12 * (2 + 6)
 
 
 def test_attention_maps_grow_with_the_batch_but_embeddings_do_not():

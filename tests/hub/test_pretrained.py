@@ -3,12 +3,13 @@
 import pytest
 import timm
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 import lambdanets
 from lambdanets.errors import UserError
 from lambdanets.hub.pretrained import load_pretrained
-from lambdanets.jobs import export
+from lambdanets.jobs import export, predict
 from lambdanets.runs.checkpoints import read_checkpoint
 from tests.checkpoints import write_checkpoint
 from tests.in_process import refusal_of, run
@@ -42,9 +43,21 @@ def test_other_classes_and_sizes(trained):
 
 def test_another_architecture_is_refused(trained):
     config, _ = trained
-    message = r"does not match the model in \d+ of \d+ tensors: .* the source, which has mixer LambdaLayer and depth="
+    source = "has mixer LambdaLayer with scope=global and depth="
+    message = rf"does not match the model in \d+ of \d+ tensors: .* the source, which {source}"
     with pytest.raises(UserError, match=message):
         lambdanets.create("tiny", mixer="conv", pretrained=config.ckpt, image_size=8, in_channels=1)
+
+
+def test_a_local_table_is_not_stretched_to_a_global_one(tmp_path):
+    config, network, _ = write_checkpoint(tmp_path, ["mixer=lambda", "mixer.scope=7", "model=tiny"])
+    with pytest.raises(UserError, match=r"mixer\.table is \[.*7, 7\], and .* LambdaLayer with scope=7 and depth="):
+        lambdanets.create("tiny", pretrained=config.ckpt, image_size=16, num_classes=10, **GLOBAL)
+    with pytest.raises(UserError, match=r"table is \[.*7, 7\] in the checkpoint and"):
+        predict.run(OmegaConf.merge(config, {"input": str(tmp_path), "mixer": {"scope": "global"}}), tmp_path / "out")
+    same = lambdanets.create("tiny", mixer="lambda", pretrained=config.ckpt, in_channels=1, image_size=16,
+                             num_classes=10, overrides=["mixer.scope=7"])  # fmt: skip
+    assert torch.equal(same.stages[0][0].mixer.table, network.stages[0][0].mixer.table)
 
 
 def test_a_training_starts_from_the_weights(trained, tmp_path):

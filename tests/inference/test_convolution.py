@@ -1,11 +1,15 @@
 """Convolutions in C against PyTorch's in float64."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
+from lambdanets.errors import UserError
 from lambdanets.inference import convolution
-from lambdanets.inference.convolution import PackedConv, share_rows
+from lambdanets.inference.convolution import PackedConv, pack_panels, share_rows, unpack_panels
 from lambdanets.inference.fused import FusedConv
 from tests.methods import needs_compiler
 
@@ -82,3 +86,30 @@ def test_threads_get_equally_many_rows():
 def test_no_convolution_is_suitable_without_a_compiler(monkeypatch):
     monkeypatch.setattr(convolution, "load_library", lambda: None)
     assert not PackedConv.is_suitable(nn.Conv2d(16, 16, 1))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("side", "channels", "outputs"), [(1, 32, 96), (3, 16, 80)])
+def test_a_stored_convolution_is_laid_out_for_the_cpu_that_loads_it(side, channels, outputs, monkeypatch):
+    conv = nn.Conv2d(channels, outputs, side, padding=side // 2)
+    packed, x = PackedConv(conv, relu=False), torch.randn(2, channels, 5, 6)
+    expected = packed(x)
+    for lanes in (2, 4, 8, 16):
+        stored = copy.deepcopy(packed)
+        stored.weight = pack_panels(unpack_panels(packed.weight, channels, packed.lanes), lanes)
+        stored.lanes = lanes
+        loaded = pickle.loads(pickle.dumps(stored))
+        assert loaded.lanes == packed.lanes
+        assert torch.equal(loaded(x), expected)
+    content = pickle.dumps(packed)
+    for library, reason in ((None, "this machine has no C compiler"), (Library(7), "this CPU's vectors have 7 lanes")):
+        monkeypatch.setattr("lambdanets.inference.convolution.load_library", lambda library=library: library)
+        with pytest.raises(UserError, match=f"{reason}: call optimize_for_inference on this machine"):
+            pickle.loads(content)
+
+
+class Library:
+    """The compiled source on a CPU with that many lanes."""
+
+    def __init__(self, lanes):
+        self.lanes = lambda: lanes

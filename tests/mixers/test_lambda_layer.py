@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaConv, LambdaLayer
 from lambdanets.ops import causal_mask, lambda_map, scope_to_offsets
+from lambdanets.peers import BiasedLambda
 from tests.methods import EVERY_METHOD
 from tests.reference.lambda_layer import lambda_layer
 from tests.reference.pooling import average_pool
@@ -105,9 +106,38 @@ def test_every_method_gives_the_same_layer(method):
 @pytest.mark.parametrize("scope", ["global", 3])
 def test_a_context_of_its_own(scope):
     torch.manual_seed(0)
-    layer = randomize(LambdaLayer(8, scope=scope, feature_size=(3, 4), **SMALL))
+    layer = randomize(LambdaLayer(8, scope=scope, feature_size=(3, 5), **SMALL))
     x, context = (torch.randn(2, 8, *size, dtype=torch.float64) for size in ((3, 4), (2, 5)))
     close(layer(x, context), by_definition(layer, x, context))
+    everything = torch.ones(12, 10, dtype=torch.bool)
+    close(layer(x, context, everything), by_definition(layer, x, context))
+
+
+def test_a_context_of_another_size_needs_a_layer_that_takes_it():
+    x, context = torch.randn(1, 8, 3, 4), torch.randn(1, 8, 2, 5)
+    for layer in (LambdaConv(8, scope=3, dilation=2, **SMALL), LambdaConv(8, scope=3, strided=True, stride=2, **SMALL)):
+        with pytest.raises(UserError, match=r"got 3×4 positions and a context of 2×5: give both the same size"):
+            layer(x, context)
+    with pytest.raises(UserError, match=r"A causal layer got 3×4 positions and a context of 2×5: give both"):
+        LambdaLayer(8, scope=3, causal=True, **SMALL)(x, context)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_autocast_leaves_float64_as_it_is(training):
+    torch.manual_seed(0)
+    layer = LambdaLayer(64, scope=7).double().train(training)
+    x, exact = torch.randn(2, 64, 8, 8, dtype=torch.float64), copy.deepcopy(layer)
+    expected = exact(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.query_norm.running_var, exact.query_norm.running_var)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_another_data_type_than_that_of_the_weights_is_an_error_without_autocast(training):
+    with pytest.raises(RuntimeError, match="dtype"):
+        LambdaLayer(64, scope=7).train(training)(torch.randn(2, 64, 8, 8, dtype=torch.bfloat16))
 
 
 def test_a_sequence_is_a_map_of_one_row():
@@ -155,6 +185,18 @@ def test_a_mask_that_hides_nothing_changes_nothing(dilation):
     x = torch.randn(2, 8, 3, 4, dtype=torch.float64)
     everything = torch.ones(12, 12, dtype=torch.bool)
     torch.testing.assert_close(layer(x, mask=everything), layer(x), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("position", [False, True])
+def test_what_a_subclass_adds_to_the_content_lambda_stays_under_a_mask(position, causal):
+    torch.manual_seed(0)
+    layer = randomize(BiasedLambda(8, scope=3, position=position, causal=causal, **SMALL))
+    x, mask = torch.randn(2, 8, 3, 4, dtype=torch.float64), torch.ones(12, 12, dtype=torch.bool)
+    unbiased = layer(x)
+    torch.nn.init.normal_(layer.bias)
+    torch.testing.assert_close(layer(x, mask=mask), layer(x), rtol=1e-11, atol=1e-11)
+    assert (layer(x) - unbiased).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("parts", [{}, {"content": False}, {"position": False}, {"key_norm": "l2"}], ids=str)

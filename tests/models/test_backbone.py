@@ -1,6 +1,7 @@
 """Features, heads and gradient checkpointing of all classifiers."""
 
 import copy
+import io
 from weakref import WeakSet
 
 import pytest
@@ -190,3 +191,13 @@ def test_torchvisions_feature_extractor_takes_mixers_as_one_node(images):
 def test_the_classifier_of_a_headless_network_is_an_identity():
     network = make_network("efficientnet", num_classes=0)
     assert isinstance(network.get_classifier(), nn.Identity)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_whole_network_can_be_stored(name):
+    network, file = make_network(name).eval(), io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(torch.load(file, weights_only=False)(images), network(images))

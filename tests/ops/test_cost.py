@@ -7,6 +7,7 @@ import torch
 
 from lambdanets.ops import kernel, triton_kernel
 from lambdanets.ops.cost import OpCounts, Shape, find_rates, predict_costs
+from lambdanets.ops.lambda_map import fastest_method
 from tests.command import ROOT
 
 STAGES = ((56, 64), (28, 128), (14, 256), (7, 512))
@@ -75,6 +76,16 @@ def test_a_large_global_context_is_left_to_one_matrix_product(monkeypatch):
             choices[side, scope] = min(costs, key=lambda name: costs[name].seconds)
     assert {case for case, name in choices.items() if name == "lambdas"} == {(56, "global"), (28, "global")}
     assert set(choices.values()) == {"lambdas", "triton"}
+
+
+def test_embeddings_of_more_than_a_gib_are_not_expanded(monkeypatch):
+    monkeypatch.setattr(triton_kernel, "triton_error", lambda: None)
+    predict_costs.cache_clear()
+    chosen = {side: fastest_method(*on_gpu(side, 64, "global")) for side in (56, 64, 96, 128)}
+    predict_costs.cache_clear()
+    assert {side: on_gpu(side, 64, "global").expanded_bytes for side in (64, 96)} == {64: 2**29, 96: 16 * 96**4 * 2}
+    assert chosen[56] == chosen[64] == "lambdas"
+    assert "lambdas" not in (chosen[96], chosen[128])
 
 
 def test_float64_has_no_programs_for_a_gpu(monkeypatch):

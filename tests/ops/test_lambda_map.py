@@ -180,3 +180,10 @@ def test_mistakes(options, words):
     tensors = inputs((4, 4), (3, 3), 2, 1, stride=options.get("stride", 1))
     with pytest.raises(UserError, match=words):
         lambda_map(*tensors, **options)
+
+
+@pytest.mark.parametrize("method", ["auto", *EVERY_METHOD])
+def test_data_types_that_differ_are_refused(method):
+    query, values, table, content = inputs((4, 4), (3, 3), 2, 1)
+    with pytest.raises(UserError, match=r"are torch.float64, .*float64, torch.float32 and .*: convert them to one"):
+        lambda_map(query, values, table.float(), content, method=method)

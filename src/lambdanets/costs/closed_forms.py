@@ -15,22 +15,22 @@ FLOAT, BFLOAT16 = 4, 2  # bytes
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """Sizes of one layer, named as above; `side` is that of its square map, `scope` the r of an r × r context."""
+    """Sizes of one layer, named as above; `size` is the (H, W) of its map, `scope` a context's rows and columns."""
 
-    side: int
+    size: tuple[int, int]
     channels: int
     heads: int
     key_depth: int
     intra_depth: int = 1
-    scope: int | None = None
+    scope: tuple[int, int] | None = None
 
     @property
     def positions(self) -> int:
-        return self.side**2
+        return self.size[0] * self.size[1]
 
     @property
     def context(self) -> int:
-        return self.positions if self.scope is None else self.scope**2
+        return self.positions if self.scope is None else self.scope[0] * self.scope[1]
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ FORMS = {
         "axial self-attention",
         "Θ(l·b·n·√n·(h·k + d))",
         "Θ(l·b·h·n·√n)",
-        lambda layer, batch: 2 * attention_time(layer, batch, layer.side),
-        lambda layer, batch: 2 * batch * layer.heads * layer.positions * layer.side,
+        lambda layer, batch: attention_time(layer, batch, sum(layer.size)),
+        lambda layer, batch: batch * layer.heads * layer.positions * sum(layer.size),
     ),
     "local": Form(
         "local self-attention",
@@ -104,7 +104,7 @@ def total_memory_gib(kind: str, layers: list[LayerSizes], batch: int) -> float:
     """Return the GiB of all layers' attention maps or embeddings in float32, as in Table 4."""
     form = FORMS[kind]
     if form.shared:
-        layers = list({layer.side: layer for layer in layers}.values())
+        layers = list({layer.size: layer for layer in layers}.values())
     return FLOAT * sum(form.elements(layer, batch) for layer in layers) / GIB
 
 
@@ -129,7 +129,7 @@ class AttentionMaps:
     @property
     def entries(self) -> int:
         """Number of entries: b·h·n²."""
-        sizes = LayerSizes(self.side, self.heads, self.heads, 1)
+        sizes = LayerSizes((self.side, self.side), self.heads, self.heads, 1)
         return int(FORMS["attention"].elements(sizes, self.batch))
 
 

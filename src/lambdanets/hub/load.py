@@ -17,7 +17,7 @@ from lambdanets.errors import UserError
 from lambdanets.export.formats import FORMATS, GRAPH_FILES
 from lambdanets.hub.download import HUB_PREFIX, download_from_hub
 from lambdanets.hub.trained_model import TrainedModel
-from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
+from lambdanets.runs.checkpoints import check_state_dict, has_global_tables, read_checkpoint
 from lambdanets.runs.folders import RESOLVED_CONFIG, UNRESOLVED_CONFIG, best_checkpoint
 from lambdanets.runs.published import find_published, suggest_names
 
@@ -109,6 +109,6 @@ def load_network(config: DictConfig, data: ImageData, checkpoint: dict[str, Any]
     classes = checkpoint["labels"]["classes"]
     network = build_model(config, ImageSpec(data.channels, data.image_size, len(classes)))
     state = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    check_state_dict(network, state, file, resize=True)
+    check_state_dict(network, state, file, resize=has_global_tables(checkpoint["config"]))
     network.load_state_dict(state)
     return network.eval()

@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from lambdanets.errors import UserError
 from lambdanets.hub.download import HUB_PREFIX, download_from_hub
 from lambdanets.hub.load import model_file
 from lambdanets.peers import TIMM_NETWORKS, rename_weights
-from lambdanets.runs.checkpoints import is_resizable_table, read_checkpoint
+from lambdanets.runs.checkpoints import has_global_tables, is_resizable_table, read_checkpoint
 from lambdanets.runs.published import find_published, similar_names, suggest_names
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,14 @@ def load_pretrained(network: nn.Module, source: str, *, key: str = "pretrained")
     Raises:
         UserError: there is no such source, or some of its layers don't match the network's.
     """
-    state, architecture = read_weights(network, source, key)
+    state, architecture, resize = read_weights(network, source, key)
     own: dict[str, Tensor] = network.state_dict()
     head = {name for name in (*own, *state) if name.startswith(HEAD_PREFIX)}
     new_head = any(name not in own or name not in state or own[name].shape != state[name].shape for name in head)
     if new_head:
         state = {name: tensor for name, tensor in state.items() if name not in head}
         state |= {name: own[name] for name in head if name in own}
-    mismatches = state_dict_mismatches(network, state)
+    mismatches = state_dict_mismatches(network, state, resize=resize)
     if mismatches:
         more = f" and {len(mismatches) - 3} more" if len(mismatches) > 3 else ""
         raise UserError(
@@ -56,8 +56,22 @@ def load_pretrained(network: nn.Module, source: str, *, key: str = "pretrained")
     log.info("Initialized all weights from %s%s.", source, exception)
 
 
-def read_weights(network: nn.Module, source: str, key: str) -> tuple[dict[str, Tensor], str]:
-    """Return the source's weights under the network's names, and a summary of the source's architecture."""
+class Weights(NamedTuple):
+    """The weights of a source under the network's names.
+
+    Args:
+        state: the weights.
+        architecture: a summary of the source's architecture.
+        resize: whether its position tables may be interpolated, see `has_global_tables`.
+    """
+
+    state: dict[str, Tensor]
+    architecture: str
+    resize: bool
+
+
+def read_weights(network: nn.Module, source: str, key: str) -> Weights:
+    """Read the weights of a source, see `load_pretrained`."""
     if source.startswith(TIMM_PREFIX) and not Path(source).exists():
         return read_timm_weights(network, source, key)
     name = source.removeprefix(HUB_PREFIX)
@@ -75,34 +89,35 @@ def read_weights(network: nn.Module, source: str, key: str) -> tuple[dict[str, T
     return read_file_weights(file)
 
 
-def read_file_weights(file: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the weights of a file as `read_weights` does."""
+def read_file_weights(file: Path) -> Weights:
+    """Read the weights of a file."""
     checkpoint = read_checkpoint(file)
     state = {name.removeprefix("model."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    return state, architecture_summary(checkpoint["config"])
+    config = checkpoint["config"]
+    return Weights(state, architecture_summary(config), has_global_tables(config))
 
 
-def read_timm_weights(network: nn.Module, source: str, key: str) -> tuple[dict[str, Tensor], str]:
-    """Return the weights of a lambda network of timm's as `read_weights` does."""
+def read_timm_weights(network: nn.Module, source: str, key: str) -> Weights:
+    """Read the weights of a lambda network of timm's."""
     name = source.removeprefix(TIMM_PREFIX).split(".")[0]
     if name not in TIMM_NETWORKS:
         raise UserError(f"{key}={source} is not a lambda network of timm's; choose among {', '.join(TIMM_NETWORKS)}.")
     weights = load_file(download_from_hub(source, "model.safetensors"))
     try:
-        return rename_weights(weights, network), f"model={name}"
+        return Weights(rename_weights(weights, network), f"model={name}", resize=True)
     except (AttributeError, AssertionError) as error:
         raise UserError(f"{key}={source} does not match the model: choose model={name}.") from error
 
 
-def state_dict_mismatches(network: nn.Module, state: dict[str, Tensor]) -> list[str]:
-    """Describe each tensor of the weights that doesn't match the network's."""
+def state_dict_mismatches(network: nn.Module, state: dict[str, Tensor], *, resize: bool) -> list[str]:
+    """Describe each tensor of the weights that doesn't match the network's; `resize` as in `Weights`."""
     own: dict[str, Tensor] = network.state_dict()
     mismatches = []
     for name, tensor in own.items():
         if name not in state:
             mismatches.append(f"{name} is missing")
         elif state[name].shape != tensor.shape:
-            if is_resizable_table(network, name) and state[name].shape[:2] == tensor.shape[:2]:
+            if resize and is_resizable_table(network, name) and state[name].shape[:2] == tensor.shape[:2]:
                 continue
             mismatches.append(f"{name} is {list(state[name].shape)}, and {list(tensor.shape)} in the model")
     return mismatches + [f"{name} is not in the model" for name in state if name not in own]
@@ -116,4 +131,5 @@ def architecture_summary(config: dict[str, Any]) -> str:
         for key in ("name", "variant", "depth", "width", "layout", "blocks", "expansion", "stem", "shortcut")
         if key in model
     )
-    return f"mixer {str(mixer['_target_']).rsplit('.', 1)[-1]} and {options}"
+    scope = f" with scope={mixer['scope']}" if "scope" in mixer else ""
+    return f"mixer {str(mixer['_target_']).rsplit('.', 1)[-1]}{scope} and {options}"

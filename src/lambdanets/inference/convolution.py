@@ -8,6 +8,7 @@ import ctypes
 from functools import cache
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +55,16 @@ def pack_panels(weight: Tensor, lanes: int) -> Tensor:
     return torch.cat([panel.flatten(1) for panel in weight.split(PANEL * lanes, 2)], 1).contiguous()
 
 
+def unpack_panels(packed: Tensor, channels: int, lanes: int) -> Tensor:
+    """Return the matrix that `pack_panels` laid out for so many lanes: (·, C · outputs) → (·, C, outputs)."""
+    panels = packed.split(channels * PANEL * lanes, 1)
+    return torch.cat([panel.unflatten(1, (channels, -1)) for panel in panels], 2)
+
+
 class PackedConv(nn.Module):
     """A 1×1 or 3×3 convolution without a stride: (B, C, H, W) → (B, out, H, W), channels last.
+
+    A stored one can be loaded on a CPU with vectors of another width, for which its weights are laid out anew.
 
     Args:
         conv: see `is_suitable`.
@@ -76,9 +85,24 @@ class PackedConv(nn.Module):
             weight = torch.einsum("ai,bj,ocij->abco", TAPS, TAPS, weight.double()).flatten(0, 1).float()
         else:
             weight = weight.flatten(1).T[None]
-        self.register_buffer("weight", pack_panels(weight, int(library.lanes())))
+        self.lanes = int(library.lanes())
+        self.register_buffer("weight", pack_panels(weight, self.lanes))
         bias = weight.new_zeros(self.outputs) if conv.bias is None else conv.bias.detach().clone()
         self.register_buffer("bias", bias)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        library = load_library()
+        lanes = 0 if library is None else int(library.lanes())
+        if not lanes or (self.channels | self.outputs) % lanes:
+            reason = f"this CPU's vectors have {lanes} lanes" if lanes else "this machine has no C compiler"
+            raise UserError(
+                f"The network was optimized for a CPU with vectors of {self.lanes} lanes, but {reason}: call "
+                "optimize_for_inference on this machine instead."
+            )
+        if lanes != self.lanes:
+            self.weight = pack_panels(unpack_panels(self.weight, self.channels, self.lanes), lanes)
+            self.lanes = lanes
 
     @staticmethod
     def is_suitable(conv: nn.Conv2d) -> bool:

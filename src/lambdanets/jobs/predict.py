@@ -16,7 +16,7 @@ from lambdanets.data.image_names import EXTENSIONS, find_files
 from lambdanets.data.imagefolder import log_skipped_files, name_some
 from lambdanets.errors import UserError
 from lambdanets.inference.optimize import optimize_for_inference
-from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint
+from lambdanets.runs.checkpoints import check_state_dict, has_global_tables, read_checkpoint
 
 
 def run(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -45,7 +45,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     checkpoint = read_checkpoint(config.ckpt)
     data = build_data(config)
     task = build_task(config, data, checkpoint["labels"]["classes"])
-    check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
+    resize = has_global_tables(checkpoint["config"])
+    check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=resize)
     task.load_state_dict(checkpoint["state_dict"])
     config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
     images = InputImages(image_files(Path(str(config.input))), data)

@@ -12,7 +12,7 @@ from lambdanets.data.corrupt import count_corrupt_images, read_names
 from lambdanets.distributed.launcher import rank
 from lambdanets.errors import UserError
 from lambdanets.jobs.fit import CORRUPT
-from lambdanets.runs.checkpoints import check_classes, check_state_dict, read_checkpoint
+from lambdanets.runs.checkpoints import check_classes, check_state_dict, has_global_tables, read_checkpoint
 from lambdanets.runs.folders import write_metrics
 
 
@@ -55,7 +55,8 @@ def score_checkpoint(config: DictConfig, folder: Path) -> dict[str, float]:
         data.corrupt.names |= read_names(data.corrupt.file)
         data.corrupt.file = None
     task = build_task(config, data, data.classes)
-    check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=True)
+    resize = has_global_tables(checkpoint["config"])
+    check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=resize)
     task.load_state_dict(checkpoint["state_dict"])
     trainer = build_trainer(config, logger=False, default_root_dir=folder)
     if trainer.is_global_zero:

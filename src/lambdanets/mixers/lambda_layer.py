@@ -145,7 +145,8 @@ class LambdaLayer(nn.Module):
             mask: boolean (n, m) or (B, n, m), true where query n may see position m of the context, in raster order.
 
         Raises:
-            UserError: a strided lambda convolution gets a mask.
+            UserError: a strided lambda convolution gets a mask or a context of another size, a dilated one such a
+                context without a mask, or a causal layer.
         """
         if x.ndim == 3:
             y = self(x[:, :, None], None if context is None else context[:, :, None], mask)
@@ -153,11 +154,21 @@ class LambdaLayer(nn.Module):
         causal = self.causal and mask is None and context is None
         if context is None:
             context = x
+        if (self.query_stride > 1 or (self.dilation > 1 and mask is None)) and context.shape[2:] != x.shape[2:]:
+            raise UserError(
+                f"A strided or dilated lambda convolution got {x.shape[2]}×{x.shape[3]} positions and a context of "
+                f"{context.shape[2]}×{context.shape[3]}: give both the same size."
+            )
         if self.query_stride > 1:
             x = x[:, :, :: self.query_stride, :: self.query_stride]
             if mask is not None:
                 raise UserError("A strided lambda convolution takes no mask: use the pooling of strided=false.")
         if self.causal and not causal:
+            if context.shape[2:] != x.shape[2:]:
+                raise UserError(
+                    f"A causal layer got {x.shape[2]}×{x.shape[3]} positions and a context of {context.shape[2]}×"
+                    f"{context.shape[3]}: give both the same size, or pass a mask to a layer with causal=false."
+                )
             past = causal_mask(x.shape[2] * x.shape[3], x.device)
             mask = past if mask is None else mask & past
         memory_format = memory_format_of(x)
@@ -171,7 +182,9 @@ class LambdaLayer(nn.Module):
         elif mask is None:
             y = self.mix(query, value, key, method)
         else:
-            y = masked_lambda_map(query, key, value, self.fit_table(query), mask, self.key_norm, self.dilation)
+            table = self.fit_table(query, value)
+            y = masked_lambda_map(query, key, value, table, mask, self.key_norm, self.dilation)
+            y = y + apply_content_lambda(query, self.content_lambda(value, None))  # a subclass may add to it
         y = self.pool(y.permute(0, 3, 4, 1, 2).flatten(1, 2))
         return lay_out(y, memory_format)
 
@@ -232,6 +245,7 @@ class LambdaLayer(nn.Module):
         return (
             (self.key_norm == "softmax" or not self.sections[2])
             and all(type(parameter) is nn.Parameter and parameter.dtype is dtype for parameter in parameters)
+            and (x.dtype is dtype or is_autocast_enabled(x.device.type))
             and self.product_dtype(x) in (dtype, torch.bfloat16)
             and x.numel() > x.shape[1]  # one position has no variance
         )
@@ -252,9 +266,10 @@ class LambdaLayer(nn.Module):
         return lambda_node(x, self.qkv.weight, self.query_norm, self.value_norm, table, depths)
 
     def product_dtype(self, x: Tensor) -> torch.dtype:
-        """Return the data type of the layer's products, which autocast may choose."""
+        """Return the data type of the layer's products, which autocast may choose, but not for float64."""
         device = x.device.type
-        return torch.get_autocast_dtype(device) if is_autocast_enabled(device) else x.dtype
+        is_cast = is_autocast_enabled(device) and x.dtype != torch.float64
+        return torch.get_autocast_dtype(device) if is_cast else x.dtype
 
     def project(
         self, x: Tensor, context: Tensor, memory_format: torch.memory_format
@@ -294,9 +309,9 @@ class LambdaLayer(nn.Module):
         content = self.content_lambda(value, key)
         if self.product is not None:
             return self.product(query, value, content)
-        table = self.fit_table(query)
+        table = self.fit_table(query, value)
         if table is None or method is None:
-            return (query.flatten(1, 3) @ content).unflatten(1, query.shape[1:4])
+            return apply_content_lambda(query, content)
         table = table.to(query.dtype)
         return lambda_map(query, value, table, content, dilation=self.dilation, stride=self.query_stride, method=method)
 
@@ -316,6 +331,8 @@ class LambdaLayer(nn.Module):
         elif table is not None and method is not None:
             table = hide_later_positions(table).to(query.dtype)
             parts.append(lambda_map(query, value, table, nothing, dilation=self.dilation, method=method))
+        else:
+            parts.append(apply_content_lambda(query, nothing))
         return sum(parts[1:], parts[0])
 
     def content_lambda(self, value: Tensor, key: Tensor | None) -> Tensor:
@@ -324,11 +341,18 @@ class LambdaLayer(nn.Module):
             return value.new_zeros(value.shape[0], self.key_depth, self.value_depth)
         return content_lambda(key.flatten(1, 2), value.flatten(1, 2), self.key_norm).to(value.dtype)
 
-    def fit_table(self, query: Tensor) -> Tensor | None:
-        """Return the table for this map of queries, or None without position lambdas."""
+    def fit_table(self, query: Tensor, context: Tensor | None = None) -> Tensor | None:
+        """Return the table for this map of queries, or None without position lambdas.
+
+        Args:
+            query: (B, H, W, ·), or with more axes.
+            context: (B, H', W', ·), if it isn't of the same size: a global table has its offsets, too.
+        """
         if self.table is None or self.scope != "global":
             return self.table
         height, width = query.shape[1:3]
+        if context is not None:
+            height, width = max(height, context.shape[1]), max(width, context.shape[2])
         middle = [side // 2 for side in self.table.shape[2:]]
         if self.crop_table and height - 1 <= middle[0] and width - 1 <= middle[1]:
             rows, columns = (slice(m - side + 1, m + side) for m, side in zip(middle, (height, width), strict=True))
@@ -365,6 +389,11 @@ class LambdaLayer(nn.Module):
     def extra_repr(self) -> str:
         names = ("scope", "key_depth", "heads", "intra_depth", "value_depth")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+
+def apply_content_lambda(query: Tensor, content: Tensor) -> Tensor:
+    """Apply the lambda (B, k, v) that all positions share: (B, H, W, h, k) → (B, H, W, h, v)."""
+    return (query.flatten(1, 3) @ content).unflatten(1, query.shape[1:4])
 
 
 def is_autocast_enabled(device: str) -> bool:

@@ -134,8 +134,8 @@ class Backbone(nn.Module):
     classifier_name = "classifier"
     # Whether further layers stand between the pooling and the classifier, which need their number of channels.
     has_hidden_head = False
-    # Order of the maps in memory; None keeps that of the images.
-    memory_format: torch.memory_format | None = None
+    # Whether the maps lie in memory with channels last, or first; None keeps the order of the images.
+    channels_last: bool | None = None
 
     in_chans: int
     num_classes: int
@@ -144,6 +144,16 @@ class Backbone(nn.Module):
     feature_info: list[dict[str, Any]]
     global_pool: GlobalPool
     grad_checkpointing = False
+
+    @property
+    def memory_format(self) -> torch.memory_format | None:
+        """Return the order of the maps in memory; None is that of the images.
+
+        torch.save can't store it.
+        """
+        if self.channels_last is None:
+            return None
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def set_features(self, features: Sequence[Feature], *, in_chans: int, num_features: int) -> None:
         """Describe the feature maps.

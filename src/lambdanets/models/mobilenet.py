@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-import torch
 import torch.fx
 from torch import Tensor, nn
 from torchvision import models
@@ -147,7 +146,7 @@ class MobileNet(Backbone):
         network = models.get_model(
             f"mobilenet_{variant}", width_mult=width, num_classes=max(num_classes, 1), dropout=dropout
         )
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.channels_last = channels_last
         self.features = BlockSequence(*network.features)
         self.global_pool = GlobalPool(global_pool)
         self.classifier: nn.Sequential = network.classifier

@@ -7,7 +7,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.fx
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -180,7 +179,7 @@ class ResNet(Backbone):
             raise UserError(f"act={act} is not known; choose one of {', '.join(ACTIVATIONS)}.")
         if shortcut not in ("conv", "pool"):
             raise UserError(f"shortcut={shortcut} is not known; choose one of conv, pool.")
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.channels_last = channels_last
         activation = ACTIVATIONS[act]
         gates = parse_gate(gate, len(blocks))
         mixer = copy.deepcopy(mixer)  # layers of one model may share parameters, those of two models must not

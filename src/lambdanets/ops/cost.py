@@ -147,6 +147,12 @@ class Shape(NamedTuple):
     def queries(self) -> int:
         return self.height * self.width
 
+    @property
+    def expanded_bytes(self) -> int:
+        """Size of the embeddings of all pairs of a query and a position of the context."""
+        elements = self.key_depth * self.intra_depth * self.queries * self.context[0] * self.context[1]
+        return elements * self.dtype.itemsize
+
 
 @dataclass(frozen=True)
 class Cost:

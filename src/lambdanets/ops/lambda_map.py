@@ -28,6 +28,8 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "kernel": kernel.scores_kernel,
     "triton": triton_kernel.triton_lambdas,
 }
+# Embeddings up to this size may be expanded to n × m × k.
+MOST_EXPANDED_BYTES = 2**30
 # Methods that are fastest when positions are innermost in memory.
 CHANNELS_FIRST = ("scores", "fourier")
 
@@ -65,9 +67,15 @@ def choose_method(shape: Shape, method: str = "auto") -> str:
 # A compiler must not trace the cost model. It can only pass constants to such a function, hence the plain sizes.
 @torch.compiler.assume_constant_result
 def fastest_method(*sizes: Any) -> str:
-    """Return the method that is predicted to be fastest for the fields of a `Shape`."""
-    costs = predict_costs(Shape(*sizes))
-    return min(costs, key=lambda name: costs[name].seconds)
+    """Return the method that is predicted to be fastest for the fields of a `Shape`.
+
+    Embeddings that are expanded stay in memory until the backward pass, so that large ones count only for want of
+    another method.
+    """
+    shape = Shape(*sizes)
+    costs = predict_costs(shape)
+    is_large = shape.expanded_bytes > MOST_EXPANDED_BYTES
+    return min(costs, key=lambda name: (is_large and name == "lambdas", costs[name].seconds))
 
 
 def lambda_map(
@@ -99,8 +107,13 @@ def lambda_map(
         (B, H, W, h, v).
 
     Raises:
-        UserError: the method is unknown, or can't compute a product of this shape.
+        UserError: the method is unknown, or can't compute a product of this shape, or the data types differ.
     """
+    if not query.dtype == values.dtype == table.dtype == content.dtype:
+        raise UserError(
+            f"query, values, table and content are {query.dtype}, {values.dtype}, {table.dtype} and {content.dtype}: "
+            "convert them to one data type."
+        )
     method = choose_method(Shape.of(query, values, table, dilation=dilation, stride=stride), method)
     if method == "convolution":
         return lambda_convolution(query, values, table, content, dilation=dilation, stride=stride)

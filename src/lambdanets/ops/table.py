@@ -40,11 +40,14 @@ def resize_table(table: Tensor, height: int, width: int) -> Tensor:
     """Interpolate the table of one feature size to the (2H − 1) × (2W − 1) offsets of another.
 
     Bilinear; the outermost offsets and the middle stay in place, so that an embedding's distance keeps its ratio to
-    the map's size.
+    the map's size. A map of one row or column has the middle only.
     """
     size = (2 * height - 1, 2 * width - 1)
     if tuple(table.shape[2:]) == size:
         return table
+    for axis, side in enumerate(size, 2):
+        if side == 1:
+            table = table.narrow(axis, table.shape[axis] // 2, 1)
     return F.interpolate(table, size=size, mode="bilinear", align_corners=True)
 
 

@@ -218,7 +218,8 @@ def check_state_dict(module: nn.Module, state: Mapping[str, Tensor], path: str |
         module: the module that is to load them.
         state: the weights.
         path: of the checkpoint.
-        resize: whether position embeddings may be of another feature size: their layers interpolate them.
+        resize: whether position embeddings may be of another feature size, see `has_global_tables`: their layers
+            interpolate them.
 
     Raises:
         UserError: a tensor is missing, superfluous, or of another shape.
@@ -267,6 +268,18 @@ def check_classes(classes: Sequence[str], trained: Sequence[str], path: str | Pa
         f"The data do not have the classes of '{path}': they have {difference}. Use the data set that it was trained "
         "on, or start a new run from its config with base_run=<run>."
     )
+
+
+def has_global_tables(config: Mapping[str, Any]) -> bool:
+    """Return whether the tables of a run's lambda layers have all offsets, so that layers may interpolate them.
+
+    The table of a local scope ends at its scope. Interpolated, it would be that of another layer.
+
+    Args:
+        config: the run's.
+    """
+    has_own_layers = str(config["model"].get("_target_")).startswith("lambdanets.peers.")  # the mixer is ignored
+    return has_own_layers or config["mixer"].get("scope", "global") == "global"
 
 
 def is_resizable_table(module: nn.Module, name: str) -> bool:
