@@ -9,6 +9,8 @@ from lightning_utilities.core import apply_func
 
 from lambdanets.errors import UserError
 
+BOLTS_COMMAND = "pip install --no-deps lightning-bolts==0.7.0"  # its release asks for an older Lightning
+
 
 def import_bolts(module: str) -> ModuleType:
     """Import `pl_bolts.<module>`.
@@ -29,5 +31,5 @@ def import_bolts(module: str) -> ModuleType:
             raise
         raise UserError(
             f"This needs pl_bolts.{module}, and lightning-bolts is not installed: run "
-            "'pip install --no-deps lightning-bolts==0.7.0' (make and uv install it automatically)."
+            f"'{BOLTS_COMMAND}' (make and uv install it automatically)."
         ) from None

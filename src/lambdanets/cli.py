@@ -35,12 +35,13 @@ from lambdanets.error_messages import error_message, path_message
 from lambdanets.errors import UserError, print_any_character
 from lambdanets.runs import provenance, refusal, sweeps
 from lambdanets.runs.find import Command, Selection, find_checkpoint, find_restarted_run, find_run, resolve_ckpt
-from lambdanets.runs.folders import SWEEPS, UNRESOLVED_CONFIG, load_config, run_name
+from lambdanets.runs.folders import SWEEPS, UNRESOLVED_CONFIG, check_name, load_config, run_name
 from lambdanets.runs.lock import RunInProgressError, training_lock
 
 log = logging.getLogger(__name__)
 # The folders of the jobs that this process has started.
 started_jobs: list[Path] = []
+FIT = "lambdanets.jobs.fit.run"  # the job whose folder is that of a run
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -124,7 +125,8 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
     started_jobs.append(folder)
     sweeping = settings.mode == RunMode.MULTIRUN
     OmegaConf.set_struct(composed, False)
-    composed.name, composed.experiment = composed.name, composed.experiment  # resolved while Hydra's config is at hand
+    # Resolved while Hydra's config is at hand. A name such as 2026 is text.
+    composed.name, composed.experiment = check_name(composed.name), composed.experiment
     write_new_options(composed)
     try:
         if is_one_of_several_tasks() and rank() > 0:
@@ -180,6 +182,7 @@ def run_command(composed: DictConfig, command: Command, settings: Any, folder: P
         sweep = settings.runtime.choices["sweep"]
         raise UserError(f"sweep={sweep} is a grid of runs: start it with --multirun, or describe it with job=describe.")
     selection = find_run(command)
+    check_folder(command, folder)
     swept = sweeps.swept_keys(settings)
     overrides: Any = OmegaConf.to_container(settings.overrides.task)  # with their interpolations
     if command.is_repeatable and selection.run == selection.folder:
@@ -190,10 +193,10 @@ def run_command(composed: DictConfig, command: Command, settings: Any, folder: P
     checkpoint = find_checkpoint(command, selection)
     config = resolve_config(composed, command, selection, overrides, resumes=checkpoint is not None)
     expand_paths(config)
-    base = selection.run or command.base_run
-    earlier = (
-        provenance.read_overrides(Path(base)) if base and (not command.sweeping or selection.run != folder) else ()
-    )
+    base = command.base_run if command.sweeping and selection.run == folder else selection.run or command.base_run
+    if base is None and command.is_repeatable and command.ckpt is not None:
+        base = resolve_ckpt(command.ckpt, command.name)[0]  # the run that this one of a sweep builds on
+    earlier = provenance.read_overrides(Path(base)) if base else ()
     merged = provenance.merge_overrides(earlier, overrides)
     provenance.announce_start(provenance.Start(folder, config.copy(), merged, swept))
     config.ckpt = None if checkpoint is None else str(checkpoint)
@@ -204,6 +207,21 @@ def run_command(composed: DictConfig, command: Command, settings: Any, folder: P
         results = execute(config, folder)
         provenance.record_pending_start()
         return sweeper_result(results, composed)
+
+
+def check_folder(command: Command, folder: Path) -> None:
+    """Check that another job than a training doesn't write over the config and results of a run.
+
+    Raises:
+        UserError: its folder is that of a training.
+    """
+    if command.job == "fit" or not (folder / UNRESOLVED_CONFIG).is_file():
+        return
+    if OmegaConf.select(load_config(folder), "job._target_") == FIT:
+        raise UserError(
+            f"'{folder}' is the folder of a run, which job={command.job} would write over: set another "
+            "hydra.run.dir=<folder>, or leave it out."
+        )
 
 
 def execute(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -260,6 +278,7 @@ def resolve_config(
             f"experiment={base.get('experiment')}: leave one of the two out."
         )
     config = apply_overrides(base, composed, overrides, source=source)
+    config.name = check_name(config.name)
     if command.job == "fit" and resumes:
         check_resumable(base, config, source=source)
     config.ckpt = config.base_run = None

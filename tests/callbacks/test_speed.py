@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lambdanets.callbacks import Speed
+from lambdanets.callbacks import CheckpointWriter, Speed
 
 SCRIPT = """
 import torch
@@ -67,3 +67,25 @@ def test_throughput_is_that_of_training_without_validation(tmp_path, monkeypatch
     trainer.fit(SlowSteps(clock), loader, loader)
     assert trainer.callback_metrics["speed/images_per_s"] == 12 / (3 * 2.0)
     assert 0.01 < trainer.callback_metrics["speed/peak_memory_gib"] < 100
+
+
+def test_neither_validations_nor_checkpoints_within_an_epoch_count(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    class SlowWriter(CheckpointWriter):
+        def on_save_checkpoint(self, *args):
+            super().on_save_checkpoint(*args)
+            clock[0] += 1000.0
+
+    for module in ("speed", "checkpoint_writer"):
+        now = SimpleNamespace(perf_counter=lambda: clock[0], monotonic=lambda: clock[0])
+        monkeypatch.setattr(f"lambdanets.callbacks.{module}.time", now)
+    loader = DataLoader(TensorDataset(torch.ones(12, 1)), batch_size=4)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=2, callbacks=[Speed(), SlowWriter(tmp_path, "val/top1", every_n_steps=1)],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, default_root_dir=tmp_path, val_check_interval=1,
+    )  # fmt: skip
+    trainer.fit(SlowSteps(clock), loader, loader)
+    assert clock[0] > 5000  # there were checkpoints
+    assert trainer.callback_metrics["speed/images_per_s"] == 12 / (3 * 2.0)

@@ -5,8 +5,11 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
-from lambdanets.callbacks import StopOnSignal
+from lambdanets.callbacks import EndOnSignal, StopOnSignal
 
 
 @pytest.mark.parametrize("accumulated", [1, 2, 3, 4, 8])
@@ -55,3 +58,39 @@ def test_further_signals_do_not_interrupt_the_checkpoint(signums):
 
 def test_a_second_ctrl_c_ends_the_process():
     assert exit_status(signal.SIGINT, signal.SIGINT) == -signal.SIGINT
+
+
+class Signaled(pl.LightningModule):
+    """A task that receives SIGTERM in its last batch."""
+
+    def test_step(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def predict_step(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("job", ["test", "predict"])
+def test_a_signal_ends_a_test_and_a_prediction_with_its_exit_code(job, tmp_path):
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, callbacks=[EndOnSignal()], enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as error:
+        getattr(trainer, job)(Signaled(), DataLoader(TensorDataset(torch.ones(1, 1))))
+    assert error.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_handler_that_was_there_before_comes_first(tmp_path):
+    seen = []
+    former = signal.signal(signal.SIGTERM, lambda *args: seen.append(args))
+    try:
+        trainer = pl.Trainer(
+            accelerator="cpu", logger=False, callbacks=[EndOnSignal()], enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.test(Signaled(), DataLoader(TensorDataset(torch.ones(1, 1))), verbose=False)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert len(seen) == 1

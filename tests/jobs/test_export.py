@@ -209,3 +209,5 @@ def test_an_unknown_format_is_an_error_of_one_line(tmp_path):
     error = refusal_of("job=export", f"ckpt={config.ckpt}", "format=tflite", cwd=tmp_path)
     known = ", ".join(("safetensors", *FORMATS, "onnx_int8"))
     assert f"format=tflite is not known; choose among {known}." in error
+    error = refusal_of("job=export", f"ckpt={config.ckpt}", "format=null", cwd=tmp_path)
+    assert "format=None is not known; choose among" in error

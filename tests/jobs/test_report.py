@@ -73,6 +73,10 @@ def test_runs_are_compared_by_a_score_that_they_have(sweep):
     message = "job.score=test/top11 is the score of no finished run: choose one of test/top1, val/top1"
     with pytest.raises(UserError, match=message):
         choose_score(runs, "test/top11")
+    runs[0].metrics["test/loss"] = 0.6
+    with pytest.raises(UserError, match=r"job.score=test/loss is a loss, .* choose one of test/top1, val/top1"):
+        choose_score(runs, "test/loss")
+    del runs[0].metrics["test/loss"]
     for run_ in runs:  # on images without a test split
         run_.metrics.pop("test/top1", None)
     assert choose_score(runs, None) == "val/top1"

@@ -1,5 +1,6 @@
 """Overrides of a run: each key is applied or refused with a sentence, and a refused command changes no file."""
 
+import csv
 import json
 import math
 import shutil
@@ -268,7 +269,8 @@ def test_a_new_run_in_a_used_folder_leaves_the_old_checkpoints_aside(tmp_path):
     run = ("mixer=conv", "trainer=cpu", "trainer.limit_train_batches=1", "hydra.run.dir=r", "callbacks=scalars")
     checkpoints = tmp_path / "r" / "checkpoints"
     for number, seed in enumerate((0, 1, 2)):
-        former = {file.name: file.read_bytes() for file in checkpoints.glob("*.ckpt")}
+        of_run = ("checkpoints/*.ckpt", "metrics.json", "metrics.csv", "provenance.json")
+        former = {file.name: file.read_bytes() for name in of_run for file in (tmp_path / "r").glob(name)}
         done = invoke(*run, "trainer.max_epochs=1", f"seed={seed}", cwd=tmp_path)
         assert done.code == 0, done.text
         assert read_checkpoint(checkpoints / "last.ckpt")["config"]["seed"] == seed
@@ -276,6 +278,50 @@ def test_a_new_run_in_a_used_folder_leaves_the_old_checkpoints_aside(tmp_path):
             aside = {file.name: file.read_bytes() for file in (tmp_path / "r" / f"checkpoints-{number}").iterdir()}
             assert aside == former
             assert f"were moved to 'checkpoints-{number}'" in done.text
+        assert len(json.loads((tmp_path / "r" / "provenance.json").read_text())) == 1
+        done = invoke("job=report", "sweep_dir=r", "job.archive_to=archive", cwd=tmp_path)
+        assert done.code == 0, done.text
+    lines = (tmp_path / "archive" / "runs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["config"]["seed"] for line in lines] == [0, 1, 2]
+
+
+def test_a_run_that_goes_on_in_the_folder_of_another_one_takes_nothing_of_it(copied):
+    former = invoke(*SMALL, "trainer.max_epochs=1", "seed=7", "hydra.run.dir=b", cwd=copied)
+    assert former.code == 0, former.text
+    other = (copied / "b" / "checkpoints" / "best.ckpt").read_bytes()
+    done = invoke("ckpt=r", "hydra.run.dir=b", f"trainer.max_epochs={EPOCHS + 1}", cwd=copied)
+    assert done.code == 0, done.text
+    assert (copied / "b" / "checkpoints-1" / "best.ckpt").read_bytes() == other
+    best = read_checkpoint(copied / "b" / "checkpoints" / "best.ckpt")
+    assert best["config"]["seed"] != 7
+    with (copied / "b" / "metrics.csv").open() as lines:
+        rows = [row for row in csv.DictReader(lines) if row["val/top1"]]
+    assert [int(row["epoch"]) for row in rows] == [EPOCHS]
+    assert metrics(copied / "b")["val/top1"] == pytest.approx(float(rows[0]["val/top1"]))
+
+
+def test_a_number_is_a_name(tmp_path):
+    done = invoke(*SMALL, "trainer.max_epochs=1", "name=2026", cwd=tmp_path)
+    assert done.code == 0, done.text
+    (run,) = (tmp_path / "outputs" / "2026").iterdir()
+    assert OmegaConf.load(run / "config.yaml").name == "2026"
+    done = invoke("job=report", f"sweep_dir={run}", cwd=tmp_path)
+    assert done.code == 0, done.text
+
+
+def test_another_job_does_not_write_over_a_run(copied):
+    before = tree(copied / "r")
+    for job in ("test", "report"):
+        done = invoke(f"job={job}", "ckpt=r", "sweep_dir=r", "hydra.run.dir=r", cwd=copied)
+        assert (done.code, f"is the folder of a run, which job={job} would write over" in done.text) == (1, True)
+    assert tree(copied / "r") == before
+
+
+def test_commands_to_copy_quote_the_folder(tmp_path):
+    done = invoke(*SMALL, "trainer.max_epochs=1", "hydra.run.dir='out A'", cwd=tmp_path)
+    assert done.code == 0, done.text
+    assert "job=predict ckpt='out A' input=<image>" in done.text
+    assert "tensorboard --logdir 'out A'\n" in done.text
 
 
 def test_checkpoints_that_were_set_aside_continue_their_own_run_elsewhere(copied):

@@ -19,6 +19,7 @@ from lambdanets.config.keys import UNNAMED_KEYS, override_key
 from lambdanets.errors import UserError
 from lambdanets.runs import folders as runs
 from lambdanets.runs import sweeps
+from lambdanets.runs.provenance import read_overrides
 from tests.command import ROOT, command, environment
 from tests.command import run as run_process
 from tests.configs import FOLDER
@@ -125,6 +126,8 @@ def test_a_sweep_that_builds_on_a_run_goes_on_where_it_ended(tmp_path):
         sweep = (*options, f"{start}=base")
         run(*sweep, cwd=tmp_path)
         before = tree(tmp_path / place)
+        overrides = read_overrides(next((tmp_path / place).glob("*/metrics.json")).parent)
+        assert "recipe=digits" in overrides  # of the run that it builds on
         done = run(*sweep, cwd=tmp_path)
         assert done.text.count("finished earlier: ") == 2
         assert tree(tmp_path / place) == before
@@ -133,6 +136,7 @@ def test_a_sweep_that_builds_on_a_run_goes_on_where_it_ended(tmp_path):
         first.unlink()  # as if the run had been interrupted
         done = run(*sweep, cwd=tmp_path)
         assert done.text.count("resuming from ") == done.text.count("finished earlier: ") == 1
+        assert all("recipe=digits" in read_overrides(file.parent) for file in (tmp_path / place).glob("*/metrics.json"))
         refused = run(*options, f"{start}=other", cwd=tmp_path, code=1)
         assert "holds a run of another config (recipe.warmup_epochs differ)" in refused.text
 

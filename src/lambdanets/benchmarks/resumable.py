@@ -207,8 +207,8 @@ def time_limit(seconds: float, message: str) -> Iterator[Callable[[], bool]]:
 
 
 def hash_code() -> str:
-    """Return a checksum of the package's Python files."""
+    """Return a checksum of the package's code in Python and C."""
     checksum = hashlib.sha256()
-    for file in sorted(PACKAGE.rglob("*.py")):
+    for file in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.c")]):
         checksum.update(file.read_bytes())
     return checksum.hexdigest()[:12]

@@ -13,10 +13,11 @@ from lambdanets.callbacks.profiler import Profiler
 from lambdanets.callbacks.progress_bar import ProgressBar
 from lambdanets.callbacks.receptive_field_visualization import ReceptiveFieldVisualization
 from lambdanets.callbacks.speed import Speed
-from lambdanets.callbacks.stop_on_signal import StopOnSignal
+from lambdanets.callbacks.stop_on_signal import EndOnSignal, StopOnSignal
 
 __all__ = [
     "CheckpointWriter",
+    "EndOnSignal",
     "EpochLogger",
     "GradientNorms",
     "HParams",

@@ -45,6 +45,7 @@ class CheckpointWriter(pl.Callback):
         self.scored_step = -1
         self.saved_step = -1
         self.saved_time = time.monotonic()
+        self.seconds = 0.0  # of writing
         self.advanced_progress: str | None = None
 
     @property
@@ -109,6 +110,7 @@ class CheckpointWriter(pl.Callback):
             advanced_progress: key of the loop progress that Lightning has already advanced for a step that has not
                 happened yet.
         """
+        start = time.monotonic()
         for logger in trainer.loggers:
             logger.save()
         self.advanced_progress = advanced_progress
@@ -130,6 +132,7 @@ class CheckpointWriter(pl.Callback):
         trainer.strategy.barrier("checkpoint")  # the other processes may read the file next
         self.score = None
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
+        self.seconds += self.saved_time - start
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

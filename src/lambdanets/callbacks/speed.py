@@ -10,6 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from lambdanets.callbacks.checkpoint_writer import CheckpointWriter
+
 GIB = 2**30
 
 
@@ -24,15 +26,27 @@ class Speed(pl.Callback):
         reset_peak_memory(pl_module.device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start_epoch()  # a run resumed within an epoch has no on_train_epoch_start
+        self.start_epoch(trainer)  # a run resumed within an epoch has no on_train_epoch_start
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start_epoch()
+        self.start_epoch(trainer)
 
-    def start_epoch(self) -> None:
+    def start_epoch(self, trainer: pl.Trainer) -> None:
         self.images = 0
         self.seconds = 0.0
         self.start_time = time.perf_counter()
+        self.pause_start: float | None = None
+        self.earlier_saving = seconds_of_checkpoints(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.pause_start = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.pause_start is not None:  # a validation within the epoch, with what was drawn after it
+            self.start_time += time.perf_counter() - self.pause_start
+            self.pause_start = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -41,13 +55,20 @@ class Speed(pl.Callback):
         if trainer.is_last_batch:
             if pl_module.device.type == "cuda":
                 torch.cuda.synchronize(pl_module.device)
-            self.seconds = time.perf_counter() - self.start_time
+            saving = seconds_of_checkpoints(trainer) - self.earlier_saving
+            self.seconds = time.perf_counter() - self.start_time - saving
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.seconds:
             images_per_s = self.images * trainer.world_size / self.seconds
             pl_module.log("speed/images_per_s", images_per_s, rank_zero_only=True)
         pl_module.log("speed/peak_memory_gib", peak_memory_bytes(pl_module.device) / GIB, rank_zero_only=True)
+
+
+def seconds_of_checkpoints(trainer: pl.Trainer) -> float:
+    """Return the seconds that a training has spent on writing checkpoints so far."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return sum(callback.seconds for callback in callbacks if isinstance(callback, CheckpointWriter))
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,13 +1,16 @@
-"""Orderly stop of a training on a signal."""
+"""Orderly stop of a training on a signal, and the end of a test."""
 
+import logging
 import math
 import os
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+
+log = logging.getLogger(__name__)
 
 
 class StopOnSignal(pl.Callback):
@@ -78,3 +81,29 @@ class StopOnSignal(pl.Callback):
         for signum, handler in self.previous_handlers.items():
             if signal.getsignal(signum) == self.catch:
                 signal.signal(signum, handler)
+
+
+class EndOnSignal(pl.Callback):
+    """End the process at once on SIGTERM during a test or a prediction, which have nothing to save.
+
+    Lightning would end a test without an error, and a prediction not at all. A handler that was there before, such as
+    that of a SLURM job, comes first.
+    """
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.take_over(trainer)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.take_over(trainer)
+
+    def take_over(self, trainer: pl.Trainer) -> None:
+        """Replace Lightning's handler, until Lightning restores the former one at the end."""
+        if threading.current_thread() is threading.main_thread():
+            former: Any = trainer._signal_connector._original_handlers.get(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, former if callable(former) else end)
+
+
+def end(signum: int, frame: FrameType | None) -> NoReturn:
+    """End the process with the signal's exit code."""
+    log.info("Stopped by %s.", signal.Signals(signum).name)
+    raise SystemExit(128 + signum)

@@ -177,7 +177,7 @@ def check_numbers(config: DictConfig) -> None:
     """Check the numbers that every run needs.
 
     Raises:
-        UserError: one of them is no number, or too small.
+        UserError: one of them is no number, or too small or large.
     """
     for key, kind, least in (
         ("seed", int, 0),
@@ -189,3 +189,5 @@ def check_numbers(config: DictConfig) -> None:
         if not isinstance(value, (int, kind)) or isinstance(value, bool) or not least <= value < math.inf:
             noun = "a whole number" if kind is int else "a number"
             raise UserError(f"{key}={value} must be {noun} of at least {least}.")
+    if config.seed >= 2**32:
+        raise UserError(f"seed={config.seed} must be less than {2**32}.")

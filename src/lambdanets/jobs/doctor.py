@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lambdanets.atomic import atomic_write
-from lambdanets.bolts import import_bolts
+from lambdanets.bolts import BOLTS_COMMAND, import_bolts
 from lambdanets.config import experiments
 from lambdanets.config.build import build_model, image_spec
 from lambdanets.console import silence_lightning
@@ -113,10 +113,13 @@ def run_checks() -> Table:
     for module, (purpose, extra) in PACKAGES.items():
         error = failure_of(partial(check_package, module))
         available = "no" if error else "yes"
-        table.rows.append(
-            {"check": purpose, "available": available, "advice": error and f"pip install -e '.[{extra}]'"}
-        )
+        table.rows.append({"check": purpose, "available": available, "advice": error and install_command(extra)})
     return table
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra; pip alone refuses lightning-bolts beside a new Lightning."""
+    return BOLTS_COMMAND if extra == "bolts" else f"pip install -e '.[{extra}]'"
 
 
 def failure_of(check: Callable[[], str | None]) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor, nn
 
 from lambdanets.atomic import atomic_write
@@ -64,7 +64,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     silence_lightning()
     if config.ckpt is None:
         raise UserError("job=export needs a checkpoint: ckpt=<run's folder>, <file>, <published weights> or last.")
-    formats = [config.format] if isinstance(config.format, str) else list(config.format)
+    formats = list(config.format) if isinstance(config.format, ListConfig) else [config.format]
     known = (SAFETENSORS, *FORMATS, INT8)
     for name in formats:
         if name not in known:

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,15 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lambdanets.atomic import atomic_copy, atomic_write, corruption
-from lambdanets.callbacks import CheckpointWriter, HParams, MovingAverage, NonFiniteGuard, ProgressBar, StopOnSignal
+from lambdanets.callbacks import (
+    CheckpointWriter,
+    EndOnSignal,
+    HParams,
+    MovingAverage,
+    NonFiniteGuard,
+    ProgressBar,
+    StopOnSignal,
+)
 from lambdanets.config.build import build_data, build_task, build_trainer, explained_options
 from lambdanets.config.keys import COMMAND_KEYS, NETWORK_KEYS, is_key_in
 from lambdanets.config.overrides import changed_keys
@@ -47,7 +56,7 @@ from lambdanets.runs.folders import (
     read_json,
     rename_damaged,
     rename_results,
-    set_checkpoints_aside,
+    set_earlier_run_aside,
     write_metrics,
 )
 from lambdanets.runs.sweeps import flatten
@@ -91,13 +100,14 @@ def train_and_test(config: DictConfig, folder: Path) -> dict[str, float]:
     data.check_test_split()
     parameters = sum(parameter.numel() for parameter in task.parameters())
     run_path = os.path.relpath(folder)
+    quoted = shlex.quote(run_path)
     log.info("%s: %.3f M parameters, in %s", config.name, parameters / 1e6, run_path)
 
     try:
         trainer.fit(task, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
     except SIGTERMException:
         signal_name = training.stop.signal_name
-        log.info("Stopped by %s after step %d; resume with ckpt=%s", signal_name, trainer.global_step, run_path)
+        log.info("Stopped by %s after step %d; resume with ckpt=%s", signal_name, trainer.global_step, quoted)
         exit_after_signal(training.stop)
     if trainer.is_global_zero:
         provenance.record_pending_start(training_gpus(trainer))  # if no epoch was left
@@ -127,9 +137,9 @@ def train_and_test(config: DictConfig, folder: Path) -> dict[str, float]:
             {
                 "run": run_path,
                 "best checkpoint": os.path.relpath(checkpoints.best),
-                "view": f"tensorboard --logdir {run_path}",
-                "predict": f"{program_name()} job=predict ckpt={run_path} input=<image>",
-                "export": f"{program_name()} job=export ckpt={run_path} format=onnx",
+                "view": f"tensorboard --logdir {quoted}",
+                "predict": f"{program_name()} job=predict ckpt={quoted} input=<image>",
+                "export": f"{program_name()} job=export ckpt={quoted} format=onnx",
             }
         )
         log.info("The run is stored in %s", run_path)
@@ -179,14 +189,15 @@ class TrainingStart(pl.Callback):
             check_steps_per_epoch(trainer)
         self.start_time = time.perf_counter()
         if trainer.is_global_zero:
+            goes_on = is_of_run(self.ckpt, self.folder)
+            if not goes_on:
+                set_earlier_run_aside(self.folder)
             provenance.record_pending_start(training_gpus(trainer))
             rename_results(self.folder)
             checkpoints = self.folder / CHECKPOINTS
-            if self.ckpt is not None and Path(self.ckpt).resolve().parent != checkpoints.resolve():
+            if self.ckpt is not None and not goes_on:
                 atomic_copy(Path(self.ckpt), checkpoints / "last.ckpt")  # a kill before the first one would lose it
             rename_damaged(checkpoints)
-            if self.ckpt is None:
-                set_checkpoints_aside(checkpoints)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.end_time = time.perf_counter()
@@ -196,6 +207,11 @@ class TrainingStart(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.earlier_seconds = state_dict["seconds"]
+
+
+def is_of_run(ckpt: str | None, folder: Path) -> bool:
+    """Return whether a training goes on from a checkpoint of the run in its own folder."""
+    return ckpt is not None and Path(ckpt).resolve().parent == (folder / CHECKPOINTS).resolve()
 
 
 def training_gpus(trainer: pl.Trainer) -> str | None:
@@ -313,6 +329,7 @@ def build_training(config: DictConfig, folder: Path) -> Training:
         *build_callbacks(config, folder, data, task),
         *progress_bar,
         stop,
+        EndOnSignal(),
         checkpoints,
         *build_averaging(config),
     ]
@@ -320,7 +337,7 @@ def build_training(config: DictConfig, folder: Path) -> Training:
         config,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
-        logger=build_loggers(config, folder, progress.step),
+        logger=build_loggers(config, folder, progress.step if is_of_run(config.ckpt, folder) else 0),
         callbacks=callbacks,
     )
     return Training(trainer, task, data, checkpoints, stop, start)
@@ -408,7 +425,13 @@ def check_resumed(config: DictConfig, task: pl.LightningModule, data: ImageData)
 
 
 def build_loggers(config: DictConfig, folder: Path, step: int) -> list[Logger]:
-    """Return the loggers of TensorBoard, if the config has it, and of metrics.csv, cut back to a resumed run's step."""
+    """Return the loggers of TensorBoard, if the config has it, and of metrics.csv.
+
+    Args:
+        config: resolved.
+        folder: output folder.
+        step: of the run in this folder that goes on, else 0; later entries are cut off.
+    """
     loggers: list[Logger] = []
     if config.logger:
         name = {"name": folder.name, "version": "", "default_hp_metric": False}

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 from torch.utils.data import DataLoader, IterableDataset
 
+from lambdanets.callbacks import EndOnSignal
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import silence_lightning
 from lambdanets.data import ImageData
@@ -50,7 +51,7 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     task.load_state_dict(checkpoint["state_dict"])
     config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy = 1, 1, "auto"
     images = InputImages(image_files(Path(str(config.input))), data)
-    trainer = build_trainer(config, logger=False, default_root_dir=folder)
+    trainer = build_trainer(config, logger=False, callbacks=[EndOnSignal()], default_root_dir=folder)
     if trainer.strategy.root_device.type == "cpu" and trainer.precision == "32-true":
         task.model = optimize_for_inference(task.model)
     loader = DataLoader(images, config.recipe.batch_size, collate_fn=data.collate)

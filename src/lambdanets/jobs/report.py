@@ -72,15 +72,18 @@ def choose_score(runs: Sequence[RunRecord], score: str | None) -> str:
     """Return the score that runs are compared by: the given one, or the first of their task that a finished run has.
 
     Raises:
-        UserError: no finished run has the given score.
+        UserError: no finished run has the given score, or it is a loss.
     """
     names = {name for run in runs for name in run.metrics}
+    accuracies = sorted(name for name in names if name.startswith(("test/", "val/")) and not name.endswith("/loss"))
+    if score is not None and score.endswith("/loss"):
+        choices = ", ".join(accuracies)
+        raise UserError(f"job.score={score} is a loss, and reports are in percent: choose one of {choices}.")
     if score is None:
         known = runs[0].task.SCORES
         return next((name for name in known if name in names), known[0])
     if names and score not in names:
-        available = ", ".join(sorted(name for name in names if name.startswith(("test/", "val/"))))
-        raise UserError(f"job.score={score} is the score of no finished run: choose one of {available}.")
+        raise UserError(f"job.score={score} is the score of no finished run: choose one of {', '.join(accuracies)}.")
     return score
 
 

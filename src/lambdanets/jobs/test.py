@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from lambdanets.callbacks import EndOnSignal
 from lambdanets.config.build import build_data, build_task, build_trainer
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.data import ImageData, ImageFolder
@@ -58,7 +59,7 @@ def score_checkpoint(config: DictConfig, folder: Path) -> dict[str, float]:
     resize = has_global_tables(checkpoint["config"])
     check_state_dict(task, checkpoint["state_dict"], config.ckpt, resize=resize)
     task.load_state_dict(checkpoint["state_dict"])
-    trainer = build_trainer(config, logger=False, default_root_dir=folder)
+    trainer = build_trainer(config, logger=False, callbacks=[EndOnSignal()], default_root_dir=folder)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         data.corrupt.start_file(folder / CORRUPT)

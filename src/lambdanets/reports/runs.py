@@ -198,7 +198,7 @@ def read_run_folder(folder: Path) -> RunRecord:
 
 def missing_key(config: DictConfig) -> str | None:
     """Return the first key that a report needs and a run's config lacks, or None."""
-    for key, kind in (("name", str), ("seed", int), ("trainer.max_epochs", int)):
+    for key, kind in (("name", str | int | float), ("seed", int), ("trainer.max_epochs", int)):
         if not isinstance(OmegaConf.select(config, key, throw_on_resolution_failure=False), kind):
             return key
     return None

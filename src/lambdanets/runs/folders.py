@@ -31,6 +31,7 @@ CHECKPOINTS = "checkpoints"
 EXPORTED = "model.safetensors"
 METRICS = "metrics.json"
 FAILED = "failed.json"
+PROVENANCE = "provenance.json"
 SWEEPS = Path("multirun")
 # Jobs whose results lie in a run's folder; the folders of other jobs have the job's name.
 JOBS_IN_RUN_FOLDER = ("fit", "test", "predict", "export")
@@ -172,7 +173,7 @@ def find_checkpoint_file(run: Path, kinds: tuple[str, ...]) -> Path | None:
 def owner_run(checkpoint: Path) -> Path | None:
     """Return the folder of the run that a checkpoint file belongs to, or None for a file on its own.
 
-    Checkpoints that `set_checkpoints_aside` has moved belong to no run: the folder around them is that of a later one.
+    Checkpoints that `set_earlier_run_aside` has moved belong to no run: the folder around them is that of a later one.
     """
     folder = checkpoint.resolve().parent
     was_set_aside = re.fullmatch(rf"{CHECKPOINTS}-\d+", folder.name) is not None
@@ -230,20 +231,23 @@ def rename_results(folder: Path) -> None:
         (folder / METRICS).replace(folder / f"metrics-{results.get('epochs', 0):g}.json")
 
 
-def set_checkpoints_aside(folder: Path) -> None:
+def set_earlier_run_aside(folder: Path) -> None:
     """Move the checkpoints of an earlier run out of a new run's folder, to `checkpoints-1` or the next free number.
 
-    Until the new run has written its own, they would be taken for its checkpoints.
+    Until the new run has written its own, they would be taken for its checkpoints. The earlier run's results, its
+    metrics.csv and its provenance go with them. Without a checkpoint it is the same run, which has been restarted.
     """
-    files = sorted(folder.glob("*.ckpt"))
+    checkpoints = folder / CHECKPOINTS
+    files = sorted(checkpoints.glob("*.ckpt"))
     if not files:
         return
-    number = next(n for n in itertools.count(1) if not os.path.lexists(folder.with_name(f"{folder.name}-{n}")))
-    aside = folder.with_name(f"{folder.name}-{number}")
+    number = next(n for n in itertools.count(1) if not os.path.lexists(folder / f"{CHECKPOINTS}-{n}"))
+    aside = folder / f"{CHECKPOINTS}-{number}"
     aside.mkdir()
-    for file in files:
-        file.rename(aside / file.name)
-    log.warning("The checkpoints of an earlier run in '%s' were moved to '%s'.", folder.parent, aside.name)
+    for file in (*files, *sorted(folder.glob("metrics*.json")), folder / "metrics.csv", folder / PROVENANCE):
+        if os.path.lexists(file):
+            file.rename(aside / file.name)
+    log.warning("The checkpoints of an earlier run in '%s' were moved to '%s', with its results.", folder, aside.name)
 
 
 def load_config(run: str | Path) -> DictConfig:

@@ -22,11 +22,10 @@ from lambdanets.atomic import atomic_write
 from lambdanets.config.keys import override_key
 from lambdanets.distributed.launcher import restartable_job_id
 from lambdanets.machine import processor_name
-from lambdanets.runs.folders import FAILED, RESOLVED_CONFIG, UNRESOLVED_CONFIG, load_config, read_json
+from lambdanets.runs.folders import FAILED, PROVENANCE, RESOLVED_CONFIG, UNRESOLVED_CONFIG, load_config, read_json
 from lambdanets.runs.refusal import drop_logs, release_logs
 
 log = logging.getLogger(__name__)
-PROVENANCE = "provenance.json"
 OVERRIDES = ".hydra/overrides.yaml"
 # The arguments of this process as they were given, where they were prepared for Hydra.
 given_arguments: list[str] = []
