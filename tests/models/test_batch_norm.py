@@ -49,6 +49,27 @@ def test_frozen_norms_do_not_train_and_are_not_synchronized():
     assert all(torch.equal(value, before[name]) for name, value in model[1].state_dict().items())
 
 
+def check_uneven_process(rank, folder):
+    """Processes with maps of other sizes, as those of detectors: the statistics are those of all positions."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    model = network().double()
+    expected_model, model = copy.deepcopy(model), synchronize_batch_norms(model)
+    maps = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(1, 3, 2, 3, dtype=torch.float64)
+    positions = torch.cat([x.movedim(1, 0).flatten(1) for x in maps], 1)[None, :, None]  # (1, 3, 1, 40 + 6)
+    y, expected = model(maps[rank]), expected_model(positions).split([40, 6], 3)[rank]
+    torch.testing.assert_close(y.movedim(1, 0).flatten(1)[None, :, None], expected)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, expected_model.state_dict()[name])
+    y.pow(3).sum().backward()
+    expected_model(positions).pow(3).sum().backward()
+    for parameter, other in zip(model.parameters(), expected_model.parameters(), strict=True):
+        dist.all_reduce(parameter.grad)
+        torch.testing.assert_close(parameter.grad, other.grad)
+    dist.destroy_process_group()
+    os._exit(0)
+
+
 def check_process(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.set_num_threads(1)
@@ -71,5 +92,11 @@ def check_process(rank, folder):
     os._exit(0)
 
 
-def test_two_processes_normalize_like_one_with_the_global_batch(tmp_path):
-    torch.multiprocessing.spawn(check_process, args=(str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("check", [check_process, check_uneven_process])
+def test_two_processes_normalize_like_one_with_the_global_batch(check, tmp_path):
+    torch.multiprocessing.spawn(check, args=(str(tmp_path),), nprocs=2)
+
+
+def test_on_a_gpu_the_norms_are_those_of_torch():
+    model = synchronize_batch_norms(network(), on_gpu=True)  # before the model has moved there
+    assert [type(model[1][0]), type(model[2])] == [nn.SyncBatchNorm] * 2

@@ -4,10 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+from torchvision.models.detection.image_list import ImageList
 
 from lambdanets.errors import UserError
 from lambdanets.mixers import SE, Attention, Conv, LambdaLayer
 from lambdanets.models import CompositeNetwork, EfficientNet, MaskRCNN, ResNet
+from lambdanets.models.mask_rcnn import FloatBoxCoder, LevelAnchors
 
 SMALL = partial(ResNet, depth=[1, 1, 1, 1], width=0.25)
 
@@ -94,3 +96,47 @@ def test_only_the_detector_is_a_composite_network():
     assert owned == {id(p) for p in model.parameters()}
     assert not isinstance(SMALL(Conv, image_size=(32, 32)), CompositeNetwork)
     assert not isinstance(EfficientNet(), CompositeNetwork)
+
+
+def test_anchors_have_the_strides_of_their_levels_in_single_precision():
+    images = ImageList(torch.zeros(1, 3, 96, 1024), [(96, 1024)])
+    maps = [torch.zeros(1, 1, -(-96 // s), 1024 // s, dtype=torch.bfloat16) for s in (4, 8, 16, 32, 64)]
+    (anchors,) = LevelAnchors([4, 8, 16, 32, 64])(images, maps)
+    assert anchors.dtype is torch.float32
+    levels = anchors.view(-1, 3, 4).split([m.shape[2] * m.shape[3] for m in maps])
+    for level, stride, m in zip(levels, (4, 8, 16, 32, 64), maps, strict=True):
+        centers = (level[:, :, :2] + level[:, :, 2:]) / 2
+        y, x = (torch.arange(side) * float(stride) for side in m.shape[2:])
+        expected = torch.stack([x.repeat(len(y)), y.repeat_interleave(len(x))], 1)
+        assert torch.equal(centers, expected[:, None].expand(-1, 3, -1))
+        areas = (level[:, :, 2:] - level[:, :, :2]).prod(2)
+        torch.testing.assert_close(areas, torch.full_like(areas, (8 * stride) ** 2), rtol=0.1, atol=0)
+
+
+def test_boxes_are_not_rounded_to_half_precision():
+    boxes = torch.rand(100, 2) * 900
+    boxes = torch.cat([boxes, boxes + 20 + 50 * torch.rand(100, 2)], 1)
+    decoded = FloatBoxCoder((10.0, 10.0, 5.0, 5.0)).decode_single(torch.zeros(100, 4, dtype=torch.bfloat16), boxes)
+    torch.testing.assert_close(decoded, boxes, rtol=0, atol=1e-3)
+
+
+def test_detections_under_autocast_have_boxes_of_single_precision():
+    model = detector(Conv).eval()
+    model.saturate()
+    with torch.autocast("cpu", torch.bfloat16):
+        (detections,) = model([torch.randn(3, 128, 96)])
+    assert detections["boxes"].dtype is detections["scores"].dtype is torch.float32
+    model.train()
+    images, targets = model.example_batch(torch.randn(2, 3, 128, 96))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images, targets)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(loss) and loss.dtype is torch.float32 for loss in losses.values())
+
+
+def test_a_detector_in_double_precision_has_such_boxes():
+    model = detector(Conv).double().eval()
+    model.saturate()
+    (detections,) = model([torch.randn(3, 128, 96, dtype=torch.float64)])
+    assert len(detections["boxes"])
+    assert detections["boxes"].dtype is torch.float64

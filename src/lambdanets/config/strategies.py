@@ -21,11 +21,18 @@ from lambdanets.models.batch_norm import synchronize_batch_norms
 
 
 class SyncBatchNorm(LayerSync):
-    """Synchronized batch norm that also runs on a CPU."""
+    """Synchronized batch norm that also runs on a CPU.
+
+    Args:
+        on_gpu: whether the training runs on GPUs; the model may not have moved there yet.
+    """
+
+    def __init__(self, *, on_gpu: bool) -> None:
+        self.on_gpu = on_gpu
 
     @override
     def apply(self, model: Module) -> Module:
-        return synchronize_batch_norms(model)
+        return synchronize_batch_norms(model, on_gpu=self.on_gpu)
 
     @override
     def revert(self, model: Module) -> Module:
@@ -44,10 +51,11 @@ def trainer_strategy_options(config: DictConfig, plugins: Sequence[Any] = ()) ->
     """
     trainer = config.trainer
     options: dict[str, Any] = {"plugins": [cluster_environment(), *plugins], "sync_batchnorm": False}
+    on_gpu = torch.cuda.is_available() and trainer.accelerator != "cpu"
     if trainer.sync_batchnorm:
-        options["plugins"].append(SyncBatchNorm())
+        options["plugins"].append(SyncBatchNorm(on_gpu=on_gpu))
     if detect_launcher() == "torchrun" and trainer.strategy != "auto":
-        init_process_group("nccl" if torch.cuda.is_available() and trainer.accelerator != "cpu" else "gloo")
+        init_process_group("nccl" if on_gpu else "gloo")
     if trainer.strategy == "fsdp":
         if config.recipe.ema_decay is not None:
             raise UserError("trainer=fsdp cannot average weights: set recipe.ema_decay=null, or use trainer=ddp.")

@@ -13,7 +13,8 @@ class PatchwiseAttention(nn.Module):
     """Patchwise self-attention: y_n^g = Σ_m α(x_R(n))_m^g x_m^g over the r × r positions R(n) around n, no softmax.
 
     A network of the whole patch gives the weights α of all positions at once: γ(concat(φ(x_n), ψ(x_m) for all m in
-    R(n))), where γ is a layer, a ReLU and a layer. The channels of a group share their weights. The first layer of γ on
+    R(n))), where γ is a layer, a ReLU and a layer. The values are x itself: the 1×1 convolution at the start of the
+    bottleneck takes the place of the paper's β. The channels of a group share their weights. The first layer of γ on
     the concatenation is a 1×1 convolution of φ(x) plus an r × r convolution of ψ(x). Positions beyond the map are zero.
 
     (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉)
@@ -57,12 +58,12 @@ class PatchwiseAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.relu(self.from_query(self.phi(x)) + self.from_patch(self.psi(x)))
-        weights = self.weigh(hidden).unflatten(1, (self.scope, self.scope, self.groups, 1))
+        weights = self.weigh(hidden).unflatten(1, (self.scope**2, self.groups, 1)).unbind(1)
         height, width = x.shape[2:]
         padded = F.pad(x, [self.scope // 2] * 4).unflatten(1, (self.groups, -1))
         y = x.new_zeros(()).to(weights.dtype)
         # One position of the patch at a time: the unfolded patches never exist in memory.
         for i in range(self.scope):
             for j in range(self.scope):
-                y = y + weights[:, i, j] * padded[..., i : i + height, j : j + width]
+                y = y + weights[self.scope * i + j] * padded[..., i : i + height, j : j + width]
         return self.pool(y.flatten(1, 2))

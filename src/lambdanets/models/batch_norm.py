@@ -22,16 +22,18 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """Batch norm with the mean and variance of the global batch; unlike torch's SyncBatchNorm not only on GPUs.
 
-    (B, C, H, W) → (B, C, H, W); statistics in float32, or float64 for float64 inputs. All processes have the same
-    feature size and batch. In evaluation, and in a single process, it is nn.BatchNorm2d.
+    (B, C, H, W) → (B, C, H, W); statistics in float32, or float64 for float64 inputs. Processes may have batches and
+    maps of different sizes. In evaluation, and in a single process, it is nn.BatchNorm2d.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
             return super().forward(x)
         dtype = torch.float64 if x.dtype is torch.float64 else torch.float32
-        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
-        mean = dist.all_reduce(x.sum((0, 2, 3), dtype=dtype)) / count
+        own_count = x.new_full((1,), x.numel() // x.shape[1], dtype=dtype)
+        sums = dist.all_reduce(torch.cat([x.sum((0, 2, 3), dtype=dtype), own_count]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
         # The mean of squared differences costs a second reduction; the difference of mean squares would cancel.
         centered = x.to(dtype) - mean[:, None, None]
         variance = dist.all_reduce(centered.square().sum((0, 2, 3))) / count
@@ -55,16 +57,20 @@ def freeze_batch_norms(model: nn.Module) -> nn.Module:
     return replace_batch_norms(model, lambda norm: convert(norm, FrozenBatchNorm2d).requires_grad_(False).eval())
 
 
-def synchronize_batch_norms(model: nn.Module) -> nn.Module:
+def synchronize_batch_norms(model: nn.Module, *, on_gpu: bool = False) -> nn.Module:
     """Replace the batch norms of a model by synchronized ones, with the same parameters and names.
 
-    On a GPU these are torch's own, which are faster. Frozen batch norms stay frozen.
+    Frozen batch norms stay frozen.
+
+    Args:
+        model: the model.
+        on_gpu: whether it will train on a GPU, for which torch's own are faster.
     """
 
     def synchronized(norm: nn.BatchNorm2d) -> nn.Module:
         if isinstance(norm, FrozenBatchNorm2d):
             return norm
-        if next(iter([*norm.parameters(), *norm.buffers()])).device.type == "cuda":
+        if on_gpu:
             return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
         return convert(norm, SyncBatchNorm2d)
 

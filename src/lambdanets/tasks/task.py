@@ -1,6 +1,7 @@
 """The base of all tasks: optimizer, schedule, sharding, and what jobs must know of a kind of learning."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -136,9 +137,14 @@ class Task(pl.LightningModule):
         if self.device_mesh is None and self.trainer.strategy.root_device.type == "cuda":
             lay_out_convolutions(self.model)
         if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
+            layer_sync = getattr(self.trainer.strategy, "_layer_sync", None)
+            if layer_sync is not None:  # Lightning synchronizes batch norms for DDP only
+                layer_sync.apply(self.model)
             mesh = self.device_mesh["data_parallel"]
-            for block in self.model.modules():
-                if isinstance(block, Bottleneck):
+            blocks = [module for module in self.model.modules() if isinstance(module, Bottleneck)]
+            users = Counter(parameter for block in blocks for parameter in {*block.parameters()})
+            for block in blocks:
+                if all(users[parameter] == 1 for parameter in block.parameters()):  # no table that blocks share
                     fully_shard(block, mesh=mesh)
             fully_shard(self.model, mesh=mesh)
 
