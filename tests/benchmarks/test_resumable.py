@@ -128,3 +128,14 @@ def test_a_case_fits_if_the_longest_one_would(monkeypatch):
         assert fits()  # 30 + 45 < 100
         now[0] = 56
         assert not fits()
+
+
+def test_a_call_of_other_cases_keeps_those_that_were_measured(tmp_path):
+    first = open_result(tmp_path)
+    first.pending(["a", "b"])
+    for case, value in (("a", 1.0), ("b", 2.0)):
+        first.finish(case, part(case, value))
+    second = open_result(tmp_path)
+    assert second.pending(["b", "c"]) == ["c"]
+    second.finish("c", part("c", 3.0))
+    assert open_result(tmp_path).pending(["a", "b", "c"]) == []

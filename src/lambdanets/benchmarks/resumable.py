@@ -14,7 +14,7 @@ from typing import Any
 
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.benchmarks.result import Result, restore_measurements, store_measurements
-from lambdanets.config.search_path import PACKAGE
+from lambdanets.config.search_path import PACKAGE, packaged_configs
 from lambdanets.runs.folders import read_json
 
 MEASURED, BEGUN, FAILED = "measured", "begun", "failed"
@@ -84,8 +84,9 @@ class ResumableResult:
                 set_aside(file, changed)
 
     def pending(self, cases: Sequence[str]) -> list[str]:
-        """Return the cases that are left to measure, and record all of them."""
-        self.cases = {case: self.cases.get(case, "") for case in cases}
+        """Return the cases that are left to measure, and record all of them beside those that were measured."""
+        measured = {case: state for case, state in self.cases.items() if state == MEASURED}
+        self.cases = measured | {case: self.cases.get(case, "") for case in cases}
         left = [case for case in cases if self.cases[case] != MEASURED]
         return sorted(left, key=lambda case: self.cases[case] != "")
 
@@ -207,8 +208,8 @@ def time_limit(seconds: float, message: str) -> Iterator[Callable[[], bool]]:
 
 
 def hash_code() -> str:
-    """Return a checksum of the package's code in Python and C."""
+    """Return a checksum of the package's code in Python and C, and of its configs."""
     checksum = hashlib.sha256()
-    for file in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.c")]):
+    for file in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.c"), *packaged_configs().rglob("*.yaml")]):
         checksum.update(file.read_bytes())
     return checksum.hexdigest()[:12]

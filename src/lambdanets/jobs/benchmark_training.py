@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,6 +24,15 @@ from lambdanets.models.memory_format import lay_out_convolutions
 from lambdanets.runs import provenance
 from lambdanets.tasks.optimizers import create_optimizer, parameter_groups
 from lambdanets.tasks.schedule import warmup_cosine
+
+# Keys of a training that the bare loop ignores.
+UNCOMPARED = (
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "recipe.ema_decay",
+)
 
 
 class TrainingTimer:
@@ -67,6 +76,9 @@ class TrainingTimer:
         precision = self.config.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
             raise UserError(f"trainer.precision={precision} can't be compared: set 32-true or bf16-mixed.")
+        for key in UNCOMPARED:
+            if (value := OmegaConf.select(self.config, key)) not in (None, 1):
+                raise UserError(f"{key}={value} can't be compared, since the bare loop hasn't got it: leave it out.")
         autocast = precision == "bf16-mixed"
         return train_bare_epoch(task, self.data, device, epochs=self.EPOCHS, autocast=autocast).seconds
 
