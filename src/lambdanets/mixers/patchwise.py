@@ -61,7 +61,7 @@ class PatchwiseAttention(nn.Module):
         weights = self.weigh(hidden).unflatten(1, (self.scope**2, self.groups, 1)).unbind(1)
         height, width = x.shape[2:]
         padded = F.pad(x, [self.scope // 2] * 4).unflatten(1, (self.groups, -1))
-        y = x.new_zeros(()).to(weights.dtype)
+        y = x.new_zeros(()).to(weights[0].dtype)
         # One position of the patch at a time: the unfolded patches never exist in memory.
         for i in range(self.scope):
             for j in range(self.scope):
