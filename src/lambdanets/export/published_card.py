@@ -197,7 +197,7 @@ the weights: {LICENSE}.
 
 {table.to_markdown()}
 Scores are top-1 in percent. Validation: of the published seed, in bold, which was chosen by it. Test: of the file, as
-`job=test` gives it again. Mean test: of the runs of all seeds, with Student's 95 % interval. It covers the choice of
+`job=test` gives it again. Mean test: of the runs of these seeds, with Student's 95 % interval. It covers the choice of
 seeds, not that of the test images, and its formula knows no bounds: with few seeds that differ much, it passes 100 %.
 
 {sources}"""
