@@ -9,7 +9,7 @@ from torchvision.models.detection.image_list import ImageList
 from lambdanets.errors import UserError
 from lambdanets.mixers import SE, Attention, Conv, LambdaLayer
 from lambdanets.models import CompositeNetwork, EfficientNet, MaskRCNN, ResNet
-from lambdanets.models.mask_rcnn import FloatBoxCoder, LevelAnchors
+from lambdanets.models.boxes import FloatBoxCoder, LevelAnchors
 
 SMALL = partial(ResNet, depth=[1, 1, 1, 1], width=0.25)
 
