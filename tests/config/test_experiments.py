@@ -68,7 +68,7 @@ LAMBDA = {"mixer": "LambdaLayer", "mixer.scope": 23, "mixer.key_depth": 16, "mix
 LAMBDA |= {"mixer.init": "paper"}
 # The reproduction's runs were made before the published initialization was the default.
 SMALL_LAMBDA = LAMBDA | {"mixer.init": "small"}
-RESNET_D = {"stem": "deep", "shortcut": "pool", "layout": "LLLL"}
+RESNET_RS = {"stem": "deep_strided", "shortcut": "pool", "layout": "LLLL"}
 # Blocks with lambda layers in c4 of the LambdaResNets.
 C4 = {50: [3], 101: [6, 12, 18], 152: [*range(5, 31, 5)], 200: [*range(5, 31, 5)], 270: [*range(8, 49, 8)]}
 C4 |= {350: [*range(10, 61, 10)], 420: [*range(10, 81, 10)]}
@@ -132,9 +132,9 @@ def ablations():
 
 def deep_resnets():
     for depth, size in ((101, 224), (152, 256)):
-        resnet_d = {"model": "ResNet", **prefixed("model", RESNET_D | {"depth": depth, "gate": None})}
-        lambdas = {"model": "ResNet", **prefixed("model", RESNET_D | lambda_resnet(depth))}
-        rows = {"conv": resnet_d | {"mixer": "Conv"}, "se": resnet_d | SE, "lambda_few": lambdas | LAMBDA}
+        resnet_rs = {"model": "ResNet", **prefixed("model", RESNET_RS | {"depth": depth, "gate": None})}
+        lambdas = {"model": "ResNet", **prefixed("model", RESNET_RS | lambda_resnet(depth))}
+        rows = {"conv": resnet_rs | {"mixer": "Conv"}, "se": resnet_rs | SE, "lambda_few": lambdas | LAMBDA}
         rows["lambda_all"] = lambdas | LAMBDA | {"model.layout": "CCLL"}
         for name, values in rows.items():
             yield f"resnet{depth}/{name}", values | {"recipe.image_size": size}
@@ -142,11 +142,11 @@ def deep_resnets():
 
 def figure2():
     for depth, size in RESNET_SIZES.items():
-        skeleton = prefixed("model", RESNET_D | {"depth": depth}) | {"recipe.image_size": size}
+        skeleton = prefixed("model", RESNET_RS | {"depth": depth}) | {"recipe.image_size": size}
         yield f"resnet/{depth}", skeleton | {"mixer": "Conv"}
         yield f"se_resnet/{depth}", skeleton | SE
     for depth, sizes in LAMBDA_RESNET_SIZES.items():
-        network = LAMBDA | prefixed("model", RESNET_D | lambda_resnet(depth))
+        network = LAMBDA | prefixed("model", RESNET_RS | lambda_resnet(depth))
         for size in sizes:
             yield f"lambda_resnet/{depth}_{size}", network | {"recipe.image_size": size}
     for index, size in enumerate(EFFICIENTNET_SIZES):
@@ -161,7 +161,7 @@ def efficiency():
         ("flops_200", 200, 224),
         ("flops_270", 270, 256),
     ):
-        network = RESNET_D | lambda_resnet(depth) | {"layout": "CCLL"}
+        network = RESNET_RS | lambda_resnet(depth) | {"layout": "CCLL"}
         yield f"efficiency/{name}", LAMBDA | prefixed("model", network) | {"recipe.image_size": size}
 
 
@@ -174,7 +174,7 @@ def mobilenet():
 
 def coco():
     for depth in (101, 152):
-        skeleton = prefixed("model.backbone", RESNET_D | {"depth": depth})
+        skeleton = prefixed("model.backbone", RESNET_RS | {"depth": depth})
         yield f"resnet{depth}", skeleton | {"mixer": "Conv"}
         yield f"se_resnet{depth}", skeleton | SE
         yield f"lambda_resnet{depth}", skeleton | LAMBDA | prefixed("model.backbone", lambda_resnet(depth))

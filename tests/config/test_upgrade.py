@@ -24,10 +24,11 @@ STORED: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(FIXTURE))
 DEFAULT = STORED.pop("default")
 # Overrides whose words have changed since then.
 TODAY = {"mixer.method=rows": "mixer.method=row_fft"}
-# Defaults that have changed; an old config keeps its own: one gate for all stages, and the blocks of LambdaResNet-50.
+# Defaults that have changed; an old config keeps its own: one gate for all stages, the stem, LambdaResNet-50's blocks.
 GATE = {"_target_": "lambdanets.mixers.squeeze_excitation", "_partial_": True, "ratio": 4}
-FORMER = {f"model=lambda_resnet{depth}": {"model.gate": GATE} for depth in (101, 152, 200, 270, 350, 420)}
-FORMER |= {"model=lambda_resnet50": {"model.gate": GATE, "model.layout": "CCLL"}}
+RESNET_D = {"model.gate": GATE, "model.stem": "deep"}
+FORMER = {f"model=lambda_resnet{depth}": RESNET_D for depth in (101, 152, 200, 270, 350, 420)}
+FORMER |= {"model=lambda_resnet50": RESNET_D | {"model.layout": "CCLL"}}
 
 
 def set_former_defaults(config, overrides):

@@ -97,6 +97,8 @@ def test_channels_last_is_the_memory_format_of_features(mixer, channels_last):
         (LambdaLayer, {"layout": "CCCL"}, 18.83, 0.005),
         (LambdaLayer, {"layout": "LLLC"}, 21.73, 0.005),
         (Conv, {"stem": "deep", "shortcut": "pool"}, 25.58, 0.005),  # timm's resnet50d
+        (SE(4), {"stem": "deep_strided", "shortcut": "pool"}, 35.692, 0.0005),  # timm's resnetrs50
+        (SE(4), {"stem": "deep_strided", "shortcut": "pool", "depth": 152}, 86.622, 0.0005),  # and resnetrs152
         (Conv, {"depth": 101}, 44.55, 0.005),
         (Conv, {"depth": 152}, 60.19, 0.005),
     ],
@@ -117,7 +119,8 @@ def test_a_named_depth_is_the_number_of_layers(depth):
     "mixer", [Conv, SE(), Attention, LambdaLayer, partial(LambdaLayer, scope="global"), LambdaConv]
 )
 @pytest.mark.parametrize(
-    ("stem", "size"), [("small", (16, 16)), ("imagenet", (65, 40)), ("deep", (33, 64)), ("fine", (33, 20))]
+    ("stem", "size"),
+    [("small", (16, 16)), ("imagenet", (65, 40)), ("deep", (33, 64)), ("deep_strided", (33, 20)), ("fine", (33, 20))],
 )
 def test_features_have_the_announced_channels_and_strides(mixer, stem, size):
     model = small(mixer, stem=stem, image_size=size, shortcut="pool")
@@ -129,7 +132,14 @@ def test_features_have_the_announced_channels_and_strides(mixer, stem, size):
 
 @pytest.mark.parametrize(
     ("stem", "size"),
-    [("small", (16, 16)), ("strided", (17, 9)), ("imagenet", (65, 40)), ("deep", (33, 64)), ("tiered", (31, 70))],
+    [
+        ("small", (16, 16)),
+        ("strided", (17, 9)),
+        ("imagenet", (65, 40)),
+        ("deep", (33, 64)),
+        ("deep_strided", (33, 64)),
+        ("tiered", (31, 70)),
+    ],
 )
 @pytest.mark.parametrize("strides", [(1, 2, 2, 2), (2, 1, 2, 1)])
 def test_each_mixer_is_made_for_the_size_of_its_input(stem, size, strides):

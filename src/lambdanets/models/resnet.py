@@ -15,7 +15,7 @@ from lambdanets.errors import UserError
 from lambdanets.mixers import Conv, Gate, GatedMixer, Mixer
 from lambdanets.mixers.interface import lay_out, lay_out_like
 from lambdanets.models.backbone import Backbone, BlockSequence, Feature, GlobalPool
-from lambdanets.models.stem import STEM_STRIDES, init_conv, init_stem, make_stem
+from lambdanets.models.stem import STEM_POOLS, STEM_STRIDES, init_conv, init_stem, make_stem
 
 for traced in ("lay_out", "lay_out_like"):
     torch.fx.wrap(traced)
@@ -120,8 +120,8 @@ class ResNet(Backbone):
         mixer: factory of the module in the middle of a block (see `lambdanets.mixers.Mixer`).
         depth: a key of DEPTHS, such as 50, or the blocks per stage.
         width: multiplier of the stages' inner widths 64, 128, 256, 512, … and of the stem's 64.
-        stem: "imagenet", "deep" (ResNet-D), "tiered" (timm's), "small" (3×3), "strided" (3×3 with stride 2) or
-            "fine", see `lambdanets.models.stem`.
+        stem: "imagenet", "deep" (ResNet-D), "deep_strided" (ResNet-RS), "tiered" (timm's), "small" (3×3), "strided"
+            (3×3 with stride 2) or "fine", see `lambdanets.models.stem`.
         shortcut: "conv" or "pool" (ResNet-D).
         layout: the blocks that use the mixer, such as "CCLL", see `parse_layout`.
         strides: stride of each stage's first block.
@@ -250,7 +250,7 @@ class ResNet(Backbone):
 
     def describe_features(self) -> list[Feature]:
         """Return the map of the stem before its pooling, and those of the stages."""
-        last = max(index for index, layer in enumerate(self.stem) if not isinstance(layer, nn.MaxPool2d))
+        last = max(index for index, layer in enumerate(self.stem) if not isinstance(layer, STEM_POOLS))
         norm = next(layer for layer in reversed(self.stem) if isinstance(layer, nn.BatchNorm2d))
         reduction = 1
         for layer in self.stem[: last + 1]:

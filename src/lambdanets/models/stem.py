@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lambdanets.errors import UserError
 
-STEM_STRIDES = {"imagenet": 4, "deep": 4, "tiered": 4, "fine": 4, "small": 1, "strided": 2}
+STEM_STRIDES = {"imagenet": 4, "deep": 4, "deep_strided": 4, "tiered": 4, "fine": 4, "small": 1, "strided": 2}
+STEM_POOLS = (nn.MaxPool2d, nn.Sequential)  # classes of a last child that halves the map
 
 
 class PatchTransform(nn.Conv2d):
@@ -62,13 +63,17 @@ def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module]) 
 
     Args:
         kind: a key of STEM_STRIDES, which gives s: "imagenet", the 7×7 convolution and max pooling of He et al. (2016);
-            "deep", the three 3×3 convolutions and max pooling of ResNet-D (He et al. 2019); "tiered", the same with
-            3/8, 1/2 and all of the channels, as in timm's lambda networks; "small", one 3×3 convolution for images of
-            32×32 and less; "strided", the same with stride 2; "fine", three 3×3 convolutions for images of 32×32, of
-            which the first, a `PatchTransform`, has stride 1, and max pooling.
+            "deep", the three 3×3 convolutions and max pooling of ResNet-D (He et al. 2019); "deep_strided", the same
+            with a 3×3 convolution of stride 2 in place of the pooling, as in ResNet-RS (Bello et al. 2021); "tiered",
+            as "deep", with 3/8, 1/2 and all of the channels, as in timm's lambda networks; "small", one 3×3 convolution
+            for images of 32×32 and less; "strided", the same with stride 2; "fine", three 3×3 convolutions for images
+            of 32×32, of which the first, a `PatchTransform`, has stride 1, and max pooling.
         in_channels: channels of the images.
         channels: channels of the features.
         act: class of the activations.
+
+    Returns:
+        The layers in order. Pooling, or the convolution in its place, is the last child, of a class in STEM_POOLS.
 
     Raises:
         UserError: the kind is unknown.
@@ -76,14 +81,16 @@ def make_stem(kind: str, in_channels: int, channels: int, act: type[nn.Module]) 
     match kind:
         case "imagenet":
             layers = [*conv_norm_act(in_channels, channels, 7, 2, act), nn.MaxPool2d(3, 2, padding=1)]
-        case "deep" | "tiered":
+        case "deep" | "deep_strided" | "tiered":
             half = channels // 2
-            first = half if kind == "deep" else channels * 3 // 8
+            first = channels * 3 // 8 if kind == "tiered" else half
             layers = [
                 *conv_norm_act(in_channels, first, 3, 2, act),
                 *conv_norm_act(first, half, 3, 1, act),
                 *conv_norm_act(half, channels, 3, 1, act),
-                nn.MaxPool2d(3, 2, padding=1),
+                nn.Sequential(*conv_norm_act(channels, channels, 3, 2, act))
+                if kind == "deep_strided"
+                else nn.MaxPool2d(3, 2, padding=1),
             ]
         case "fine":
             half = channels // 2
