@@ -1,6 +1,8 @@
 """The closed forms against the memory column of Table 4 and against explicit sums."""
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lambdanets.costs.closed_forms import (
     FORMS,
@@ -9,6 +11,7 @@ from lambdanets.costs.closed_forms import (
     total_memory_gib,
     total_multiply_adds,
 )
+from lambdanets.mixers import PatchwiseAttention
 from lambdanets.reports.published import published_value
 
 BLOCKS = {56: (3, 64), 28: (4, 128), 14: (6, 256), 7: (3, 512)}
@@ -71,6 +74,17 @@ def test_explicit_sums():
     assert total_multiply_adds("attention", every, 2) == sum(2 * m * m * 2 * d for m, d in wide)
     assert total_multiply_adds("lambda", layers(heads=4), 2) == sum(2 * m * m * 16 * d / 4 for m, d in wide)
     assert total_multiply_adds("axial", every) == sum(2 * m**1.5 * 2 * d for m, d in wide)
+
+
+def test_patchwise_attention_is_a_convolution_of_its_scope():
+    with torch.device("meta"):
+        layer, x = PatchwiseAttention(64, stride=1, feature_size=(6, 5)), torch.empty(1, 64, 6, 5)
+    hidden = layer.psi(x)
+    with FlopCounterMode(display=False) as counter:  # what sees several positions, but for the weighted sum of values
+        layer.from_patch(hidden)
+        layer.weigh(hidden)
+    sizes = LayerSizes((6, 5), 64, layer.groups, hidden.shape[1], scope=(7, 7))
+    assert total_multiply_adds("patchwise", [sizes]) == counter.get_total_flops() / 2 + 30 * 49 * 64
 
 
 def test_axial_attention_of_a_map_that_is_not_square():

@@ -7,7 +7,17 @@ import torch
 
 from lambdanets.costs.closed_forms import LayerSizes
 from lambdanets.costs.layer_sizes import mixing_layers
-from lambdanets.mixers import SE, Attention, Axial, Conv, LambdaLayer, LinearAttention, LocalAttention, SharedLambda
+from lambdanets.mixers import (
+    SE,
+    Attention,
+    Axial,
+    Conv,
+    LambdaLayer,
+    LinearAttention,
+    LocalAttention,
+    PatchwiseAttention,
+    SharedLambda,
+)
 from lambdanets.models import EfficientNet, MobileNet, ResNet
 
 # He et al. (2016), Table 1: blocks, side of the output for images of 224×224, channels of the 3×3 convolution.
@@ -50,6 +60,11 @@ def test_attention_has_an_eighth_of_the_channels_per_head(mixer, kind, scope):
         for _ in range(count)
     ]
     assert sizes(mixer) == (kind, expected)
+
+
+def test_patchwise_attention_has_groups_of_8_channels_and_weights_from_a_quarter_of_the_channels():
+    kind, layers = sizes(PatchwiseAttention, layout="CCCL")
+    assert (kind, layers) == ("patchwise", 3 * [LayerSizes((7, 7), 512, 64, 128, scope=(7, 7))])
 
 
 def test_linear_attention_is_on_the_output_of_its_blocks():

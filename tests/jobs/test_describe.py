@@ -44,7 +44,7 @@ def test_the_memory_column_of_table_4(tmp_path):
     assert column["Lambda layer"] == "1.92"
     assert column["Lambda layer, k = 8"] == "0.96"
     assert column["Lambda layer, shared embeddings"] == "0.625"
-    assert forms["Lambda layer"]["space"] == "Θ(l·k·n²)"
+    assert forms["Lambda layer"]["space"] == "Θ(l·k·u·n²)"
     assert forms["Global self-attention"]["published GB"] == "120"
     assert forms["Lambda layer"]["published GB"] == "1.9 (submission: 0.96)"
     final, submission = document["Introduction: 8 heads on images of 64×64"]["rows"]

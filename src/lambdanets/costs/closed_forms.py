@@ -1,9 +1,10 @@
-"""Closed forms of the cost of layers that relate positions (Bello 2021, Tables 2 and 4).
+"""Closed forms of the cost of layers that relate positions: time as in Bello (2021), Table 2, space as in Table 4.
 
 b images, n positions and m positions of the context, h heads, k key depth, d channels, v = d / h, u intra-depth, l
-layers. Multiply-adds are those of the products that relate positions; projections, which all layers have, don't count.
-Elements are those of attention maps, or of a lambda layer's embeddings expanded to pairs of positions as in the paper;
-our layers don't expand them.
+layers. In patchwise attention, h are the groups and k the channels that weights are computed from. Multiply-adds are
+those of the products that relate positions; projections, which all layers have, don't count. Elements are those of
+attention maps, or of a lambda layer's embeddings expanded to pairs of positions as in the paper, without the b·n·k·v of
+the lambdas, which Table 2 adds; our layers don't expand the embeddings.
 """
 
 from collections.abc import Callable
@@ -80,6 +81,15 @@ FORMS = {
         lambda layer, batch: attention_time(layer, batch, layer.context),
         lambda layer, batch: batch * layer.heads * layer.positions * layer.context,
     ),
+    "patchwise": Form(
+        "patchwise self-attention",
+        "Θ(l·b·n·m·(k² + h·k + d))",
+        "Θ(l·b·h·n·m)",
+        lambda layer, batch: (
+            attention_time(layer, batch, layer.context) + batch * layer.positions * layer.context * layer.key_depth**2
+        ),
+        lambda layer, batch: batch * layer.heads * layer.positions * layer.context,
+    ),
     "linear": Form(
         "linear attention",
         "Θ(l·b·n·k·d)",
@@ -87,11 +97,11 @@ FORMS = {
         lambda layer, batch: 2 * batch * layer.positions * layer.key_depth * layer.channels,
         lambda layer, batch: batch * layer.key_depth * layer.channels,
     ),
-    "lambda": Form("lambda layer", "Θ(l·b·n²·k·v)", "Θ(l·k·n²)", lambda_time, embedding_elements),
+    "lambda": Form("lambda layer", "Θ(l·b·n²·k·u·v)", "Θ(l·k·u·n²)", lambda_time, embedding_elements),
     "shared": Form(
-        "lambda layer, shared embeddings", "Θ(l·b·n²·k·v)", "Θ(k·n²)", lambda_time, embedding_elements, True
+        "lambda layer, shared embeddings", "Θ(l·b·n·m·k·u·v)", "Θ(k·u·n·m)", lambda_time, embedding_elements, True
     ),
-    "convolution": Form("lambda convolution", "Θ(l·b·n·m·k·v)", "Θ(l·k·n·m)", lambda_time, embedding_elements),
+    "convolution": Form("lambda convolution", "Θ(l·b·n·m·k·u·v)", "Θ(l·k·u·n·m)", lambda_time, embedding_elements),
 }
 
 

@@ -188,7 +188,7 @@ def forms_table(descriptions: Sequence[Description], batch: int) -> Table:
         table.columns.remove("published GB")
     table.notes.append(
         "Multiply-adds: one image's products that relate positions. GiB: attention maps in float32, or embeddings "
-        "as the paper expands them (Table 4); ours are not expanded."
+        "as the paper expands them (Table 4, without the lambdas themselves); ours are not expanded."
     )
     return table
 

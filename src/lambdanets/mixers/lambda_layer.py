@@ -57,7 +57,8 @@ class LambdaLayer(nn.Module):
         init: initial weights: "paper", position embeddings ~ N(0, 1), W_K and W_V with standard deviation d^(−1/2), W_Q
             with (k·d)^(−1/2); or "small", all projections with d^(−1/2) and embeddings with 0.02 as in timm, with which
             content and position lambdas start at the same order of magnitude.
-        causal: let a query see only itself and the positions before it, in raster order.
+        causal: let a query see only itself and the positions before it, in raster order. The pooling behind a layer of
+            stride 2 still averages 3 × 3 queries, later ones too.
         method: method to compute the lambdas, see `lambdanets.ops.lambda_map`; all give the same result.
         crop_table: on a map smaller than feature_size, use the part of a global scope's table that its offsets need, so
             that an offset in positions keeps its embedding, instead of interpolating the table.

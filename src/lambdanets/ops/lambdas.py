@@ -13,7 +13,7 @@ from lambdanets.ops.table import scope_to_offsets
 
 
 def lambdas_first(query: Tensor, values: Tensor, table: Tensor, content: Tensor) -> Tensor:
-    """Compute the position lambdas of the whole map as one matrix product over the batch: 2·n·m·k·v multiply-adds.
+    """Compute the position lambdas of the whole map as one matrix product over the batch: 2·n·m·k·v FLOPs.
 
     The embeddings are expanded to n × m × k. Args and result are those of `lambdanets.ops.lambda_map`.
     """

@@ -1,8 +1,8 @@
 """Position lambdas by a discrete Fourier transform along y.
 
 E_nm depends on offsets only, so that λ_n = Σ_m E_nm v_mᵀ is a correlation. A transform along y turns its sum over y
-into a product per frequency, while the sum over x stays a (Toeplitz) matrix product: 12·n^1.5·k·v multiply-adds
-instead of 2·n²·k·v, all of them in large real matrix products, transforms included.
+into a product per frequency, while the sum over x stays a (Toeplitz) matrix product: 12·n^1.5·k·v FLOPs instead of
+2·n²·k·v, all of them in large real matrix products, transforms included.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Scores first: s_nm^h = q_n^h · E_nm, then y_n^h = Σ_m s_nm^h v_m.
 
-The sums of the paper in the other order: 2·n·m·h·(k + v) multiply-adds instead of 2·n·m·k·v. There is no softmax
+The sums of the paper in the other order: 2·n·m·h·(k + v) FLOPs instead of 2·n·m·k·v. There is no softmax
 between the two products, so a few rows of queries are computed at a time, and again in the backward: all n × m scores
 never exist at once.
 """
