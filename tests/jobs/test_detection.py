@@ -147,6 +147,11 @@ def test_a_detector_starts_from_a_classification_run(trained, tmp_path):
     assert "Traceback" not in error
 
 
+def test_a_training_that_would_round_the_boxes_is_refused(trained):
+    error = refusal_of(*SMALL, "data.root=coco", "trainer.precision=bf16-true", cwd=trained)
+    assert "trainer.precision=bf16-true would round boxes to several pixels: set bf16-mixed." in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

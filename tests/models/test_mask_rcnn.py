@@ -9,7 +9,7 @@ from torchvision.models.detection.image_list import ImageList
 from lambdanets.errors import UserError
 from lambdanets.mixers import SE, Attention, Conv, LambdaLayer
 from lambdanets.models import CompositeNetwork, EfficientNet, MaskRCNN, ResNet
-from lambdanets.models.boxes import FloatBoxCoder, LevelAnchors
+from lambdanets.models.boxes import FloatBoxCoder, LevelAnchors, LevelRoIAlign
 
 SMALL = partial(ResNet, depth=[1, 1, 1, 1], width=0.25)
 
@@ -118,6 +118,14 @@ def test_boxes_are_not_rounded_to_half_precision():
     boxes = torch.cat([boxes, boxes + 20 + 50 * torch.rand(100, 2)], 1)
     decoded = FloatBoxCoder((10.0, 10.0, 5.0, 5.0)).decode_single(torch.zeros(100, 4, dtype=torch.bfloat16), boxes)
     torch.testing.assert_close(decoded, boxes, rtol=0, atol=1e-3)
+
+
+def test_regions_of_maps_in_half_precision_are_where_their_boxes_are():
+    align = LevelRoIAlign(["0"], 7, [16])
+    maps, boxes = torch.randn(1, 2, 64, 64, dtype=torch.bfloat16), torch.tensor([[513.3, 601.7, 958.1, 1003.9]])
+    regions = align({"0": maps}, [boxes], [(1024, 1024)])
+    expected = align({"0": maps.float()}, [boxes], [(1024, 1024)])
+    assert torch.equal(regions, expected.bfloat16())
 
 
 def test_detections_under_autocast_have_boxes_of_single_precision():

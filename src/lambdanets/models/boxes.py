@@ -35,7 +35,9 @@ class LevelAnchors(AnchorGenerator):
         """Return the anchors of each image, (N, 4) as x, y, x, y, level after level."""
         dtype, device = torch.promote_types(feature_maps[0].dtype, torch.float32), feature_maps[0].device
         self.set_cell_anchors(dtype, device)
-        strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.strides]
+        strides = [
+            [torch.tensor(stride)] * 2 for stride in self.strides
+        ]  # on the CPU: a copy to a GPU would wait for it
         anchors = torch.cat(self.grid_anchors([[*maps.shape[-2:]] for maps in feature_maps], strides))
         return [anchors] * len(image_list.image_sizes)
 
@@ -88,6 +90,9 @@ class LevelRoIAlign(MultiScaleRoIAlign):
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         maps = next(iter(x.values()))
-        if not torch.is_autocast_enabled(maps.device.type):  # which converts both to float32
-            boxes = [box.to(maps.dtype) for box in boxes]
-        return super().forward(x, boxes, image_shapes)
+        if torch.is_autocast_enabled(maps.device.type):  # which converts both to float32
+            return super().forward(x, boxes, image_shapes)
+        dtype = torch.promote_types(maps.dtype, torch.float32)
+        x = {name: level.to(dtype) for name, level in x.items()}
+        boxes = [box.to(dtype) for box in boxes]
+        return super().forward(x, boxes, image_shapes).to(maps.dtype)

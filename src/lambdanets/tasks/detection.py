@@ -77,6 +77,18 @@ class Detection(Task):
         self.test_predictions: list[ImagePrediction] = []
 
     @override
+    def setup(self, stage: str) -> None:
+        """Check that the boxes of objects keep their precision.
+
+        Raises:
+            UserError: the trainer converts them to half precision.
+        """
+        precision = str(self.trainer.precision)
+        if stage != "predict" and precision in ("16-true", "bf16-true"):
+            mixed = precision.replace("true", "mixed")
+            raise UserError(f"trainer.precision={precision} would round boxes to several pixels: set {mixed}.")
+
+    @override
     @classmethod
     def interpret(cls, outputs: Any, classes: Sequence[str], *, top: int, **options: Any) -> Any:
         """Return the objects in one image, a list of `DetectedObject` by falling score."""
