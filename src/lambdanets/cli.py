@@ -35,13 +35,12 @@ from lambdanets.error_messages import error_message, path_message
 from lambdanets.errors import UserError, print_any_character
 from lambdanets.runs import provenance, refusal, sweeps
 from lambdanets.runs.find import Command, Selection, find_checkpoint, find_restarted_run, find_run, resolve_ckpt
-from lambdanets.runs.folders import SWEEPS, UNRESOLVED_CONFIG, check_name, load_config, run_name
+from lambdanets.runs.folders import FIT, SWEEPS, UNRESOLVED_CONFIG, check_name, load_config, run_name
 from lambdanets.runs.lock import RunInProgressError, training_lock
 
 log = logging.getLogger(__name__)
 # The folders of the jobs that this process has started.
 started_jobs: list[Path] = []
-FIT = "lambdanets.jobs.fit.run"  # the job whose folder is that of a run
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -125,10 +124,10 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
     started_jobs.append(folder)
     sweeping = settings.mode == RunMode.MULTIRUN
     OmegaConf.set_struct(composed, False)
-    # Resolved while Hydra's config is at hand. A name such as 2026 is text.
-    composed.name, composed.experiment = check_name(composed.name), composed.experiment
     write_new_options(composed)
     try:
+        # Resolved while Hydra's config is at hand. A name such as 2026 is text.
+        composed.name, composed.experiment = check_name(composed.name), composed.experiment
         if is_one_of_several_tasks() and rank() > 0:
             worker_loop(execute, once=True)
             return {}
@@ -141,6 +140,8 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
         if sweeping and isinstance(error, RunInProgressError):
             log.info("skipped: %s", error)
             return sweeper_result({}, composed)
+        if sweeping and isinstance(error, TakenFolderError):
+            raise  # it ends the sweep, and leaves the folders of its trainings as they are
         message = error_message(error) or path_message(error)
         if message is None or (sweeping and FULL_ERROR):
             traceback.print_exc()  # a defect: print it here, before Hydra adds its own words
@@ -209,18 +210,23 @@ def run_command(composed: DictConfig, command: Command, settings: Any, folder: P
         return sweeper_result(results, composed)
 
 
+class TakenFolderError(UserError):
+    """The output folder of a job is that of a training."""
+
+
 def check_folder(command: Command, folder: Path) -> None:
     """Check that another job than a training doesn't write over the config and results of a run.
 
     Raises:
-        UserError: its folder is that of a training.
+        TakenFolderError: its folder is that of a training.
     """
     if command.job == "fit" or not (folder / UNRESOLVED_CONFIG).is_file():
         return
     if OmegaConf.select(load_config(folder), "job._target_") == FIT:
-        raise UserError(
+        key = "hydra.sweep.dir" if command.sweeping else "hydra.run.dir"
+        raise TakenFolderError(
             f"'{folder}' is the folder of a run, which job={command.job} would write over: set another "
-            "hydra.run.dir=<folder>, or leave it out."
+            f"{key}=<folder>, or leave it out."
         )
 
 

@@ -58,11 +58,13 @@ def test_values_out_of_range_are_refused(options):
         Augmentation(**options)
 
 
-def test_the_default_changes_nothing():
+@pytest.mark.parametrize("value", [0, None])
+def test_zero_and_null_change_nothing(value):
     images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     labels = torch.arange(4)
-    assert torch.equal(Augmentation().augment_pixels(images), images)
-    results, new_labels = Augmentation().augment_normalized(images.float(), labels, num_classes=4)
+    none = Augmentation(crop_padding=value, erasing=value, mixup=value, cutmix=value)
+    assert torch.equal(none.augment_pixels(images), images)
+    results, new_labels = none.augment_normalized(images.float(), labels, num_classes=4)
     assert torch.equal(results, images.float())
     assert torch.equal(new_labels, labels)
 

@@ -84,10 +84,11 @@ def test_the_training_loop_beside_a_bare_one(tmp_path):
     assert "overhead %" in done.text
 
 
-def test_a_training_that_the_bare_loop_would_do_otherwise_is_refused(tmp_path):
-    trainings = 'benchmark.trainings=[["mixer=conv","trainer.limit_train_batches=2","trainer.limit_val_batches=1"]]'
+@pytest.mark.parametrize("option", ["trainer.limit_train_batches=2", "trainer.gradient_clip_val=1.0"])
+def test_a_training_that_the_bare_loop_would_do_otherwise_is_refused(option, tmp_path):
+    trainings = f'benchmark.trainings=[["mixer=conv","{option}"]]'
     options = ("job=benchmark", "benchmark=loop", "benchmark.setting.repeats=1", trainings)
-    assert "trainer.limit_train_batches=2 can't be compared" in refusal_of(*options, cwd=tmp_path)
+    assert f"{option} can't be compared" in refusal_of(*options, cwd=tmp_path)
 
 
 def test_cost_of_visualizations(tmp_path):

@@ -300,6 +300,17 @@ def test_a_run_that_goes_on_in_the_folder_of_another_one_takes_nothing_of_it(cop
     assert metrics(copied / "b")["val/top1"] == pytest.approx(float(rows[0]["val/top1"]))
 
 
+def test_a_copy_of_its_checkpoints_in_a_runs_folder_continues_that_run(copied):
+    shutil.copytree(copied / "r" / "checkpoints", copied / "r" / "backup")
+    done = invoke("ckpt=r/backup/last.ckpt", FURTHER, cwd=copied)
+    assert done.code == 0, done.text
+    assert not (copied / "r" / "checkpoints-1").exists()
+    with (copied / "r" / "metrics.csv").open() as lines:
+        rows = [row for row in csv.DictReader(lines) if row["val/top1"]]
+    assert [int(row["epoch"]) for row in rows] == [*range(EPOCHS + 1)]
+    assert len(json.loads((copied / "r" / "provenance.json").read_text())) == 2
+
+
 def test_a_number_is_a_name(tmp_path):
     done = invoke(*SMALL, "trainer.max_epochs=1", "name=2026", cwd=tmp_path)
     assert done.code == 0, done.text
@@ -315,6 +326,26 @@ def test_another_job_does_not_write_over_a_run(copied):
         done = invoke(f"job={job}", "ckpt=r", "sweep_dir=r", "hydra.run.dir=r", cwd=copied)
         assert (done.code, f"is the folder of a run, which job={job} would write over" in done.text) == (1, True)
     assert tree(copied / "r") == before
+
+
+def test_another_job_ends_its_sweep_before_it_writes_into_trainings(tmp_path):
+    sweep = ("--multirun", *SMALL, "trainer.max_epochs=1", "seed=0,1", "hydra.sweep.dir=s")
+    done = invoke(*sweep, cwd=tmp_path)
+    assert done.code == 0, done.text
+    runs = [folder for folder in (tmp_path / "s").iterdir() if folder.is_dir()]
+    before = [tree(run) for run in runs]
+    done = invoke(*sweep, "job=find_batch_size", cwd=tmp_path)
+    assert done.code != 0
+    assert "which job=find_batch_size would write over: set another hydra.sweep.dir=<folder>" in done.text
+    assert [tree(run) for run in runs] == before
+
+
+def test_a_name_that_is_no_name_of_a_folder_fails_its_run_alone(tmp_path):
+    names = "name='a','../b','c'"
+    done = invoke("--multirun", *SMALL, "trainer.max_epochs=1", names, "hydra.sweep.dir=s", cwd=tmp_path)
+    assert done.code == 1
+    assert "name='../b'" in done.text
+    assert len([*tmp_path.glob("s/*/metrics.json")]) == 2
 
 
 def test_commands_to_copy_quote_the_folder(tmp_path):

@@ -82,10 +82,14 @@ def test_embeddings_of_more_than_a_gib_are_not_expanded(monkeypatch):
     monkeypatch.setattr(triton_kernel, "triton_error", lambda: None)
     predict_costs.cache_clear()
     chosen = {side: fastest_method(*on_gpu(side, 64, "global")) for side in (56, 64, 96, 128)}
+    dilated = on_gpu(112, 64, 111)._replace(dilation=2)  # four maps of 56×56, with all offsets
+    chosen_dilated = fastest_method(*dilated)
     predict_costs.cache_clear()
     assert {side: on_gpu(side, 64, "global").expanded_bytes for side in (64, 96)} == {64: 2**29, 96: 16 * 96**4 * 2}
     assert chosen[56] == chosen[64] == "lambdas"
     assert "lambdas" not in (chosen[96], chosen[128])
+    assert dilated.phases.expanded_bytes == on_gpu(56, 64, "global").expanded_bytes
+    assert chosen_dilated == "lambdas"
 
 
 def test_float64_has_no_programs_for_a_gpu(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from lambdanets.errors import UserError
 from lambdanets.reports.archive import archive_runs
 from lambdanets.reports.runs import describe_missing, group_runs, is_setting, read_runs
-from tests.reports.run_folders import EXPERIMENTS, make_run, make_sweep
+from tests.reports.run_folders import EXPERIMENTS, change_config, make_run, make_sweep
 
 
 @pytest.fixture
@@ -27,6 +27,16 @@ def test_a_folder_is_read_as_the_run_wrote_it(tmp_path):
     assert len(run.log) == 4
     assert run.log[0] == {"epoch": 0, "step": 4, "train/loss": 0.9}
     assert run.last_start == "2026-01-02T03:04:05"
+
+
+def test_a_name_that_was_stored_as_a_number_is_text(tmp_path):
+    folder = make_run(tmp_path, "table3/se", 1, 0.73)
+    for old, new in (("experiment: table3/se", "experiment: null"), ("name: table3/se-digits", "name: 2026")):
+        change_config(folder, old, new)
+    runs = read_runs([tmp_path])
+    assert [run.experiment for run in runs] == ["2026"]
+    archive_runs(runs, tmp_path / "archive")
+    assert [run.experiment for run in read_runs([tmp_path / "archive"])] == ["2026"]
 
 
 def test_a_run_is_found_once_and_other_jobs_are_not_runs(sweep):

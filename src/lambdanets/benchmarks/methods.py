@@ -15,6 +15,7 @@ from lambdanets.benchmarks.result import Result
 from lambdanets.mixers.lambda_layer import Scope
 from lambdanets.ops import METHODS
 from lambdanets.ops.cost import OpCounts, Shape, predict_costs
+from lambdanets.ops.lambda_map import fastest_method
 from lambdanets.progress import progress_bar
 from lambdanets.table import TableRow, format_percentage
 
@@ -59,10 +60,7 @@ def compare_methods(
             grad = torch.randn(batch, side, side, heads, value_depth, device=setting.torch_device, dtype=dtype)
             shape = Shape.of(*inputs[:3])
             training, inference = predict_costs(shape), predict_costs(shape._replace(training=False))
-            choices = {
-                mode: min(costs, key=lambda name: costs[name].seconds)
-                for mode, costs in (("train", training), ("infer", inference))
-            }
+            choices = {"train": fastest_method(*shape), "infer": fastest_method(*shape._replace(training=False))}
             limit = slowest * training[choices["train"]].seconds
             names = [name for name in METHODS if name in training and training[name].seconds <= limit]
             train = setting.measure_times({name: make_training_step(name, inputs, grad) for name in names})

@@ -39,7 +39,8 @@ class NonFiniteGuard(pl.Callback):
     the same. With float16 the gradient scaler skips such steps by itself, and the guard checks the loss instead.
 
     Fused optimizers skip a step on the device. With others, `skip` makes each step on a GPU wait for the norm. A
-    skipped step also leaves no trace in buffers such as batch norms' statistics, which the forward pass changes.
+    skipped step also leaves no trace in buffers such as batch norms' statistics, which the forward pass changes. With
+    float16 that holds where the loss is not finite: if gradients alone overflow, the images' statistics are sound.
 
     Args:
         skip: skip such steps and count them as train/skipped, instead of ending the run.

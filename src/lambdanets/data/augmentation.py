@@ -41,9 +41,10 @@ class Augmentation:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
-        scale, rand_augment = list(self.crop_scale), BatchRandAugment(**(self.rand_augment or {}))
+        scale = list(self.crop_scale or (1.0, 1.0))  # null leaves out what it is the value of
+        rand_augment = BatchRandAugment(**(self.rand_augment or {}))
         ranges = {
-            "crop_padding": (self.crop_padding >= 0, "0 or more pixels"),
+            "crop_padding": ((self.crop_padding or 0) >= 0, "0 or more pixels"),
             "crop_scale": (
                 len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1,
                 "a smallest and a largest fraction of the area, such as [0.08, 1.0]",
@@ -52,9 +53,9 @@ class Augmentation:
                 rand_augment.num_ops >= 0 and 0 <= rand_augment.magnitude < rand_augment.num_magnitude_bins,
                 f"a number of operations and a magnitude from 0 to {rand_augment.num_magnitude_bins - 1}",
             ),
-            "erasing": (0 <= self.erasing <= 1, "a probability from 0 to 1"),
-            "mixup": (self.mixup >= 0, "an alpha of 0 or more"),
-            "cutmix": (self.cutmix >= 0, "an alpha of 0 or more"),
+            "erasing": (0 <= (self.erasing or 0) <= 1, "a probability from 0 to 1"),
+            "mixup": ((self.mixup or 0) >= 0, "an alpha of 0 or more"),
+            "cutmix": ((self.cutmix or 0) >= 0, "an alpha of 0 or more"),
         }
         for name, (is_valid, expected) in ranges.items():
             if not is_valid:

@@ -104,7 +104,8 @@ def read_timm_weights(network: nn.Module, source: str, key: str) -> Weights:
         raise UserError(f"{key}={source} is not a lambda network of timm's; choose among {', '.join(TIMM_NETWORKS)}.")
     weights = load_file(download_from_hub(source, "model.safetensors"))
     try:
-        return Weights(rename_weights(weights, network), f"model={name}", resize=True)
+        is_global = TIMM_NETWORKS[name]["scope"] == "global"
+        return Weights(rename_weights(weights, network), f"model={name}", resize=is_global)
     except (AttributeError, AssertionError) as error:
         raise UserError(f"{key}={source} does not match the model: choose model={name}.") from error
 

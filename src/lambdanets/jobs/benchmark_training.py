@@ -26,13 +26,13 @@ from lambdanets.tasks.optimizers import create_optimizer, parameter_groups
 from lambdanets.tasks.schedule import warmup_cosine
 
 # Keys of a training that the bare loop ignores.
-UNCOMPARED = (
-    "trainer.limit_train_batches",
-    "trainer.limit_val_batches",
-    "trainer.accumulate_grad_batches",
-    "trainer.gradient_clip_val",
-    "recipe.ema_decay",
-)
+UNCOMPARED: dict[str, float | None] = {  # with the values that change nothing; of batches, 1.0 is all and 1 is one
+    "trainer.limit_train_batches": 1.0,
+    "trainer.limit_val_batches": 1.0,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.gradient_clip_val": None,
+    "recipe.ema_decay": None,
+}
 
 
 class TrainingTimer:
@@ -76,8 +76,9 @@ class TrainingTimer:
         precision = self.config.trainer.precision
         if precision not in ("32-true", "bf16-mixed"):
             raise UserError(f"trainer.precision={precision} can't be compared: set 32-true or bf16-mixed.")
-        for key in UNCOMPARED:
-            if (value := OmegaConf.select(self.config, key)) not in (None, 1):
+        for key, neutral in UNCOMPARED.items():
+            value = OmegaConf.select(self.config, key)
+            if value is not None and (value, type(value)) != (neutral, type(neutral)):
                 raise UserError(f"{key}={value} can't be compared, since the bare loop hasn't got it: leave it out.")
         autocast = precision == "bf16-mixed"
         return train_bare_epoch(task, self.data, device, epochs=self.EPOCHS, autocast=autocast).seconds

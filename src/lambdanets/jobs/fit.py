@@ -211,7 +211,10 @@ class TrainingStart(pl.Callback):
 
 def is_of_run(ckpt: str | None, folder: Path) -> bool:
     """Return whether a training goes on from a checkpoint of the run in its own folder."""
-    return ckpt is not None and Path(ckpt).resolve().parent == (folder / CHECKPOINTS).resolve()
+    if ckpt is None:
+        return False
+    in_its_place = Path(ckpt).resolve().parent == (folder / CHECKPOINTS).resolve()  # which may be a link to elsewhere
+    return in_its_place or owner_run(Path(ckpt)) == folder.resolve()
 
 
 def training_gpus(trainer: pl.Trainer) -> str | None:

@@ -148,6 +148,14 @@ class Shape(NamedTuple):
         return self.height * self.width
 
     @property
+    def phases(self) -> Shape:
+        """The shape of a dilated layer's products: each position sees those of its own phase only, as more images."""
+        if self.dilation == 1:
+            return self
+        size = ceil(self.height / self.dilation), ceil(self.width / self.dilation)
+        return self._replace(batch=self.batch * self.dilation**2, height=size[0], width=size[1], context=size)
+
+    @property
     def expanded_bytes(self) -> int:
         """Size of the embeddings of all pairs of a query and a position of the context."""
         elements = self.key_depth * self.intra_depth * self.queries * self.context[0] * self.context[1]
@@ -182,15 +190,10 @@ def supported_methods(shape: Shape) -> list[str]:
 @cache
 def predict_costs(shape: Shape) -> dict[str, Cost]:
     """Predict the cost of each supported method: of the forward pass, and in training of the backward pass too."""
-    phases = shape
-    if shape.dilation > 1:
-        size = ceil(shape.height / shape.dilation), ceil(shape.width / shape.dilation)
-        batch = shape.batch * shape.dilation**2
-        phases = shape._replace(batch=batch, height=size[0], width=size[1], context=size)
     rates = astuple(find_rates(shape.device, shape.dtype))
     costs = {}
     for name in supported_methods(shape):
-        ops = COUNTERS[name](shape if name == "convolution" else phases)
+        ops = COUNTERS[name](shape if name == "convolution" else shape.phases)
         costs[name] = Cost(ops, sum(rate * count for rate, count in zip(rates, astuple(ops), strict=True)))
     return costs
 

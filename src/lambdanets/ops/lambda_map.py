@@ -74,7 +74,7 @@ def fastest_method(*sizes: Any) -> str:
     """
     shape = Shape(*sizes)
     costs = predict_costs(shape)
-    is_large = shape.expanded_bytes > MOST_EXPANDED_BYTES
+    is_large = shape.phases.expanded_bytes > MOST_EXPANDED_BYTES
     return min(costs, key=lambda name: (is_large and name == "lambdas", costs[name].seconds))
 
 

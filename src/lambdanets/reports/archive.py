@@ -59,7 +59,7 @@ def archive_runs(runs: Sequence[RunRecord], folder: Path) -> None:
 def identity(run: RunRecord) -> tuple[str, ...]:
     """Return the run's name, its folder's name, and its first start, since two sweeps may have folders of one name."""
     first = run.starts[0] if run.starts else {}
-    return run.config.name, run.path.name, *(str(first.get(key)) for key in ("date", "command"))
+    return str(run.config.name), run.path.name, *(str(first.get(key)) for key in ("date", "command"))
 
 
 def to_json(run: RunRecord) -> str:

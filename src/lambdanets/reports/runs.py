@@ -17,13 +17,12 @@ from lambdanets.config.keys import UNREPORTED_KEYS, is_key_in, override_key
 from lambdanets.config.upgrade import KEYS, upgrade_config
 from lambdanets.data.image_names import find_files
 from lambdanets.errors import UserError
-from lambdanets.runs.folders import FAILED, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG, read_config, read_json
+from lambdanets.runs.folders import FAILED, FIT, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG, read_config, read_json
 from lambdanets.runs.provenance import PROVENANCE, read_overrides
 from lambdanets.tasks import Classification, Task
 
 log = logging.getLogger(__name__)
 ARCHIVE = "runs.jsonl"
-FIT = "lambdanets.jobs.fit.run"
 
 
 class MissingRunsError(UserError):
@@ -55,7 +54,7 @@ class RunRecord:
     @property
     def experiment(self) -> str:
         """The row of the paper that the run belongs to, or else the run's name."""
-        return self.config.get("experiment") or self.config.name
+        return str(self.config.get("experiment") or self.config.name)
 
     @property
     def seed(self) -> int:

@@ -19,6 +19,7 @@ from typing_extensions import override
 from lambdanets.atomic import ZIP_MAGIC, atomic_write, corruption, write_archive
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.errors import UserError
+from lambdanets.peers import TIMM_NETWORKS
 
 # The suffix of the weights that job=export writes.
 SAFETENSORS_SUFFIX = ".safetensors"
@@ -278,8 +279,10 @@ def has_global_tables(config: Mapping[str, Any]) -> bool:
     Args:
         config: the run's.
     """
-    has_own_layers = str(config["model"].get("_target_")).startswith("lambdanets.peers.")  # the mixer is ignored
-    return has_own_layers or config["mixer"].get("scope", "global") == "global"
+    model = config["model"]
+    has_own_layers = str(model.get("_target_")).startswith("lambdanets.peers.")  # the mixer is ignored
+    layers = TIMM_NETWORKS[model["name"]] if has_own_layers else config["mixer"]
+    return layers.get("scope", "global") == "global"
 
 
 def is_resizable_table(module: nn.Module, name: str) -> bool:

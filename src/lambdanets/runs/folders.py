@@ -31,6 +31,7 @@ CHECKPOINTS = "checkpoints"
 EXPORTED = "model.safetensors"
 METRICS = "metrics.json"
 FAILED = "failed.json"
+FIT = "lambdanets.jobs.fit.run"  # the job whose folder is that of a run
 PROVENANCE = "provenance.json"
 SWEEPS = Path("multirun")
 # Jobs whose results lie in a run's folder; the folders of other jobs have the job's name.
