@@ -140,8 +140,6 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
         if sweeping and isinstance(error, RunInProgressError):
             log.info("skipped: %s", error)
             return sweeper_result({}, composed)
-        if sweeping and isinstance(error, TakenFolderError):
-            raise  # it ends the sweep, and leaves the folders of its trainings as they are
         message = error_message(error) or path_message(error)
         if message is None or (sweeping and FULL_ERROR):
             traceback.print_exc()  # a defect: print it here, before Hydra adds its own words
@@ -151,7 +149,7 @@ def run_job(composed: DictConfig) -> dict[str, float] | float | None:
         if is_new and (sweeping or message is None):
             with suppress(Exception):  # a config that cannot be resolved; its message counts
                 provenance.record_pending_start(failed=True)
-        if not sweeping:
+        if not sweeping or isinstance(error, TakenFolderError):  # a training's folder stays as it is: the sweep ends
             refusal.undo()
             sys.exit(1)
         sweeps.record_failure(folder, message or f"{type(error).__name__}: {error}")

@@ -309,6 +309,9 @@ def test_a_copy_of_its_checkpoints_in_a_runs_folder_continues_that_run(copied):
         rows = [row for row in csv.DictReader(lines) if row["val/top1"]]
     assert [int(row["epoch"]) for row in rows] == [*range(EPOCHS + 1)]
     assert len(json.loads((copied / "r" / "provenance.json").read_text())) == 2
+    done = invoke("ckpt=r/backup/last.ckpt", FURTHER, cwd=copied)  # from before the run's last epoch
+    assert done.code == 0, done.text
+    assert (copied / "r" / "checkpoints-1").is_dir()
 
 
 def test_a_number_is_a_name(tmp_path):
@@ -335,7 +338,7 @@ def test_another_job_ends_its_sweep_before_it_writes_into_trainings(tmp_path):
     runs = [folder for folder in (tmp_path / "s").iterdir() if folder.is_dir()]
     before = [tree(run) for run in runs]
     done = invoke(*sweep, "job=find_batch_size", cwd=tmp_path)
-    assert done.code != 0
+    assert done.code == 1
     assert "which job=find_batch_size would write over: set another hydra.sweep.dir=<folder>" in done.text
     assert [tree(run) for run in runs] == before
 

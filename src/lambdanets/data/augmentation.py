@@ -97,7 +97,7 @@ class Augmentation:
 
     def make_crop(self, image_size: tuple[int, int]) -> RandomCrop:
         """Return the random resized crop of photos to image_size, (H, W)."""
-        return RandomCrop(image_size, scale=self.crop_scale)
+        return RandomCrop(image_size, scale=self.crop_scale or (1.0, 1.0))
 
 
 def pad_and_crop(images: Tensor, padding: int) -> Tensor:

@@ -1,5 +1,6 @@
 """job=fit: train, then test the best checkpoint."""
 
+import filecmp
 import logging
 import math
 import os
@@ -210,11 +211,13 @@ class TrainingStart(pl.Callback):
 
 
 def is_of_run(ckpt: str | None, folder: Path) -> bool:
-    """Return whether a training goes on from a checkpoint of the run in its own folder."""
+    """Return whether a training goes on from a checkpoint of the run in its own folder, or from a copy of the last."""
     if ckpt is None:
         return False
-    in_its_place = Path(ckpt).resolve().parent == (folder / CHECKPOINTS).resolve()  # which may be a link to elsewhere
-    return in_its_place or owner_run(Path(ckpt)) == folder.resolve()
+    file, checkpoints = Path(ckpt).resolve(), (folder / CHECKPOINTS).resolve()  # which may be a link to elsewhere
+    last = checkpoints / "last.ckpt"
+    is_copy = owner_run(file) == folder.resolve() and (not last.is_file() or filecmp.cmp(file, last, shallow=False))
+    return file.parent == checkpoints or is_copy
 
 
 def training_gpus(trainer: pl.Trainer) -> str | None:

@@ -35,9 +35,8 @@ class LevelAnchors(AnchorGenerator):
         """Return the anchors of each image, (N, 4) as x, y, x, y, level after level."""
         dtype, device = torch.promote_types(feature_maps[0].dtype, torch.float32), feature_maps[0].device
         self.set_cell_anchors(dtype, device)
-        strides = [
-            [torch.tensor(stride)] * 2 for stride in self.strides
-        ]  # on the CPU: a copy to a GPU would wait for it
+        # On the CPU: a copy to a GPU would wait for it.
+        strides = [[torch.tensor(stride)] * 2 for stride in self.strides]
         anchors = torch.cat(self.grid_anchors([[*maps.shape[-2:]] for maps in feature_maps], strides))
         return [anchors] * len(image_list.image_sizes)
 

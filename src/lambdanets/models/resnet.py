@@ -249,7 +249,7 @@ class ResNet(Backbone):
         self.reset_classifier(0)
 
     def describe_features(self) -> list[Feature]:
-        """Return the map of the stem before its pooling, and those of the stages."""
+        """Return the map of the stem before its pooling or last convolution of stride 2, and those of the stages."""
         last = max(index for index, layer in enumerate(self.stem) if not isinstance(layer, STEM_POOLS))
         norm = next(layer for layer in reversed(self.stem) if isinstance(layer, nn.BatchNorm2d))
         reduction = 1

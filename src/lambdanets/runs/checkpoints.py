@@ -281,7 +281,7 @@ def has_global_tables(config: Mapping[str, Any]) -> bool:
     """
     model = config["model"]
     has_own_layers = str(model.get("_target_")).startswith("lambdanets.peers.")  # the mixer is ignored
-    layers = TIMM_NETWORKS[model["name"]] if has_own_layers else config["mixer"]
+    layers = {**TIMM_NETWORKS[model["name"]], **model} if has_own_layers else config["mixer"]
     return layers.get("scope", "global") == "global"
 
 
