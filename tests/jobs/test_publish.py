@@ -189,8 +189,24 @@ def test_archived_seeds_count_and_the_best_one_needs_its_folder(weights, place, 
     folders = f"sweep_dir=[{','.join([*best, str(archive)])}]"
     assert invoke("job=publish", folders, cwd=tmp_path).code == 0
     assert tree(tmp_path / "weights") == tree(weights)
-    message = refusal_of("job=publish", f"sweep_dir={archive}", cwd=tmp_path)
+    message = refusal_of("job=publish", f"sweep_dir={archive}", "job.output_dir=elsewhere", cwd=tmp_path)
     assert "the best seed of digits/conv, has no checkpoint" in message
+
+
+def test_archived_seeds_are_added_to_the_card_of_published_weights(weights, place, tmp_path):
+    archive = tmp_path / "archive"
+    assert invoke("job=report", "sweep_dir=multirun/rows", f"job.archive_to={archive}", cwd=place).code == 0
+    for seed, output_dir in ((0, "weights"), (1, "elsewhere")):
+        folders = [str(place / "multirun" / "rows" / f"digits_{row}_seed-{seed}") for row in ("conv", "lambda")]
+        options = (f"sweep_dir=[{','.join(folders)}]", f"job.output_dir={output_dir}")
+        assert invoke("job=publish", *options, cwd=tmp_path).code == 0
+    assert tree(tmp_path / "weights") != tree(weights)
+    assert invoke("job=publish", f"sweep_dir={archive}", cwd=tmp_path).code == 0
+    assert tree(tmp_path / "weights") == tree(weights)
+    before = tree(tmp_path / "elsewhere")
+    message = refusal_of("job=publish", f"sweep_dir={archive}", "job.output_dir=elsewhere", cwd=tmp_path)
+    assert "the best seed of digits/conv, has no checkpoint" in message
+    assert tree(tmp_path / "elsewhere") == before
 
 
 def test_the_weights_predict_and_are_exported_again(weights, tmp_path):

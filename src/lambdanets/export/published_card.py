@@ -99,10 +99,6 @@ def published_card(
     height, width = data.image_size
     data_option = " data.root=<folder>" if "root" in config.data else ""
     network = f'lambdanets.create("{row.name}", pretrained=True)' if source == row.name else "model.network"
-    seeds = Table("", ["seed", row.monitor, row.score])
-    for seed, scores in sorted(row.scores.items()):
-        cells: TableRow = {name: percent(scores[name]) for name in (row.monitor, row.score)}
-        seeds.rows.append({"seed": f"**{seed}**" if seed == row.seed else str(seed), **cells})
     return f"""---
 library_name: lambdanets
 pipeline_tag: {task.PIPELINE_TAG}
@@ -134,11 +130,7 @@ float32 when they are read.
 
 `python run.py job=test ckpt={source}{data_option}` gives the scores of this file again.
 
-## Seeds
-
-{seeds.to_markdown()}
-The seed of best {row.monitor} is published; test scores had no part in the choice. Mean {row.score} of the runs:
-{describe_interval(row.interval(row.score))}.
+{describe_seeds(row)}
 
 ## Limits
 
@@ -162,6 +154,19 @@ Weights: {LICENSE}. Data: see above.
 {OmegaConf.to_yaml(config.recipe).strip()}
 ```
 """
+
+
+def describe_seeds(row: PublishedRow) -> str:
+    """Return the card's section on the seeds of a row, the only one that depends on other seeds than the published."""
+    seeds = Table("", ["seed", row.monitor, row.score])
+    for seed, scores in sorted(row.scores.items()):
+        cells: TableRow = {name: percent(scores[name]) for name in (row.monitor, row.score)}
+        seeds.rows.append({"seed": f"**{seed}**" if seed == row.seed else str(seed), **cells})
+    return f"""## Seeds
+
+{seeds.to_markdown()}
+The seed of best {row.monitor} is published; test scores had no part in the choice. Mean {row.score} of the runs:
+{describe_interval(row.interval(row.score))}."""
 
 
 def published_page(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """job=publish: the weights of the best seed of each row of a sweep."""
 
+import json
 import logging
 import os
 import shlex
@@ -19,7 +20,15 @@ from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.errors import UserError
 from lambdanets.export.evaluate import pattern_image
 from lambdanets.export.model_card import describe_classes
-from lambdanets.export.published_card import PUBLISHED, TITLE, PublishedRow, published_card, published_page
+from lambdanets.export.published_card import (
+    PUBLISHED,
+    TITLE,
+    PublishedRow,
+    describe_seeds,
+    published_card,
+    published_page,
+    read_published_row,
+)
 from lambdanets.hub.load import LABELS_FILE, load
 from lambdanets.jobs.export import add_file_scores, score_file, write_model
 from lambdanets.jobs.report import sweep_folders
@@ -51,8 +60,8 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
 
     Raises:
         UserError: there are no finished runs, a row isn't named `<data>/<row>` or has several settings, the run of a
-            best seed has no checkpoint, no provenance or no test images, or files would be lost that are no
-            publication of the same row.
+            best seed has no checkpoint and isn't published yet, no provenance or no test images, or files would be lost
+            that are no publication of the same row.
     """
     silence_lightning()
     rows = finished_rows(read_runs(sweep_folders(config.sweep_dir)))
@@ -123,6 +132,12 @@ def publish_row(row: ExperimentRuns, config: DictConfig, folder: Path, job_folde
     best = choose_seed({seed: metrics[task.MONITOR] for seed, metrics in scores.items()})
     run = row.by_seed[best]
     file = best_checkpoint(run.path)
+    chosen = {seed: {name: metrics[name] for name in names} for seed, metrics in scores.items()}
+    published = Path(config.job.output_dir) / row.experiment
+    if file is None and is_published(published, best, chosen[best]):
+        log.info("%s: seed %d, published before; its card gets all %d seeds", row.experiment, best, len(chosen))
+        renew_seeds(published, folder, chosen)
+        return
     if file is None:
         raise UserError(f"'{run.path}', the best seed of {row.experiment}, has no checkpoint: restore or train it.")
     if not run.starts:
@@ -143,7 +158,7 @@ def publish_row(row: ExperimentRuns, config: DictConfig, folder: Path, job_folde
     facts = PublishedRow(
         row.experiment,
         best,
-        {seed: {name: metrics[name] for name in names} for seed, metrics in scores.items()},
+        chosen,
         *names,
         training_command(row, run),
         describe_data(row, config.job.data),
@@ -162,6 +177,37 @@ def publish_row(row: ExperimentRuns, config: DictConfig, folder: Path, job_folde
         origin=run.starts[-1],
     )
     atomic_write(folder / CARD, card)
+
+
+def is_published(folder: Path, seed: int, scores: Mapping[str, float]) -> bool:
+    """Return whether the weights in a folder are those of a seed with these scores, to the last digit."""
+    if not all((folder / name).is_file() for name in (PUBLISHED, CARD, EXPORTED)):
+        return False
+    row = read_published_row(folder)
+    return row.seed == seed and row.scores[seed] == scores
+
+
+def renew_seeds(published: Path, folder: Path, scores: Mapping[int, Mapping[str, float]]) -> None:
+    """Write the files of published weights with the scores of other seeds; the weights stay the same.
+
+    Args:
+        published: their folder.
+        folder: folder for the files.
+        scores: by seed, then by name.
+
+    Raises:
+        UserError: the card has no section on its seeds, as `job=publish` writes it.
+    """
+    former = read_published_row(published)
+    row = former._replace(scores=scores)
+    card = (published / CARD).read_text(encoding="utf-8")
+    if describe_seeds(former) not in card:
+        raise UserError(f"'{published / CARD}' isn't as job=publish wrote it: restore it, or the seed's checkpoint.")
+    for file in published.iterdir():
+        atomic_copy(file, folder / file.name)
+    logits = json.loads((published / PUBLISHED).read_text(encoding="utf-8"))["logits"]
+    atomic_write(folder / PUBLISHED, row.to_json(logits))
+    atomic_write(folder / CARD, card.replace(describe_seeds(former), describe_seeds(row)))
 
 
 def score_weights(run: RunRecord, config: DictConfig, weights: Path, job_folder: Path) -> dict[str, float]:
