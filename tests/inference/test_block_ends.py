@@ -12,11 +12,12 @@ LIBRARIES = [block_ends.load_library(), None]
 @pytest.mark.parametrize("library", LIBRARIES, ids=["compiled", "PyTorch"])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_scaled_sums(memory_format, relu, library, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_scaled_sums(dtype, memory_format, relu, library, monkeypatch):
     monkeypatch.setattr(block_ends, "load_library", lambda: library)
     y, other = (torch.randn(2, 20, 5, 7).contiguous(memory_format=memory_format) for _ in range(2))
-    factors = torch.rand(2, 20, 1, 1)
-    expected = y * factors + other
+    factors = torch.rand(2, 20, 1, 1).to(dtype)  # autocast's are in half precision
+    expected = y * factors.float() + other
     expected = expected.relu() if relu else expected
     torch.testing.assert_close(block_ends.scale_and_add(y, factors, other, relu=relu), expected)
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from lambdanets import optimize_for_inference
@@ -36,6 +37,14 @@ def test_logits_are_equal_for_any_batch_and_size(choice):
     assert type(optimized) is type(network)
     for batch, size in ((3, 32), (1, 32), (2, 48 if fits_any_size(network) else 32)):
         assert_equal_logits(network, optimized, torch.randn(batch, 3, size, size))
+
+
+def test_gates_under_autocast_are_those_of_the_network():
+    network = make_network("small", "se", ())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected, logits = network(images), optimize_for_inference(network)(images)
+    torch.testing.assert_close(logits.float(), expected.float(), rtol=0, atol=0.05 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("mixer", ["conv", "lambda", "se"])
@@ -170,7 +179,9 @@ def test_what_is_not_known_stays(mixer, act):
 
 
 @pytest.mark.parametrize("names", [("norm1",), ("norm3",), ("norm1", "norm2", "norm3")])
-@pytest.mark.parametrize("make_norm", [partial(nn.GroupNorm, 4), partial(nn.BatchNorm2d, track_running_stats=False)])
+@pytest.mark.parametrize(
+    "make_norm", [partial(nn.GroupNorm, 4), partial(nn.BatchNorm2d, track_running_stats=False), BatchNormAct2d]
+)
 def test_norms_that_cannot_be_folded_stay(make_norm, names):
     network = make_network("small", "lambda", ())
     for block in (module for module in network.modules() if isinstance(module, Bottleneck)):
@@ -230,4 +241,6 @@ def test_a_layer_of_its_own_is_optimized():
 @needs_compiler
 def test_a_compiled_network_is_equal():
     network = make_network("small", "lambda", ("model.depth=[1]", "model.layout=L", "model.strides=[1]"))
-    assert_equal_logits(network, optimize_for_inference(network, compile=True), torch.randn(2, 3, 32, 32))
+    optimized = optimize_for_inference(network, compile=True)
+    assert type(optimized) is ResNet
+    assert_equal_logits(network, optimized, torch.randn(2, 3, 32, 32))

@@ -37,7 +37,10 @@ def scale_and_add(y: Tensor, factors: Tensor, other: Tensor, *, relu: bool) -> T
     """
     library = load_library()
     last = torch.channels_last
-    if library is None or not (y.is_contiguous(memory_format=last) and other.is_contiguous(memory_format=last)):
+    factors = factors.to(y.dtype)  # autocast computes them in half precision
+    is_float = y.dtype is other.dtype is torch.float32
+    is_last = y.is_contiguous(memory_format=last) and other.is_contiguous(memory_format=last)
+    if library is None or not is_float or not is_last:
         y = torch.addcmul(other, y, factors)
         return y.relu_() if relu else y
     batch, channels, height, width = y.shape

@@ -18,6 +18,7 @@ from lambdanets.mixers import LambdaLayer
 from lambdanets.mixers.double_attention import DoubleAttention
 from lambdanets.mixers.efficient_attention import EfficientAttention
 from lambdanets.models.backbone import BlockSequence
+from lambdanets.models.batch_norm import SyncBatchNorm2d
 from lambdanets.models.mobilenet import InvertedBottleneck
 from lambdanets.models.resnet import Bottleneck
 
@@ -28,6 +29,8 @@ FOLLOWING_NORMS: dict[type[nn.Module], tuple[tuple[str, str], ...]] = {
     DoubleAttention: (("out", "norm"),),
     EfficientAttention: (("out", "norm"),),
 }
+# Of batch norms that do nothing else; timm's, for one, may have an activation of their own.
+BATCH_NORM_FORWARDS = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward, SyncBatchNorm2d.forward)
 # Of sequences that run their layers one after another.
 PLAIN_FORWARDS = (nn.Sequential.forward, BlockSequence.forward)
 
@@ -93,8 +96,9 @@ def keeps(module: nn.Module, base: type[nn.Module], *methods: str) -> bool:
 
 
 def is_foldable(norm: nn.Module) -> bool:
-    """Return whether a module is a batch norm with fixed statistics."""
-    return isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
+    """Return whether a module is a batch norm with fixed statistics, and does nothing else."""
+    is_plain = type(norm).forward in BATCH_NORM_FORWARDS
+    return is_plain and isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
 
 
 def norm_to_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Networks made faster for inference."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -35,8 +35,8 @@ def optimize_for_inference(model: Network, *, compile: bool = False) -> Network:
     """
     network = fold_batch_norms(model)
     if compile:
-        compiled: Any = torch.compile(network, options={"freezing": is_on_cpu(network)})
-        return compiled
+        network.compile(options={"freezing": is_on_cpu(network)})
+        return network  # type: ignore[return-value]
     if is_on_cpu(network) and torch.backends.mkldnn.is_available():
         root = nn.ModuleList([network])  # the network itself may be a layer to fuse
         fuse_layers(root)
