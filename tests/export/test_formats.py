@@ -1,13 +1,15 @@
 """Graphs for other runtimes."""
 
 import sys
+import threading
+import time
 
 import onnx
 import pytest
 import torch
 
 from lambdanets.errors import UserError
-from lambdanets.export.formats import write_graph
+from lambdanets.export.formats import silence_exporters, write_graph
 from lambdanets.export.portable import portable_copy
 from tests.checkpoints import SHALLOW, write_checkpoint
 
@@ -43,6 +45,20 @@ def test_a_network_that_cannot_be_traced_leaves_no_file(tmp_path):
     with pytest.raises(UserError, match="The network can't be exported with format=torch_export: .* Choose another"):
         write_graph("torch_export", DataDependent(), torch.randn(2, 1, 8, 8), file)
     assert not file.exists()
+
+
+def test_threads_leave_the_streams_of_the_process_as_they_were():
+    def load_quietly():
+        with silence_exporters():
+            time.sleep(0.01)
+
+    streams = sys.stdout, sys.stderr
+    threads = [threading.Thread(target=load_quietly) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (sys.stdout, sys.stderr) == streams
 
 
 def test_a_missing_package_is_named(network, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import lambdanets
 from lambdanets.config.build import build_data
 from lambdanets.data import RandomImages
 from lambdanets.errors import UserError
+from lambdanets.export import int8
 from lambdanets.export.evaluate import classify_images, read_images
 from lambdanets.jobs import export
 from lambdanets.tasks import Detection
@@ -69,6 +70,11 @@ def test_products_of_activations_and_embeddings_stay_floats(mixer, tmp_path):
     quantized = [kind for kind, kinds in inputs if kind in ("Conv", "Gemm", "MatMul") and "DequantizeLinear" in kinds]
     assert len(quantized) == len(layers)  # each with a weight, and nothing else
     assert all("DequantizeLinear" not in kinds for kind, kinds in inputs if kind == "Softmax")
+
+
+def test_layers_of_timm_are_mixers():
+    assert int8.is_of_mixer("lambdanets.peers.layers.BiasedLambda")
+    assert not int8.is_of_mixer("torch.nn.modules.conv.Conv2d")
 
 
 def test_the_card_and_the_metrics_state_accuracy_size_and_latency(tmp_path, caplog, monkeypatch):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import lambdanets
 from lambdanets.data import Digits
@@ -137,6 +138,28 @@ def test_graphs_of_other_weights_are_removed(tmp_path):
     assert "`model.ts`" not in (out / "README.md").read_text()
 
 
+def test_all_files_are_for_the_size_of_the_command(tmp_path):
+    config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", "data=random", "data.image_size=16", *SHALLOW])
+    out = tmp_path / "out"
+    config.format = "torchscript"
+    export.run(config, out)
+    config.format, config.data.image_size = "safetensors", 24
+    export.run(config, out)
+    assert lambdanets.load(out).data.image_size == (24, 24)
+    assert OmegaConf.load(out / "config.yaml").data.image_size == 24
+    assert not (out / "model.ts").exists()
+
+
+def test_a_page_of_ones_own_is_not_replaced(tmp_path):
+    config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "README.md").write_text("# My project\n")
+    with pytest.raises(UserError, match=r"README\.md' would be replaced by the model's card"):
+        export.run(config, out)
+    assert [file.name for file in out.iterdir()] == ["README.md"]
+
+
 def test_an_unknown_dtype_is_refused(tmp_path):
     config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW, "job=export", "job.dtype=float8"])
     with pytest.raises(UserError, match="job.dtype=float8 is not known; choose among float32, float16"):
@@ -163,14 +186,15 @@ def test_a_file_that_is_tested_has_scores_of_its_own(tmp_path):
     assert "| val/top1 | – | 0.25 |" in (out / "README.md").read_text()
 
 
-def test_a_graph_that_differs_from_its_network_is_removed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("factor", [1.01, torch.nan])
+def test_a_graph_that_differs_from_its_network_is_removed(factor, tmp_path, monkeypatch):
     config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
     config.format = "torchscript"
 
     def perturbed_copy(network, images, **options):
         network = copy.deepcopy(network)
         for parameter in network.parameters():
-            parameter.data *= 1.01
+            parameter.data *= factor
         return network
 
     monkeypatch.setattr(export, "portable_copy", perturbed_copy)
@@ -183,14 +207,14 @@ def test_a_graph_that_differs_from_its_network_is_removed(tmp_path, monkeypatch)
 def test_weights_that_the_disk_changed_are_found(tmp_path, monkeypatch):
     config, _, _ = write_checkpoint(tmp_path, ["mixer=conv", *SHALLOW])
     monkeypatch.setattr(Classification, "NO_GRAPH", "its logits are not compared")
-    write_weights = export.write_weights
+    pack_weights = export.pack_weights
 
-    def write_other_weights(file, checkpoint, **options):
+    def pack_other_weights(checkpoint, **options):
         name = next(iter(checkpoint["state_dict"]))
         state = checkpoint["state_dict"] | {name: checkpoint["state_dict"][name] + 1e-3}
-        write_weights(file, checkpoint | {"state_dict": state}, **options)
+        return pack_weights(checkpoint | {"state_dict": state}, **options)
 
-    monkeypatch.setattr(export, "write_weights", write_other_weights)
+    monkeypatch.setattr(export, "pack_weights", pack_other_weights)
     with pytest.raises(UserError, match=r"model\.safetensors doesn't hold the weights that were written to it"):
         export.run(config, tmp_path / "out")
 

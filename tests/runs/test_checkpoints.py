@@ -13,7 +13,7 @@ from torch import nn
 from lambdanets.atomic import write_archive
 from lambdanets.errors import UserError
 from lambdanets.mixers import LambdaLayer
-from lambdanets.runs.checkpoints import check_state_dict, read_checkpoint, round_weights, write_weights
+from lambdanets.runs.checkpoints import check_state_dict, pack_weights, read_checkpoint, round_weights
 from tests.command import ROOT, environment
 
 FIXTURE = ROOT / "tests" / "fixtures" / "version-0.1.0" / "run"
@@ -102,7 +102,7 @@ def test_exported_weights_come_back_with_config_and_classes(tmp_path):
         "labels": {"classes": ["x", "y"]},
     }
     file = tmp_path / "model.safetensors"
-    write_weights(file, checkpoint)
+    file.write_bytes(pack_weights(checkpoint))
     restored = read_checkpoint(file)
     assert torch.equal(restored["state_dict"]["model.a"], weight)
     assert torch.equal(restored["state_dict"]["model.b"], weight)
@@ -118,8 +118,8 @@ def test_half_precision_rounds_matrices_and_nothing_else(tmp_path):
     assert all(torch.equal(rounded[name], state[name]) for name in ("model.b", "model.c"))
     sizes = {}
     for name, dtype in (("whole", torch.float32), ("half", torch.float16)):
-        file = tmp_path / name / "model.safetensors"
-        write_weights(file, {"state_dict": state, "config": {}, "labels": {}}, dtype=dtype)
+        file = tmp_path / f"{name}.safetensors"
+        file.write_bytes(pack_weights({"state_dict": state, "config": {}, "labels": {}}, dtype=dtype))
         sizes[name] = file.stat().st_size
         restored = read_checkpoint(file)["state_dict"]
         expected = rounded if name == "half" else state
@@ -139,8 +139,9 @@ def test_a_weight_beyond_half_precision_is_refused():
 
 def test_the_bytes_of_a_file_do_not_depend_on_the_process(tmp_path):
     write = (
-        "import sys; from pathlib import Path; import torch; from lambdanets.runs.checkpoints import write_weights; "
-        "write_weights(Path(sys.argv[1]), {'state_dict': {'model.a': torch.ones(3, 1)}, 'config': {}, 'labels': {}})"
+        "import sys; from pathlib import Path; import torch; from lambdanets.runs.checkpoints import pack_weights; "
+        "content = pack_weights({'state_dict': {'model.a': torch.ones(3, 1)}, 'config': {}, 'labels': {}}); "
+        "Path(sys.argv[1]).write_bytes(content)"
     )
     contents = set()
     for index in range(3):  # the library itself orders three entries of metadata at random

@@ -3,6 +3,7 @@
 import importlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -21,6 +22,7 @@ INPUT, OUTPUT = "images", "logits"
 # The quantized form of format=onnx, see lambdanets.export.int8. It needs images, which FORMATS don't.
 INT8, INT8_FILE = "onnx_int8", "model_int8.onnx"
 Run = Callable[[Tensor], Tensor]
+SILENCE = threading.RLock()  # streams and levels of loggers belong to the whole process
 
 
 class Format(NamedTuple):
@@ -151,15 +153,16 @@ def import_package(package: str, name: str = "onnx") -> Any:
 
 @contextmanager
 def silence_exporters() -> Iterator[None]:
-    """Suppress the exporters' warnings and progress messages."""
+    """Suppress the exporters' warnings and progress messages, in one thread at a time."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with SILENCE:
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

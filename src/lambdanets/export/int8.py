@@ -4,6 +4,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from lambdanets.atomic import atomic_write
 from lambdanets.export.formats import INPUT, INT8, import_package, silence_exporters
+from lambdanets.mixers import LambdaLayer
 
 # Operators with 8-bit inputs, and those of them whose outputs stay floats: logits, and the projections of mixers.
 WEIGHTED_OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -71,12 +73,20 @@ def find_layer_nodes(model: Any) -> set[str]:
         if len(classes) < 2:
             continue
         owner, operator = locate(classes[-2]), classes[-1]
-        in_mixer = any(name.startswith("lambdanets.mixers.") for name in classes)
+        in_mixer = any(is_of_mixer(name) for name in classes)
         # The projection of a lambda layer is a call of linear(), those of other mixers are layers of PyTorch.
         is_layer = isinstance(owner, type) and issubclass(owner, nn.Conv2d | nn.Linear)
         if not in_mixer or (node.op_type in WEIGHTED_OPERATORS and (is_layer or operator.startswith("aten.linear"))):
             names.add(node.name)
     return names
+
+
+@cache
+def is_of_mixer(name: str) -> bool:
+    """Return whether a class, given by its full name, is a mixer or computes the products of one."""
+    found = locate(name)
+    is_lambda = isinstance(found, type) and issubclass(found, LambdaLayer)  # timm's, and those of users
+    return is_lambda or name.startswith(("lambdanets.mixers.", "lambdanets.export.products."))
 
 
 class CalibrationImages:

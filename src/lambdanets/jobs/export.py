@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lambdanets.atomic import atomic_write
 from lambdanets.benchmarks.measure import Setting
 from lambdanets.config.build import build_data, task_class
-from lambdanets.config.keys import COMMAND_KEYS
+from lambdanets.config.keys import COMMAND_KEYS, MACHINE_KEYS, NETWORK_KEYS
 from lambdanets.console import print_metrics, silence_lightning
 from lambdanets.data import ImageData, ImageFolder
 from lambdanets.errors import UserError
@@ -27,10 +27,11 @@ from lambdanets.export.portable import portable_copy
 from lambdanets.hub.load import LABELS_FILE, load, load_network
 from lambdanets.jobs.test import load_test_split, score_checkpoint
 from lambdanets.runs import provenance
-from lambdanets.runs.checkpoints import STORED_DTYPES, check_classes, read_checkpoint, round_weights, write_weights
+from lambdanets.runs.checkpoints import STORED_DTYPES, check_classes, pack_weights, read_checkpoint, round_weights
 from lambdanets.runs.folders import EXPORTED, METRICS, RESOLVED_CONFIG, UNRESOLVED_CONFIG, owner_run, write_metrics
 
 log = logging.getLogger(__name__)
+CARD_MARK = "library_name: lambdanets"  # in every model card
 SAFETENSORS = "safetensors"
 # The largest difference of a graph's logits from the network's, in units of the largest logit.
 TOLERANCE = 1e-4
@@ -76,13 +77,12 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
             f"format={graphs[0]} can't hold this model: {task.NO_GRAPH}. Use format=safetensors, which "
             "lambdanets.load opens."
         )
+    check_card(folder)
     checkpoint = read_checkpoint(config.ckpt)
+    checkpoint["config"] = exported_config(checkpoint["config"], config)
     data = build_data(config)
     weights = folder / EXPORTED
-    earlier = weights.read_bytes() if weights.is_file() else None
     network, metrics = write_model(config, data, checkpoint, folder, dtype=config.job.get("dtype", "float32"))
-    if weights.read_bytes() != earlier:
-        remove_graphs(folder)
     if graphs:
         images = example_images(data)
         dynamic_size = config.job.get("dynamic_size", False)
@@ -122,17 +122,46 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
     return metrics
 
 
+def check_card(folder: Path) -> None:
+    """Check that the folder has no README.md but the card of an earlier export.
+
+    Raises:
+        UserError: it is another one.
+    """
+    card = folder / "README.md"
+    if card.is_file() and CARD_MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(
+            f"'{card}' would be replaced by the model's card, and is another file: set hydra.run.dir to a folder for "
+            "the export alone, or move the file away."
+        )
+
+
+def exported_config(stored: dict[str, Any], config: DictConfig) -> dict[str, Any]:
+    """Return a checkpoint's config with the command's network, data and recipe, but for what belongs to a machine."""
+    groups = {key: config[key] for key in NETWORK_KEYS if isinstance(config.get(key), DictConfig)}
+    exported: dict[str, Any] = stored | {
+        key: OmegaConf.to_container(group, resolve=True) for key, group in groups.items()
+    }
+    for key in MACHINE_KEYS:
+        group, name = key.split(".")
+        if name in stored.get(group, {}):
+            exported[group] = exported[group] | {name: stored[group][name]}
+    return exported
+
+
 def write_model(
     config: DictConfig, data: ImageData, checkpoint: dict[str, Any], folder: Path, *, dtype: str = "float32"
 ) -> tuple[nn.Module, dict[str, float]]:
     """Write model.safetensors, config.yaml, labels.json and preprocessing.json, and read the weights again.
+
+    Graphs of other weights are removed before that, so that they never stand beside these files.
 
     Args:
         config: of the run, resolved; config.ckpt names the checkpoint in messages.
         data: of the config.
         checkpoint: as `read_checkpoint` returns it.
         folder: folder for the files.
-        dtype: a key of STORED_DTYPES, see `write_weights`.
+        dtype: a key of STORED_DTYPES, see `pack_weights`.
 
     Returns:
         The network with the weights as they are stored, and the number of weights with the difference of its logits
@@ -146,9 +175,11 @@ def write_model(
     number = STORED_DTYPES[dtype]
     checkpoint = checkpoint | {"state_dict": round_weights(checkpoint["state_dict"], number)}
     network = load_network(config, data, checkpoint, Path(config.ckpt))
+    weights, content = folder / EXPORTED, pack_weights(checkpoint, dtype=number)
+    if not weights.is_file() or weights.read_bytes() != content:
+        remove_graphs(folder)
     write_descriptions(config, data, checkpoint["labels"], folder)
-    weights = folder / EXPORTED
-    write_weights(weights, checkpoint, dtype=number)
+    atomic_write(weights, content)
     metrics: dict[str, float] = {"weights": sum(tensor.numel() for tensor in network.state_dict().values())}
     if task_class(config).NO_GRAPH:
         check_weights(network, weights, config)
@@ -325,11 +356,11 @@ def check_logits(file: Path, network: nn.Module, images: Tensor, config: DictCon
         UserError: the difference is larger than TOLERANCE; the file is removed.
     """
     model = load(file, allow_targets=config.get("allow_targets") or ())
-    difference = 0.0
+    errors = []
     for batch in (images[:1], images):
         expected = network(batch)
-        error = float((model(batch) - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-        difference = max(difference, error)
+        errors.append((model(batch) - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    difference = float(torch.stack(errors).max())  # nan, if one of them is
     if not difference <= TOLERANCE:
         file.unlink()
         raise UserError(

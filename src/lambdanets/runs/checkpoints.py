@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from lambdanets.atomic import ZIP_MAGIC, atomic_write, corruption, write_archive
+from lambdanets.atomic import ZIP_MAGIC, corruption, write_archive
 from lambdanets.config.upgrade import upgrade_config
 from lambdanets.errors import UserError
 from lambdanets.peers import TIMM_NETWORKS
@@ -132,7 +132,7 @@ def upgrade_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """Read the weights that `write_weights` wrote, in the form of a checkpoint; half precision becomes float32.
+    """Read the weights of `pack_weights`, in the form of a checkpoint; half precision becomes float32.
 
     Raises:
         UserError: the file is damaged, or job=export did not write it.
@@ -153,13 +153,12 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     return {"state_dict": state, **entries}
 
 
-def write_weights(path: Path, checkpoint: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> None:
-    """Write a checkpoint's weights, under the model's names, with its config and labels as a safetensors file.
+def pack_weights(checkpoint: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> bytes:
+    """Return a safetensors file of a checkpoint's weights, under the model's names, with its config and labels.
 
     Equal checkpoints give equal bytes.
 
     Args:
-        path: of the file.
         checkpoint: as `read_checkpoint` returns it.
         dtype: of tensors with two or more dimensions, such as matrices and kernels; the others stay as they are.
     """
@@ -170,11 +169,11 @@ def write_weights(path: Path, checkpoint: dict[str, Any], *, dtype: torch.dtype 
         for name, t in checkpoint["state_dict"].items()
     }
     metadata = {key: json.dumps(checkpoint[key]) for key in METADATA_KEYS}
-    atomic_write(path, sort_metadata(save(state, {**metadata, "format": "pt"})))
+    return sort_metadata(save(state, {**metadata, "format": "pt"}))
 
 
 def round_weights(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return weights with the values that they have once `write_weights` has stored them in a dtype.
+    """Return weights with the values that they have once `pack_weights` has stored them in a dtype.
 
     Raises:
         UserError: a weight is too large for the dtype.
