@@ -41,6 +41,14 @@ def test_other_classes_and_sizes(trained):
     assert other.stages[0][0].mixer.table.shape[2:] == (31, 31)
 
 
+@pytest.mark.parametrize("num_classes", [0, 5])
+def test_a_hidden_layer_before_the_classifier_is_kept(num_classes, tmp_path):
+    config, network, _ = write_checkpoint(tmp_path, ["mixer=conv", "model=mobilenet_v3_large"])
+    options = {"mixer": "conv", "in_channels": 1, "image_size": 8, "num_classes": num_classes}
+    other = lambdanets.create("mobilenet_v3_large", pretrained=config.ckpt, **options)
+    assert torch.equal(other.classifier[0].weight, network.classifier[0].weight)
+
+
 def test_another_architecture_is_refused(trained):
     config, _ = trained
     source = "has mixer LambdaLayer with scope=global and depth="

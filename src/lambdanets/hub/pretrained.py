@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lambdanets.errors import UserError
 from lambdanets.hub.download import HUB_PREFIX, download_from_hub
 from lambdanets.hub.load import model_file
+from lambdanets.models.backbone import Backbone
 from lambdanets.peers import TIMM_NETWORKS, rename_weights
 from lambdanets.runs.checkpoints import has_global_tables, is_resizable_table, read_checkpoint
 from lambdanets.runs.published import find_published, similar_names, suggest_names
@@ -38,7 +39,10 @@ def load_pretrained(network: nn.Module, source: str, *, key: str = "pretrained")
     """
     state, architecture, resize = read_weights(network, source, key)
     own: dict[str, Tensor] = network.state_dict()
-    head = {name for name in (*own, *state) if name.startswith(HEAD_PREFIX)}
+    # A hidden layer before the logits is none of the classes'.
+    has_hidden_head = isinstance(network, Backbone) and network.has_hidden_head
+    prefix = f"{network.classifier_name}." if has_hidden_head else HEAD_PREFIX
+    head = {name for name in (*own, *state) if name.startswith(prefix)}
     new_head = any(name not in own or name not in state or own[name].shape != state[name].shape for name in head)
     if new_head:
         state = {name: tensor for name, tensor in state.items() if name not in head}
