@@ -35,7 +35,7 @@ from lambdanets.error_messages import error_message, path_message
 from lambdanets.errors import UserError, print_any_character
 from lambdanets.runs import provenance, refusal, sweeps
 from lambdanets.runs.find import Command, Selection, find_checkpoint, find_restarted_run, find_run, resolve_ckpt
-from lambdanets.runs.folders import FIT, SWEEPS, UNRESOLVED_CONFIG, check_name, load_config, run_name
+from lambdanets.runs.folders import FIT, SWEEPS, UNRESOLVED_CONFIG, check_name, chosen_folders, load_config, run_name
 from lambdanets.runs.lock import RunInProgressError, training_lock
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ def main() -> int:
     record_user_threads()
     register_resolvers()
     register_user_configs()
+    if detect_launcher() is None:  # left by a training that this shell has run
+        for name in ("RANK", "LOCAL_RANK"):
+            os.environ.pop(name, None)
     if os.getcwd() not in sys.path:  # where a user's own mixers and data sets are
         sys.path.append(os.getcwd())
     # Without these, Hydra and OmegaConf drop the cause of an exception before it can be explained.
@@ -108,8 +111,12 @@ def sweep_root(sweep: str | None, now: str) -> str:
     A named sweep always has the same folder, so that it continues when it is started again. An unnamed one continues
     in its folder when torchrun or SLURM restarts it.
     """
-    restarted = find_restarted_run(SWEEPS.glob("*/*")) if sweep is None else None
-    return str(restarted.parent if restarted else SWEEPS / (sweep or now))
+    if sweep is not None:
+        return str(SWEEPS / sweep)
+    if restarted := find_restarted_run(SWEEPS.glob("*/*")):
+        return str(restarted.parent)
+    chosen_folders.add(SWEEPS / now)
+    return str(SWEEPS / now)
 
 
 def run_job(composed: DictConfig) -> dict[str, float] | float | None:

@@ -1,5 +1,6 @@
 """Locks between processes, by files."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 __all__ = ["Timeout", "exclusive_lock"]
+# Where a file system has no locks, a file in their place would outlive a killed process.
+HAS_FALLBACK = "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters
+OPTIONS = {"fallback_to_soft": False} if HAS_FALLBACK else {}
 
 
 @contextmanager
@@ -23,7 +27,7 @@ def exclusive_lock(file: Path, *, timeout: float = -1) -> Iterator[None]:
     Raises:
         Timeout: another process holds the lock.
     """
-    lock = FileLock(file)
+    lock = FileLock(file, **OPTIONS)
     try:
         lock.acquire(timeout=timeout)
     except Timeout:

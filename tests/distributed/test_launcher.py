@@ -3,9 +3,11 @@
 import os
 
 import pytest
+from omegaconf import OmegaConf
 
-from lambdanets.distributed import launcher
+from lambdanets.distributed import launcher, local_workers, rendezvous
 from lambdanets.distributed.rendezvous import was_restarted
+from lambdanets.errors import UserError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "job-1", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 SRUN = {"SLURM_JOB_ID": "17", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2", "SLURM_NTASKS": "8"}
@@ -34,6 +36,7 @@ def variables(monkeypatch):
         (TORCHRUN | SRUN, "torchrun", 3, 4, "torchrun job-1"),  # torchrun started by srun
         (SRUN, "slurm", 2, 8, "slurm 17"),
         (SRUN | {"SLURM_NTASKS": "1"}, None, 0, 1, "slurm 17"),
+        (SRUN | {"SLURM_STEP_ID": "4294967290"}, None, 0, 1, "slurm 17"),  # the shell of salloc
         ({"SLURM_JOB_ID": "18", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "1"}, None, 0, 1, "slurm 17_1"),
     ],
 )
@@ -43,6 +46,25 @@ def test_launcher_and_rank(environment, name, rank, world_size, job_id, variable
     assert launcher.rank() == rank
     assert launcher.world_size() == world_size
     assert launcher.restartable_job_id() == job_id
+
+
+def test_processes_that_would_train_on_their_own_are_refused(variables, tmp_path):
+    variables(TORCHRUN)
+    config = OmegaConf.create({"trainer": {"strategy": "auto"}})
+    message = r"torchrun has started 4 processes, .*: add trainer=torchrun, or"
+    with pytest.raises(UserError, match=message), local_workers.distributed_job("fit", config, tmp_path):
+        pytest.fail("it trained")
+
+
+def test_the_other_ranks_are_sent_home_where_there_was_no_job_for_them(variables, monkeypatch):
+    variables(TORCHRUN | {"RANK": "0"})
+    sent = []
+    monkeypatch.setattr(rendezvous, "broadcast_job", sent.append)
+    rendezvous.stop_workers()
+    assert sent == [""]
+    variables({"WORLD_SIZE": "1"})
+    rendezvous.stop_workers()
+    assert sent == [""]
 
 
 def test_torchrun_without_an_id_is_identified_by_its_agent(variables):

@@ -9,7 +9,10 @@ import time
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+import lambdanets
+from lambdanets.config.build import build_data
 from tests import in_process
 from tests.command import run, single_run_folder, start_training, working_dirs
 
@@ -73,6 +76,24 @@ def test_fsdp_trains_saves_and_resumes(tmp_path):
     two_processes = json.loads((folder / "metrics.json").read_text())
     assert one_process["test/top1"] == two_processes["test/top1"]
     assert one_process["test/loss"] == pytest.approx(two_processes["test/loss"], rel=1e-5)
+
+
+def test_fsdp_validates_the_network_that_it_stores(tmp_path):
+    network = ("mixer=conv", "model=compact", "model.depth=[1,1]", "model.width=0.125", "recipe.norm=batch")
+    options = ("trainer=fsdp", "trainer.devices=2", *network, *QUIET, "trainer.limit_train_batches=6")
+    run(*options, "trainer.max_epochs=1", cwd=tmp_path)
+    folder = single_run_folder(tmp_path)
+    (recorded,) = read_column(folder, "val/loss")
+    config = OmegaConf.load(folder / "config.yaml")
+    data = build_data(config)
+    data.prepare_data()
+    data.setup("fit")
+    network = lambdanets.load(folder / "checkpoints" / "last.ckpt").network
+    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.val_dataloader()]
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(network(images), labels).item()
+    assert recorded == pytest.approx(loss, rel=1e-5)
 
 
 def test_a_killed_worker_ends_the_job_within_a_minute_with_its_cause(tmp_path):

@@ -54,6 +54,7 @@ REFUSED = [
     ([FURTHER, "trainer.limit_train_batches=5"], "would go on with 5 steps per epoch"),
     ([FURTHER, "trainer.accumulate_grad_batches=2"], "would go on with 2 steps per epoch"),
     ([FURTHER, "recipe.optimizer.lr=nan"], "recipe.optimizer.lr=nan must be a number"),
+    ([FURTHER, "trainer=fsdp"], "which was trained with trainer.strategy=auto"),
     ([FURTHER, "data=random"], "data._target_=lambdanets.data.RandomImages cannot be applied"),
     ([FURTHER, "data=packed", "data.root=shards"], "Leave data out"),  # in another order, so with another split
     (["trainer.max_epochs=1"], "is less than the 2 epochs"),

@@ -1,5 +1,7 @@
 """Two processes never train in one folder, and commands of the same second have folders of their own."""
 
+import errno
+import fcntl
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from unittest import mock
 import pytest
 from filelock import FileLock
 
+from lambdanets import locks
 from lambdanets.errors import UserError
 from lambdanets.runs import claim, lock
 from lambdanets.runs.lock import LOCK, training_lock
@@ -60,6 +63,16 @@ def test_a_training_needs_no_lock_where_there_are_none(tmp_path, error):
         pass
 
 
+@pytest.mark.skipif(not locks.HAS_FALLBACK, reason="this version of filelock has no fallback")
+def test_a_file_system_without_locks_leaves_no_lock_behind(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with training_lock(tmp_path), training_lock(tmp_path):
+        pass
+
+
 def test_a_run_in_progress_is_neither_resumed_nor_changed(tmp_path):
     run(*TRAINING, cwd=tmp_path)
     (folder,) = tmp_path.glob("outputs/*/*")
@@ -106,3 +119,20 @@ def test_commands_of_the_same_second_have_folders_of_their_own(tmp_path):
     assert list(rival.iterdir()) == []
     (own,) = set(tmp_path.glob("outputs/*/*")) - {rival}
     assert (own / "metrics.json").is_file()
+
+
+def test_sweeps_of_the_same_second_have_folders_of_their_own(tmp_path):
+    remember, rivals = claim.remember_folder, []
+
+    def make_first(folder):
+        remember(folder)
+        if not rivals:
+            (tmp_path / folder).mkdir(parents=True)
+            rivals.append(tmp_path / folder)
+
+    with mock.patch.object(claim, "remember_folder", make_first):
+        run("--multirun", *TRAINING, "seed=0,1", cwd=tmp_path)
+    (rival,) = rivals
+    assert list(rival.iterdir()) == []
+    (own,) = set(tmp_path.glob("multirun/*")) - {rival}
+    assert len([*own.glob("*/metrics.json")]) == 2

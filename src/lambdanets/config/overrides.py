@@ -148,9 +148,15 @@ def check_resumable(base: DictConfig, config: DictConfig, *, source: str) -> Non
         source: the run or checkpoint, for messages.
 
     Raises:
-        UserError: one of `START_KEYS` differs, or averaging of weights is switched on or off.
+        UserError: one of `START_KEYS` differs, averaging of weights is switched on or off, or FSDP is switched on.
     """
     before, after = resolve_groups(base), resolve_groups(config)
+    strategy = before.get("trainer.strategy")
+    if after.get("trainer.strategy") == "fsdp" != strategy and not after.get("recipe.decay_norm_and_bias"):
+        raise UserError(
+            f"trainer=fsdp cannot continue '{source}', which was trained with trainer.strategy={strategy}: it would "
+            "read the optimizer's state in another order. Leave it out, or start a new run with base_run=."
+        )
     reasons = dict(START_KEYS)
     if (before.get("recipe.ema_decay") is None) != (after.get("recipe.ema_decay") is None):
         reasons["recipe.ema_decay"] = "whether the checkpoints hold averaged weights"

@@ -10,12 +10,16 @@ from typing import Any
 
 from lambdanets.errors import UserError
 
+# The step of the shell that salloc opens: SLURM_NTASKS are those of the allocation there.
+SLURM_INTERACTIVE_STEP = str(2**32 - 6)
+
 
 def detect_launcher() -> str | None:
     """Return the launcher of this process: "torchrun", "slurm" (srun with several tasks) or None."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
-    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+    step = os.environ.get("SLURM_STEP_ID", SLURM_INTERACTIVE_STEP)
+    if step != SLURM_INTERACTIVE_STEP and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
         return "slurm"
     return None
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lambdanets.distributed.devices import check_devices, count_local_processes
-from lambdanets.distributed.launcher import world_size
+from lambdanets.distributed.launcher import detect_launcher, world_size
 from lambdanets.distributed.rendezvous import broadcast_job
 from lambdanets.errors import UserError
 
@@ -48,13 +48,18 @@ def distributed_job(job: str, config: DictConfig, folder: Path) -> Iterator[None
         folder: output folder of the job.
 
     Raises:
-        UserError: a worker died, or the config asks for several nodes without a launcher.
+        UserError: a worker died; the config asks for several nodes without a launcher, or for one process with one.
     """
     if job not in DISTRIBUTED_JOBS:
         yield
         return
     job_json = json.dumps({"config": OmegaConf.to_container(config), "folder": str(folder)})
     if world_size() > 1:
+        if config.trainer.strategy == "auto":
+            raise UserError(
+                f"{detect_launcher()} has started {world_size()} processes, each of which would train on its own: add "
+                f"trainer={detect_launcher()}, or start one process for each training."
+            )
         broadcast_job(job_json)
         yield
         return

@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,10 @@ def worker_loop(run: Run, *, once: bool = False) -> None:
 
 
 def stop_workers() -> None:
-    """End the `worker_loop` of all other ranks, if this is rank 0 and the rendezvous took place."""
-    if detect_launcher() and rank() == 0 and rendezvous.cache_info().currsize:
-        broadcast_job("")
+    """End the `worker_loop` of all other ranks, if this is rank 0.
+
+    They wait for it also where it had no job for them, as for a run that is finished.
+    """
+    if world_size() > 1 and rank() == 0:
+        with suppress(Exception):  # they can't be reached, and end by their own timeout
+            broadcast_job("")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 from lambdanets.runs.find import find_run
 from lambdanets.runs.folders import chosen_folders
@@ -29,3 +29,20 @@ class FolderClaim(Callback):
                     return
                 except FileExistsError:
                     find_run.cache_clear()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with suppress(Exception):
+            folder = Path(config.hydra.sweep.dir)
+            if folder not in chosen_folders:  # of a named sweep, which may go on in it
+                return
+            while True:
+                remember_folder(folder)
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    folder.mkdir()
+                    break
+                except FileExistsError:
+                    folder = folder.with_name(f"{folder.name}_")
+            with read_write(config):
+                config.hydra.sweep.dir = str(folder)
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")  # of which Hydra composes each run

@@ -46,6 +46,7 @@ class SweepSummary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.start, self.ended, self.total = time.time(), 0, count_runs(config)
+        self.former_failures = failure_times(Path(config.hydra.sweep.dir))
         name_swept_keys(config)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
@@ -62,14 +63,19 @@ class SweepSummary(Callback):
         finished = sum(run_state(run) == "finished" for run in runs)
         total = max(len(runs), self.total or 0)
         log.info("%d of %d runs in %s are finished.", finished, total, os.path.relpath(folder))
-        failures = [file for file in sorted(folder.glob(f"*/{FAILED}")) if file.stat().st_mtime >= self.start - 1]
-        for file in failures:
+        failures = sorted(failure_times(folder).items() - self.former_failures.items())
+        for file, _ in failures:
             error = (read_json(file) or {}).get("error", f"see '{file}'")
             print(f"failed: {file.parent.name}: {error}", file=sys.stderr)
         if finished:
             log.info("Compare them with: %s job=report sweep_dir=%s", program_name(), os.path.relpath(folder))
         if failures:
             raise SystemExit(1)
+
+
+def failure_times(folder: Path) -> dict[Path, int]:
+    """Return the failures in a sweep's folder, with the time at which each was written, by the clock of its server."""
+    return {file: file.stat().st_mtime_ns for file in folder.glob(f"*/{FAILED}")}
 
 
 def swept_overrides(config: DictConfig) -> list[Override]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -131,6 +132,12 @@ class Task(pl.LightningModule):
         """
         write_class_predictions(files, predictions, folder / "predictions.json", labels["classes"], options["top"])
         return {"images": len(files)}
+
+    def on_validation_start(self) -> None:
+        """Take rank 0's statistics of batch norms under trainer=fsdp, which checkpoints hold; DDP does the same."""
+        if isinstance(self.model, FSDPModule):
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def configure_model(self) -> None:
         """Shard the model's blocks, then the rest of it, under trainer=fsdp (FSDP2); else lay it out for a GPU."""
