@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,6 +33,8 @@ def exclusive_lock(file: Path, *, timeout: float = -1) -> Iterator[None]:
     except Timeout:
         raise
     except (OSError, NotImplementedError):
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
         yield  # a folder that can't be written, which the writing itself reports, or no locks
         return
     try:

@@ -1,8 +1,10 @@
 """Launchers, by the environment variables that torchrun and SLURM set."""
 
+import itertools
 import os
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from lambdanets.distributed import launcher, local_workers, rendezvous
@@ -58,13 +60,15 @@ def test_processes_that_would_train_on_their_own_are_refused(variables, tmp_path
 
 def test_the_other_ranks_are_sent_home_where_there_was_no_job_for_them(variables, monkeypatch):
     variables(TORCHRUN | {"RANK": "0"})
-    sent = []
-    monkeypatch.setattr(rendezvous, "broadcast_job", sent.append)
+    server, waits = torch.distributed.HashStore(), []
+    monkeypatch.setattr(rendezvous, "meet", lambda timeout: (waits.append(timeout), (server, False))[1])
+    monkeypatch.setattr(rendezvous, "job_counter", itertools.count())
     rendezvous.stop_workers()
-    assert sent == [""]
+    assert server.get("job/0") == b""
+    assert [wait.total_seconds() for wait in waits] == [rendezvous.FAREWELL_S]
     variables({"WORLD_SIZE": "1"})
     rendezvous.stop_workers()
-    assert sent == [""]
+    assert len(waits) == 1
 
 
 def test_torchrun_without_an_id_is_identified_by_its_agent(variables):

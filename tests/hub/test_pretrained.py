@@ -63,6 +63,8 @@ def test_a_local_table_is_not_stretched_to_a_global_one(tmp_path):
         lambdanets.create("tiny", pretrained=config.ckpt, image_size=16, num_classes=10, **GLOBAL)
     with pytest.raises(UserError, match=r"table is \[.*7, 7\] in the checkpoint and"):
         predict.run(OmegaConf.merge(config, {"input": str(tmp_path), "mixer": {"scope": "global"}}), tmp_path / "out")
+    with pytest.raises(UserError, match=r"table is \[.*7, 7\] in the checkpoint and"):
+        export.run(OmegaConf.merge(config, {"mixer": {"scope": "global"}}), tmp_path / "out")
     same = lambdanets.create("tiny", mixer="lambda", pretrained=config.ckpt, in_channels=1, image_size=16,
                              num_classes=10, overrides=["mixer.scope=7"])  # fmt: skip
     assert torch.equal(same.stages[0][0].mixer.table, network.stages[0][0].mixer.table)

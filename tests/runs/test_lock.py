@@ -71,6 +71,7 @@ def test_a_file_system_without_locks_leaves_no_lock_behind(tmp_path, monkeypatch
     monkeypatch.setattr(fcntl, "flock", refuse)
     with training_lock(tmp_path), training_lock(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_in_progress_is_neither_resumed_nor_changed(tmp_path):

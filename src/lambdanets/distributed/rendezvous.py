@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lambdanets.errors import UserError
 
 Run = Callable[[DictConfig, Path], Any]
 job_counter = itertools.count()
+FAREWELL_S = 60.0  # for which rank 0 waits at its end for processes that it has not met yet
 
 
 def was_restarted() -> bool:
@@ -34,10 +36,18 @@ def was_restarted() -> bool:
 
 @cache
 def rendezvous() -> tuple[Any, bool]:
+    """Meet the other processes of torchrun or SLURM, once; see `meet`."""
+    return meet()
+
+
+def meet(**options: Any) -> tuple[Any, bool]:
     """Meet the other processes of torchrun or SLURM.
 
     torchrun restarts the workers with the same store, which still has the keys of earlier starts. So rank 0 draws a
     random prefix for each start, and proceeds once all other ranks have confirmed that prefix.
+
+    Args:
+        **options: of torch's rendezvous, such as "timeout".
 
     Returns:
         The key-value store of this start, and whether an earlier start used the same server.
@@ -47,7 +57,7 @@ def rendezvous() -> tuple[Any, bool]:
     if detect_launcher() == "slurm":
         environment = slurm_environment()
         os.environ |= {"MASTER_ADDR": environment.main_address, "MASTER_PORT": str(environment.main_port)}
-    server, _, _ = next(torch.distributed.rendezvous("env://", rank(), world_size()))
+    server, _, _ = next(torch.distributed.rendezvous("env://", rank(), world_size(), **options))
     token, used_before = uuid.uuid4().hex, server.check(["lambdanets"])
     if rank() == 0:
         start = token
@@ -119,6 +129,9 @@ def stop_workers() -> None:
 
     They wait for it also where it had no job for them, as for a run that is finished.
     """
-    if world_size() > 1 and rank() == 0:
-        with suppress(Exception):  # they can't be reached, and end by their own timeout
-            broadcast_job("")
+    if world_size() == 1 or rank() > 0:
+        return
+    with suppress(Exception):  # they can't be reached, and end by their own timeout
+        have_met = rendezvous.cache_info().currsize
+        server, _ = rendezvous() if have_met else meet(timeout=timedelta(seconds=FAREWELL_S))
+        server.set(f"job/{next(job_counter)}", "")

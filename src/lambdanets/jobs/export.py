@@ -79,10 +79,11 @@ def run(config: DictConfig, folder: Path) -> dict[str, float]:
         )
     check_card(folder)
     checkpoint = read_checkpoint(config.ckpt)
-    checkpoint["config"] = exported_config(checkpoint["config"], config)
     data = build_data(config)
     weights = folder / EXPORTED
-    network, metrics = write_model(config, data, checkpoint, folder, dtype=config.job.get("dtype", "float32"))
+    dtype = config.job.get("dtype", "float32")
+    packed = exported_config(checkpoint["config"], provenance.unresolved_config(config, folder))
+    network, metrics = write_model(config, data, checkpoint, folder, dtype=dtype, packed_config=packed)
     if graphs:
         images = example_images(data)
         dynamic_size = config.job.get("dynamic_size", False)
@@ -137,20 +138,29 @@ def check_card(folder: Path) -> None:
 
 
 def exported_config(stored: dict[str, Any], config: DictConfig) -> dict[str, Any]:
-    """Return a checkpoint's config with the command's network, data and recipe, but for what belongs to a machine."""
+    """Return a checkpoint's config with the command's network, data and recipe, but for what belongs to a machine.
+
+    Args:
+        stored: the checkpoint's.
+        config: the command's, with its interpolations.
+    """
     groups = {key: config[key] for key in NETWORK_KEYS if isinstance(config.get(key), DictConfig)}
-    exported: dict[str, Any] = stored | {
-        key: OmegaConf.to_container(group, resolve=True) for key, group in groups.items()
-    }
+    exported: dict[str, Any] = stored | {key: OmegaConf.to_container(group) for key, group in groups.items()}
     for key in MACHINE_KEYS:
         group, name = key.split(".")
-        if name in stored.get(group, {}):
+        if name in stored.get(group, {}) and name in exported[group]:
             exported[group] = exported[group] | {name: stored[group][name]}
     return exported
 
 
 def write_model(
-    config: DictConfig, data: ImageData, checkpoint: dict[str, Any], folder: Path, *, dtype: str = "float32"
+    config: DictConfig,
+    data: ImageData,
+    checkpoint: dict[str, Any],
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    packed_config: dict[str, Any] | None = None,
 ) -> tuple[nn.Module, dict[str, float]]:
     """Write model.safetensors, config.yaml, labels.json and preprocessing.json, and read the weights again.
 
@@ -162,6 +172,7 @@ def write_model(
         checkpoint: as `read_checkpoint` returns it.
         folder: folder for the files.
         dtype: a key of STORED_DTYPES, see `pack_weights`.
+        packed_config: the config in the file of the weights, instead of the checkpoint's.
 
     Returns:
         The network with the weights as they are stored, and the number of weights with the difference of its logits
@@ -175,7 +186,8 @@ def write_model(
     number = STORED_DTYPES[dtype]
     checkpoint = checkpoint | {"state_dict": round_weights(checkpoint["state_dict"], number)}
     network = load_network(config, data, checkpoint, Path(config.ckpt))
-    weights, content = folder / EXPORTED, pack_weights(checkpoint, dtype=number)
+    weights = folder / EXPORTED
+    content = pack_weights(checkpoint | {"config": packed_config or checkpoint["config"]}, dtype=number)
     if not weights.is_file() or weights.read_bytes() != content:
         remove_graphs(folder)
     write_descriptions(config, data, checkpoint["labels"], folder)
@@ -359,6 +371,8 @@ def check_logits(file: Path, network: nn.Module, images: Tensor, config: DictCon
     errors = []
     for batch in (images[:1], images):
         expected = network(batch)
+        if not expected.isfinite().all():
+            raise UserError(f"The logits of '{config.ckpt}' are not finite: its training diverged. Export another one.")
         errors.append((model(batch) - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
     difference = float(torch.stack(errors).max())  # nan, if one of them is
     if not difference <= TOLERANCE:

@@ -188,7 +188,7 @@ def is_published(folder: Path, seed: int, scores: Mapping[str, float]) -> bool:
 
 
 def renew_seeds(published: Path, folder: Path, scores: Mapping[int, Mapping[str, float]]) -> None:
-    """Write the files of published weights with the scores of other seeds; the weights stay the same.
+    """Write the files of published weights with the scores of further seeds; the weights stay the same.
 
     Args:
         published: their folder.
@@ -199,11 +199,11 @@ def renew_seeds(published: Path, folder: Path, scores: Mapping[int, Mapping[str,
         UserError: the card has no section on its seeds, as `job=publish` writes it.
     """
     former = read_published_row(published)
-    row = former._replace(scores=scores)
+    row = former._replace(scores={**former.scores, **scores})
     card = (published / CARD).read_text(encoding="utf-8")
     if describe_seeds(former) not in card:
         raise UserError(f"'{published / CARD}' isn't as job=publish wrote it: restore it, or the seed's checkpoint.")
-    for file in published.iterdir():
+    for file in filter(Path.is_file, published.iterdir()):
         atomic_copy(file, folder / file.name)
     logits = json.loads((published / PUBLISHED).read_text(encoding="utf-8"))["logits"]
     atomic_write(folder / PUBLISHED, row.to_json(logits))

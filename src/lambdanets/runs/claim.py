@@ -12,7 +12,7 @@ from omegaconf import DictConfig, read_write
 
 from lambdanets.runs.find import find_run
 from lambdanets.runs.folders import chosen_folders
-from lambdanets.runs.refusal import remember_folder
+from lambdanets.runs.refusal import MULTIRUN_FILE, former_files, remember_folder
 
 
 class FolderClaim(Callback):
@@ -35,6 +35,7 @@ class FolderClaim(Callback):
             folder = Path(config.hydra.sweep.dir)
             if folder not in chosen_folders:  # of a named sweep, which may go on in it
                 return
+            chosen_folders.remove(folder)
             while True:
                 remember_folder(folder)
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +44,8 @@ class FolderClaim(Callback):
                     break
                 except FileExistsError:
                     folder = folder.with_name(f"{folder.name}_")
+            former_files.clear()  # of the other command's folder
+            former_files[folder / MULTIRUN_FILE] = None
             with read_write(config):
                 config.hydra.sweep.dir = str(folder)
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")  # of which Hydra composes each run
