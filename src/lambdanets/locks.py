@@ -4,13 +4,14 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 __all__ = ["Timeout", "exclusive_lock"]
 # Where a file system has no locks, a file in their place would outlive a killed process.
 HAS_FALLBACK = "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters
-OPTIONS = {"fallback_to_soft": False} if HAS_FALLBACK else {}
+OPTIONS: dict[str, Any] = {"fallback_to_soft": False} if HAS_FALLBACK else {}
 
 
 @contextmanager

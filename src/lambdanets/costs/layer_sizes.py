@@ -61,8 +61,8 @@ def block_layers(
         case LocalRelation() as mixer:
             yield "local", LayerSizes(size, channels, mixer.groups, 1, scope=(mixer.scope, mixer.scope))
         case PatchwiseAttention() as mixer:
-            scope = mixer.scope, mixer.scope
-            yield "patchwise", LayerSizes(size, channels, mixer.groups, mixer.phi.out_channels, scope=scope)
+            square = mixer.scope, mixer.scope
+            yield "patchwise", LayerSizes(size, channels, mixer.groups, mixer.phi.out_channels, scope=square)
         case LambdaLayer() as mixer if mixer.table is not None:
             scope = None if mixer.scope == "global" else clip_scope(mixer.scope, size)
             kind = "lambda" if scope is None else "convolution"
