@@ -1,5 +1,6 @@
 """Locks between processes, by files."""
 
+import errno
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,9 +34,10 @@ def exclusive_lock(file: Path, *, timeout: float = -1) -> Iterator[None]:
         lock.acquire(timeout=timeout)
     except Timeout:
         raise
-    except (OSError, NotImplementedError):
-        with suppress(OSError):
-            file.unlink(missing_ok=True)
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) == errno.ENOSYS:  # filelock has made the file, and leaves it
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
         yield  # a folder that can't be written, which the writing itself reports, or no locks
         return
     try:

@@ -104,36 +104,37 @@ def test_two_processes_share_a_sweep(tmp_path):
     assert "1 of 2 runs in sweep are finished." in done.text
 
 
-def test_commands_of_the_same_second_have_folders_of_their_own(tmp_path):
+def run_beside_a_rival(*arguments, cwd):
+    """Run a command while another one makes the folder that it has just chosen; return that folder."""
     remember, rivals = claim.remember_folder, []
 
     def make_first(folder):
-        """Make the folder that the command has just chosen, as another command would."""
         remember(folder)
         if not rivals:
-            (tmp_path / folder).mkdir(parents=True)
-            rivals.append(tmp_path / folder)
+            (cwd / folder).mkdir(parents=True)
+            rivals.append(cwd / folder)
 
     with mock.patch.object(claim, "remember_folder", make_first):
-        run(*TRAINING, cwd=tmp_path)
+        run(*arguments, cwd=cwd)
     (rival,) = rivals
     assert list(rival.iterdir()) == []
+    return rival
+
+
+def test_commands_of_the_same_second_have_folders_of_their_own(tmp_path):
+    rival = run_beside_a_rival(*TRAINING, cwd=tmp_path)
     (own,) = set(tmp_path.glob("outputs/*/*")) - {rival}
     assert (own / "metrics.json").is_file()
 
 
 def test_sweeps_of_the_same_second_have_folders_of_their_own(tmp_path):
-    remember, rivals = claim.remember_folder, []
-
-    def make_first(folder):
-        remember(folder)
-        if not rivals:
-            (tmp_path / folder).mkdir(parents=True)
-            rivals.append(tmp_path / folder)
-
-    with mock.patch.object(claim, "remember_folder", make_first):
-        run("--multirun", *TRAINING, "seed=0,1", cwd=tmp_path)
-    (rival,) = rivals
-    assert list(rival.iterdir()) == []
+    rival = run_beside_a_rival("--multirun", *TRAINING, "seed=0,1", cwd=tmp_path)
     (own,) = set(tmp_path.glob("multirun/*")) - {rival}
     assert len([*own.glob("*/metrics.json")]) == 2
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_lock_that_cannot_be_opened_stays(code, tmp_path):
+    (tmp_path / LOCK).touch()  # of another user's training
+    with mock.patch.object(FileLock, "acquire", side_effect=OSError(code, "refused")), training_lock(tmp_path):
+        assert (tmp_path / LOCK).is_file()

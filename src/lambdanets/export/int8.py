@@ -84,8 +84,8 @@ def find_layer_nodes(model: Any) -> set[str]:
 @cache
 def is_of_mixer(name: str) -> bool:
     """Return whether a class, given by its full name, is a mixer or computes the products of one."""
-    found = locate(name)
-    is_lambda = isinstance(found, type) and issubclass(found, LambdaLayer)  # timm's, and those of users
+    layer_class = locate(name)
+    is_lambda = isinstance(layer_class, type) and issubclass(layer_class, LambdaLayer)  # timm's, and those of users
     return is_lambda or name.startswith(("lambdanets.mixers.", "lambdanets.export.products."))
 
 

@@ -22,13 +22,9 @@ class FolderClaim(Callback):
         with suppress(Exception):  # raised again when Hydra makes the folder; of a callback it is only a warning
             while (folder := Path(config.hydra.run.dir)) in chosen_folders:
                 chosen_folders.remove(folder)
-                remember_folder(folder)
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    folder.mkdir()
+                if make_folder(folder):
                     return
-                except FileExistsError:
-                    find_run.cache_clear()
+                find_run.cache_clear()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with suppress(Exception):
@@ -36,16 +32,21 @@ class FolderClaim(Callback):
             if folder not in chosen_folders:  # of a named sweep, which may go on in it
                 return
             chosen_folders.remove(folder)
-            while True:
-                remember_folder(folder)
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    folder.mkdir()
-                    break
-                except FileExistsError:
-                    folder = folder.with_name(f"{folder.name}_")
+            while not make_folder(folder):
+                folder = folder.with_name(f"{folder.name}_")
             former_files.clear()  # of the other command's folder
             former_files[folder / MULTIRUN_FILE] = None
             with read_write(config):
                 config.hydra.sweep.dir = str(folder)
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")  # of which Hydra composes each run
+
+
+def make_folder(folder: Path) -> bool:
+    """Make a folder, and return whether it is new: of several commands, one alone makes it."""
+    remember_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
